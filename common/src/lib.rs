@@ -1,0 +1,17 @@
+//! What every server here shares, and nothing that tells them apart.
+//!
+//! - [`run`]: the command line, the log, and one clear line when the start fails.
+//! - [`listen`] and [`accept`]: the listening socket, and what `accept(2)` can answer.
+//! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
+//!   whose sockets do not block. The first phase, the *wait*, is what the servers are about.
+//! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear them.
+
+mod connection;
+mod signals;
+mod socket;
+mod start;
+
+pub use connection::{BUFFER, Connection, Next};
+pub use signals::{exit_on_stop, stop_flag, stop_socket};
+pub use socket::{Accepted, accept, listen};
+pub use start::{Arg, ECHO_ADDR, run};

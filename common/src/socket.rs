@@ -1,0 +1,104 @@
+//! The listening socket, and what `accept(2)` can answer.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use log::{debug, info, warn};
+use socket2::{Domain, Socket, Type};
+
+use crate::start::program_name;
+
+/// How many connections the kernel keeps for us until we accept them; it takes the lower of
+/// this and `net.core.somaxconn`. With std's 128, the 129th of a crowd waits a second for its
+/// SYN to be sent again.
+const BACKLOG: i32 = 4096;
+
+/// Listens on `addr`, `HOST:PORT`, and says so in one line on stdout.
+///
+/// The socket blocks, is closed on exec, and takes IPv4 too where it is bound to `[::]`.
+///
+/// # Errors
+/// An address that cannot be parsed, resolved or bound; the message names it.
+pub fn listen(addr: &str) -> anyhow::Result<TcpListener> {
+    let listener = bind(addr).with_context(|| format!("cannot listen on {addr:?}"))?;
+    let bound = listener.local_addr()?;
+    // That nobody reads our stdout is no reason not to serve.
+    let _ = writeln!(io::stdout(), "{} listening on {bound}", program_name());
+    Ok(listener)
+}
+
+/// Binds the first of the addresses behind `addr` that can be bound.
+fn bind(addr: &str) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in addr.to_socket_addrs()? {
+        match bind_one(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Connections of an earlier run that linger in TIME_WAIT do not keep us from binding.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What `accept(2)` answered.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A connection, blocking, closed on exec, without Nagle's algorithm; and its peer.
+    Connection(TcpStream, SocketAddr),
+    /// Nobody waits to be accepted: only a non-blocking listener says so.
+    NobodyWaits,
+    /// The process or the system is out of descriptors or memory.
+    ///
+    /// The kernel finds that out *before* it looks at its queue: the listener stays readable,
+    /// and even a blocking `accept` returns at once. So stop asking, until a connection closes
+    /// or some time has gone by.
+    OutOfDescriptors,
+}
+
+/// Accepts one connection.
+///
+/// Where that one connection failed, it is logged and the next one is taken: `accept(2)` hands
+/// on what the network made of a connection that waited ("Error handling" in its man page).
+///
+/// # Errors
+/// What is wrong with the listening socket itself.
+pub fn accept(listener: &TcpListener) -> io::Result<Accepted> {
+    // One line in the log when a shortage begins, however often we are told of it.
+    static SHORTAGE: AtomicBool = AtomicBool::new(false);
+    loop {
+        let error = match listener.accept() {
+            Ok((stream, peer)) => {
+                SHORTAGE.store(false, Ordering::Relaxed);
+                info!("{peer} came");
+                // This fails for a connection that is reset already: its first read will say so.
+                let _ = stream.set_nodelay(true);
+                return Ok(Accepted::Connection(stream, peer));
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Accepted::NobodyWaits),
+            Err(error) => error,
+        };
+        match error.raw_os_error() {
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                if !SHORTAGE.swap(true, Ordering::Relaxed) {
+                    warn!("new connections have to wait: {error}");
+                }
+                return Ok(Accepted::OutOfDescriptors);
+            }
+            Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK) => return Err(error),
+            _ => debug!("a connection failed before it was accepted: {error}"),
+        }
+    }
+}

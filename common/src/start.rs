@@ -1,0 +1,93 @@
+//! The command line, the log, and how a program ends that cannot start.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A positional argument.
+pub struct Arg {
+    /// As the usage line shows it.
+    pub name: &'static str,
+    /// What stands in for it where it is left out.
+    pub default: &'static str,
+    /// What it is for, in one line.
+    pub meaning: &'static str,
+}
+
+/// The address an echo server listens on.
+pub const ECHO_ADDR: Arg = Arg {
+    name: "ADDR",
+    default: "127.0.0.1:7000",
+    meaning: "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one",
+};
+
+/// Runs `program` with the values of its `args`, from the command line or their defaults.
+///
+/// Sets up the log first: on stderr, from level info on, or as `RUST_LOG` says. An error of
+/// the program's is printed in one line, and the exit status is 1; a command line with
+/// something more than `args` gets a line too, and 2 (1 and 2 as `ls(1)`, `grep(1)` and most
+/// others have it). `-h` and `--help` print the usage.
+pub fn run<const N: usize>(
+    args: [Arg; N],
+    program: impl FnOnce([String; N]) -> anyhow::Result<()>,
+) -> ExitCode {
+    let mut given = Vec::new();
+    for arg in env::args_os().skip(1).map(|arg| arg.to_string_lossy().into_owned()) {
+        if arg == "-h" || arg == "--help" {
+            let _ = io::stdout().write_all(usage(&args).as_bytes());
+            return ExitCode::SUCCESS;
+        }
+        if arg.starts_with('-') || given.len() == N {
+            return fail(2, &format!("unexpected argument {arg:?}; try --help"));
+        }
+        given.push(arg);
+    }
+    let mut given = given.into_iter();
+    let values = args.map(|arg| given.next().unwrap_or_else(|| arg.default.to_owned()));
+
+    start_log();
+    match program(values) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(1, &format!("{error:#}")),
+    }
+}
+
+/// What the program was started as: `epoll-echo`.
+pub(crate) fn program_name() -> String {
+    let path = env::args_os().next().unwrap_or_default();
+    let name = Path::new(&path).file_name().unwrap_or(OsStr::new("server"));
+    name.to_string_lossy().into_owned()
+}
+
+fn usage(args: &[Arg]) -> String {
+    let mut text = format!("Usage: {}", program_name());
+    for Arg { name, .. } in args {
+        text += &format!(" [{name}]");
+    }
+    text += "\n\n";
+    for Arg { name, default, meaning } in args {
+        text += &format!("  {name:<8} {meaning} [default: {default}]\n");
+    }
+    text + "\nRUST_LOG=trace shows every wait and every copy; RUST_LOG=off shows nothing.\n"
+}
+
+// `writeln!` and not `eprintln!`, which panics where nobody reads stderr any more.
+fn fail(status: u8, message: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "{}: {message}", program_name());
+    ExitCode::from(status)
+}
+
+fn start_log() {
+    let start = Instant::now();
+    env_logger::Builder::new()
+        .filter_level(log::LevelFilter::Info)
+        .parse_default_env()
+        .format(move |line, record| {
+            let seconds = start.elapsed().as_secs_f64();
+            writeln!(line, "{seconds:11.6} {:5} {}", record.level(), record.args())
+        })
+        .init();
+}
