@@ -74,7 +74,9 @@ impl Connection {
             self.owed = Vec::new();
             self.sent = 0;
         }
-        let Some(count) = read(&self.stream, buffer)? else { return Ok(Next::Read) };
+        let Some(count) = read(&self.stream, buffer)? else {
+            return Ok(Next::Read);
+        };
         if count == 0 {
             return Ok(Next::Close);
         }

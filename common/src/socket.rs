@@ -87,7 +87,9 @@ pub fn accept(listener: &TcpListener) -> io::Result<Accepted> {
                 let _ = stream.set_nodelay(true);
                 return Ok(Accepted::Connection(stream, peer));
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Accepted::NobodyWaits),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                return Ok(Accepted::NobodyWaits);
+            }
             Err(error) => error,
         };
         match error.raw_os_error() {
