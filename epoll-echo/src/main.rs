@@ -68,9 +68,8 @@ fn main() -> ExitCode {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))?;
         epoll.add(&listener, event(EpollFlags::EPOLLIN, listener.as_raw_fd()))?;
-        let connections = HashMap::new();
-        Server { listener, stop, epoll, connections, starved: false, buffer: vec![0; BUFFER] }
-            .serve()
+        let (connections, buffer) = (HashMap::new(), vec![0; BUFFER]);
+        Server { listener, stop, epoll, connections, starved: false, buffer }.serve()
     })
 }
 
@@ -109,9 +108,7 @@ impl Server {
 
     /// One step of the copy (3, 4), and what it says the socket waits for now (5).
     fn go_on(&mut self, fd: RawFd) -> anyhow::Result<()> {
-        let Some(connection) = self.connections.get_mut(&fd) else {
-            return Ok(());
-        };
+        let Some(connection) = self.connections.get_mut(&fd) else { return Ok(()) };
         let owed = connection.owes();
         let next = connection.go_on(&mut self.buffer);
         if next == Next::Close {
