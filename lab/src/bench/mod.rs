@@ -1,5 +1,9 @@
 //! What each server costs, side by side.
 
+mod load;
+mod points;
+mod subjects;
+
 /// Arguments of `lab bench`.
 #[derive(clap::Args)]
 pub struct Bench {}
