@@ -359,6 +359,8 @@ impl Client {
 
     /// Its own lines are in the room's order, but it is not sent them.
     fn skip_own(&mut self, room: &Room) {
+        // What the room has forgotten has reached everybody but who said it.
+        self.seen = self.seen.max(room.gone);
         while self.talker.is_some()
             && self.seen < room.end()
             && self.talker == Some(room.lines[self.seen - room.gone].talker)
@@ -490,17 +492,15 @@ mod tests {
     }
 
     #[test]
-    fn catches_a_line_that_is_doubled() {
-        for index in [0, 5] {
-            let doubled: [Answer; 2] = [
-                |count, index, line| {
-                    vec![line.to_owned(); 1 + usize::from(count == 5 && index == 0)]
-                },
-                |count, index, line| {
-                    vec![line.to_owned(); 1 + usize::from(count == 5 && index == 5)]
-                },
-            ];
-            let failure = failure(doubled[usize::from(index == 5)]);
+    fn catches_lines_that_are_doubled() {
+        // Several, as one of them may be the client's own.
+        let for_talker: Answer = |count, index, line| {
+            vec![line.to_owned(); 1 + usize::from((5..15).contains(&count) && index == 0)]
+        };
+        let for_listener: Answer =
+            |count, index, line| vec![line.to_owned(); 1 + usize::from(count == 5 && index == 5)];
+        for doubled in [for_talker, for_listener] {
+            let failure = failure(doubled);
             assert!(!failure.contains("did not"), "{failure}");
         }
     }
