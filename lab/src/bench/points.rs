@@ -1,7 +1,6 @@
 //! Under which load the subjects are measured.
 
 use std::fmt;
-use std::time::Duration;
 
 use clap::ValueEnum;
 
@@ -37,7 +36,7 @@ pub enum Point {
 
 /// The usual size of a message.
 pub const SMALL: usize = 64;
-const LARGE: usize = 16 * 1024;
+pub const LARGE: usize = 16 * 1024;
 /// Idle connections beside the one that is measured with a pause.
 pub const PAUSE_IDLE: usize = 99;
 /// Microseconds.
@@ -101,9 +100,7 @@ impl Point {
     /// The pause as the subject takes it, in milliseconds.
     pub fn argument(self) -> Option<String> {
         match self {
-            Self::Pause { pause: Some(pause) } => {
-                Some(Duration::from_micros(pause).as_secs_f64().mul_add(1e3, 0.0).to_string())
-            }
+            Self::Pause { pause: Some(pause) } => Some((pause as f64 / 1e3).to_string()),
             _ => None,
         }
     }

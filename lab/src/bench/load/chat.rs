@@ -13,7 +13,7 @@ use memchr::memchr_iter;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::{Tally, crowd};
+use super::{Clients, Tally, crowd};
 
 /// How many of the clients talk; each has a line on its way all the time.
 const TALKERS: usize = 8;
@@ -138,53 +138,6 @@ impl Load {
         Ok(())
     }
 
-    /// Talks and listens for so long; afterwards lines are still on their way.
-    pub fn run(&mut self, time: Duration) -> Result<()> {
-        let end = Instant::now() + time;
-        for talker in 0..self.room.talkers.len() {
-            if !self.room.talkers[talker].waits {
-                self.talk(talker)?;
-            }
-        }
-        let mut heard = Instant::now();
-        loop {
-            let now = Instant::now();
-            if now >= end {
-                return Ok(());
-            }
-            self.wait(&mut heard, Some(end), "deliver a line")?;
-            for talker in std::mem::take(&mut self.room.done) {
-                self.talk(talker)?;
-            }
-        }
-    }
-
-    /// Listens until every line has reached everybody.
-    pub fn drain(&mut self) -> Result<()> {
-        self.until("deliver the last lines", |load| {
-            load.room.talkers.iter().all(|talker| !talker.waits)
-        })?;
-        self.room.done.clear();
-        Ok(())
-    }
-
-    /// What has come since the last time.
-    pub fn take(&mut self) -> Tally {
-        std::mem::replace(&mut self.room.tally, Tally::new())
-    }
-
-    /// Listens until every line has reached everybody; then nothing more may come.
-    pub fn finish(mut self) -> Result<()> {
-        self.drain()?;
-        self.poll.poll(&mut self.events, Some(Duration::from_millis(20)))?;
-        for event in &self.events {
-            // A line too many shows when it is compared.
-            self.clients[event.token().0].go_on(&mut self.room, &mut self.buffer)?;
-        }
-        ensure!(self.room.lines.is_empty(), "a line came that nobody had said");
-        Ok(())
-    }
-
     fn talk(&mut self, talker: usize) -> Result<()> {
         let client = &mut self.clients[talker];
         let guest = client.guest.context("nobody talks before the greeting")?;
@@ -238,6 +191,51 @@ impl Load {
             }
         }
         self.room.forget();
+        Ok(())
+    }
+}
+
+impl Clients for Load {
+    fn run(&mut self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        for talker in 0..self.room.talkers.len() {
+            if !self.room.talkers[talker].waits {
+                self.talk(talker)?;
+            }
+        }
+        let mut heard = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= end {
+                return Ok(());
+            }
+            self.wait(&mut heard, Some(end), "deliver a line")?;
+            for talker in std::mem::take(&mut self.room.done) {
+                self.talk(talker)?;
+            }
+        }
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        self.until("deliver the last lines", |load| {
+            load.room.talkers.iter().all(|talker| !talker.waits)
+        })?;
+        self.room.done.clear();
+        Ok(())
+    }
+
+    fn take(&mut self) -> Tally {
+        std::mem::replace(&mut self.room.tally, Tally::new())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.drain()?;
+        self.poll.poll(&mut self.events, Some(Duration::from_millis(20)))?;
+        for event in &self.events {
+            // A line too many shows when it is compared.
+            self.clients[event.token().0].go_on(&mut self.room, &mut self.buffer)?;
+        }
+        ensure!(self.room.lines.is_empty(), "a line came that nobody had said");
         Ok(())
     }
 }
@@ -458,7 +456,7 @@ mod tests {
         load.run(Duration::from_millis(30))?;
         load.drain()?;
         let messages = load.take().messages;
-        load.finish()?;
+        Box::new(load).finish()?;
         Ok(messages)
     }
 

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use super::Tally;
 use super::crowd::{self, HELLO};
 use super::pattern::{LONGEST, Pattern};
+use super::{Clients, Tally};
 
 /// How the clients behave.
 #[derive(Clone, Copy, Debug)]
@@ -85,48 +85,6 @@ impl Load {
         Ok(Self { poll, events: Events::with_capacity(1024), connections, common })
     }
 
-    /// Sends and receives for so long; afterwards messages are still on their way.
-    pub fn run(&mut self, time: Duration) -> Result<()> {
-        self.common.sending = true;
-        let now = Instant::now();
-        for connection in &mut self.connections {
-            while connection.times.len() < self.common.shape.window {
-                connection.another(&mut self.common, now);
-            }
-            connection.send(&self.common)?;
-        }
-        self.go_on(Some(now + time))
-    }
-
-    /// Receives what is on its way, and sends no more.
-    pub fn drain(&mut self) -> Result<()> {
-        self.common.sending = false;
-        self.go_on(None)
-    }
-
-    /// What came back since the last time.
-    pub fn take(&mut self) -> Tally {
-        std::mem::replace(&mut self.common.tally, Tally::new())
-    }
-
-    /// Receives what is on its way, then half-closes; then nothing more may come but the end.
-    pub fn finish(mut self) -> Result<()> {
-        self.drain()?;
-        let patience = self.common.shape.patience;
-        let streams: Vec<std::net::TcpStream> =
-            self.connections.into_iter().map(|connection| connection.stream.into()).collect();
-        for stream in &streams {
-            stream.set_nonblocking(false)?;
-            stream.set_read_timeout(Some(patience))?;
-            stream.shutdown(Shutdown::Write)?;
-        }
-        for mut stream in streams {
-            let count = stream.read(&mut [0]).context("no end after a half-close")?;
-            ensure!(count == 0, "more came back than was sent");
-        }
-        Ok(())
-    }
-
     /// Until `end`, or until nothing is owed any more.
     fn go_on(&mut self, end: Option<Instant>) -> Result<()> {
         let patience = self.common.shape.patience;
@@ -153,6 +111,46 @@ impl Load {
             for event in &self.events {
                 self.connections[event.token().0].go_on(&mut self.common)?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl Clients for Load {
+    fn run(&mut self, time: Duration) -> Result<()> {
+        self.common.sending = true;
+        let now = Instant::now();
+        for connection in &mut self.connections {
+            while connection.times.len() < self.common.shape.window {
+                connection.another(&mut self.common, now);
+            }
+            connection.send(&self.common)?;
+        }
+        self.go_on(Some(now + time))
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        self.common.sending = false;
+        self.go_on(None)
+    }
+
+    fn take(&mut self) -> Tally {
+        std::mem::replace(&mut self.common.tally, Tally::new())
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.drain()?;
+        let patience = self.common.shape.patience;
+        let streams: Vec<std::net::TcpStream> =
+            self.connections.into_iter().map(|connection| connection.stream.into()).collect();
+        for stream in &streams {
+            stream.set_nonblocking(false)?;
+            stream.set_read_timeout(Some(patience))?;
+            stream.shutdown(Shutdown::Write)?;
+        }
+        for mut stream in streams {
+            let count = stream.read(&mut [0]).context("no end after a half-close")?;
+            ensure!(count == 0, "more came back than was sent");
         }
         Ok(())
     }
@@ -297,7 +295,7 @@ mod tests {
         load.run(Duration::from_millis(30))?;
         load.drain()?;
         let messages = load.take().messages;
-        load.finish()?;
+        Box::new(load).finish()?;
         Ok(messages)
     }
 

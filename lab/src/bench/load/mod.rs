@@ -7,6 +7,7 @@ pub mod pattern;
 
 use std::time::Duration;
 
+use anyhow::Result;
 use hdrhistogram::Histogram;
 
 /// How long a server may keep silent that owes something.
@@ -33,4 +34,16 @@ impl Tally {
     fn record(&mut self, latency: Duration) {
         self.latency.saturating_record(latency.as_nanos() as u64);
     }
+}
+
+/// Clients of either service. An error means that the server is wrong.
+pub trait Clients {
+    /// Keeps the server busy for so long; afterwards messages are still on their way.
+    fn run(&mut self, time: Duration) -> Result<()>;
+    /// Receives what is on its way, and sends no more.
+    fn drain(&mut self) -> Result<()>;
+    /// What has come back since the last time.
+    fn take(&mut self) -> Tally;
+    /// Receives what is on its way; then nothing more may come.
+    fn finish(self: Box<Self>) -> Result<()>;
 }
