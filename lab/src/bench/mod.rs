@@ -34,6 +34,8 @@ use tables::Medium;
 
 /// How often a sample is repeated in which something else had a core for too long.
 const REPEATS: usize = 2;
+/// All repeats together take so much of the planned time: a third.
+const REPEATS_SHARE: u32 = 3;
 /// Descriptors that server and load each need besides those for the connections.
 const SPARE: usize = 64;
 /// What a sample takes besides the time it measures; and each of its connections. They are only
@@ -95,7 +97,9 @@ impl Bench {
             binaries,
         };
         let machine = host::describe(cores)?;
-        machine.iter().for_each(|line| println!("{line}"));
+        for line in &machine {
+            println!("{line}");
+        }
         if cfg!(debug_assertions) {
             println!("A build without optimisation: the figures mean nothing.");
         }
@@ -158,11 +162,12 @@ impl Plan {
         let bar = ProgressBar::new(total.as_millis() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {prefix} left  {wide_msg}")?);
         let mut samples = Vec::new();
+        let mut repeats = total / REPEATS_SHARE;
         for (round, point, subject) in turns {
             bar.set_prefix(HumanDuration(bar.eta()).to_string());
             bar.set_message(format!("{} · {point} · round {round}", subject.name));
             bar.tick();
-            self.sample(round, point, subject, &mut samples);
+            self.sample(round, point, subject, &mut samples, &mut repeats);
             bar.inc(self.cost(round, point, subject).as_millis() as u64);
         }
         bar.finish_and_clear();
@@ -176,20 +181,23 @@ impl Plan {
         point: Point,
         subject: &'static Subject,
         samples: &mut Vec<Sample>,
+        repeats: &mut Duration,
     ) {
         if let Some(note) = self.impossible(point, subject) {
             samples.push(Sample::skipped(round, point, subject, note));
             return;
         }
-        for _ in 0..=REPEATS {
+        let cost = self.cost(round, point, subject);
+        for attempt in 0..=REPEATS {
             // The count of system calls does not vary from round to round.
-            let counting = round == 1;
+            let counting = round == 1 && attempt == 0;
             let sample = Sample::take(round, point, subject, &self.binaries, self.method, counting);
             let outcome = sample.outcome;
             samples.push(sample);
-            if outcome != Outcome::Disturbed {
+            if outcome != Outcome::Disturbed || *repeats < cost {
                 break;
             }
+            *repeats -= cost;
         }
     }
 

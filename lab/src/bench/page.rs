@@ -45,7 +45,9 @@ pub fn page(
     let failures = summary.failures();
     if !failures.is_empty() {
         page += "\n## Failed\n\nThese did not do what they have to, and are in no figure:\n\n";
-        failures.iter().for_each(|failure| page += &format!("- {failure}\n"));
+        for failure in failures {
+            page += &format!("- {failure}\n");
+        }
     }
     for (name, title) in plots {
         page += &format!("\n![{title}]({name}.svg)\n");
@@ -59,7 +61,9 @@ pub fn page(
     let left_out = summary.skipped();
     if !left_out.is_empty() {
         page += "\n## Left out\n\n";
-        left_out.iter().for_each(|what| page += &format!("- {what}\n"));
+        for what in left_out {
+            page += &format!("- {what}\n");
+        }
     }
     page
 }

@@ -14,10 +14,8 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::points::{Point, SMALL};
-use super::sample::Figures;
-use super::subjects::{PAUSING, REFERENCE, SUBJECTS, Service, Subject};
-use super::summary::Summary;
-use super::tables;
+use super::subjects::{PAUSING, REFERENCE, Service, Subject};
+use super::summary::{Measured, Summary};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type LogLog<'a> = ChartContext<
@@ -25,7 +23,8 @@ type LogLog<'a> = ChartContext<
     SVGBackend<'a>,
     Cartesian2d<WithKeyPoints<LogCoord<f64>>, WithKeyPoints<LogCoord<f64>>>,
 >;
-type Figure = fn(&Figures) -> Option<f64>;
+type Figure = fn(&Measured) -> Option<f64>;
+type Format = fn(f64) -> String;
 
 const WIDTH: u32 = 960;
 const HEIGHT: u32 = 500;
@@ -39,14 +38,19 @@ const TEXT: RGBColor = RGBColor(0x76, 0x83, 0x90);
 
 /// Each has a contrast of 3 or more on white and on black.
 const COLOURS: &[RGBColor] = &[
-    RGBColor(0x3b, 0x82, 0xf6),
-    RGBColor(0xd9, 0x77, 0x06),
-    RGBColor(0x16, 0xa3, 0x4a),
-    RGBColor(0xef, 0x44, 0x44),
-    RGBColor(0xa8, 0x55, 0xf7),
-    RGBColor(0x0d, 0x94, 0x88),
-    RGBColor(0xdb, 0x27, 0x77),
-    RGBColor(0xa1, 0x62, 0x07),
+    RGBColor(0x64, 0x74, 0x8b), // slate
+    RGBColor(0x8c, 0x6d, 0x5a), // clay
+    RGBColor(0xa1, 0x62, 0x07), // brown
+    RGBColor(0x65, 0xa3, 0x0d), // lime
+    RGBColor(0xa8, 0x55, 0xf7), // violet
+    RGBColor(0xef, 0x44, 0x44), // red
+    RGBColor(0xd9, 0x77, 0x06), // orange
+    RGBColor(0x3b, 0x82, 0xf6), // blue
+    RGBColor(0x08, 0x91, 0xb2), // cyan
+    RGBColor(0x16, 0xa3, 0x4a), // green
+    RGBColor(0x0d, 0x94, 0x88), // teal
+    RGBColor(0xdb, 0x27, 0x77), // pink
+    RGBColor(0xc0, 0x26, 0xd3), // magenta
 ];
 
 /// The outlines of the markers around their middle: circle, square, diamond, and two triangles.
@@ -82,17 +86,14 @@ struct Look {
 
 impl Look {
     fn of(subject: &Subject) -> Self {
-        let mut alike = SUBJECTS.iter().filter(|other| {
-            other.is_ours() == subject.is_ours() && other.service == subject.service
-        });
-        let index = alike.position(|other| other.name == subject.name).unwrap_or(0);
-        Self::nth(index, !subject.is_ours())
+        let (colour, marker) = (COLOURS[subject.look], subject.look % MARKERS.len());
+        Self { colour, marker, dashed: !subject.is_ours() }
     }
 
-    fn nth(index: usize, dashed: bool) -> Self {
-        // Two of the same colour have different markers.
-        let marker = (index + index / COLOURS.len()) % MARKERS.len();
-        Self { colour: COLOURS[index % COLOURS.len()], marker, dashed }
+    /// Of the loads in a plot with a row for each server.
+    fn of_load(index: usize) -> Self {
+        let (colour, marker) = [(COLOURS[7], 0), (COLOURS[6], 2)][index];
+        Self { colour, marker, dashed: false }
     }
 }
 
@@ -131,9 +132,9 @@ pub fn draw(
     let title = "What a message costs beside idle connections";
     note("idle", title, plots.idle("idle", title)?);
     let title = "What a message costs when all connections are busy";
-    note("active", title, plots.active("active", title, &[("CPU time a message, µs", CPU)])?);
+    note("active", title, plots.active("active", title, &[("CPU time a message", CPU)])?);
     let title = "How long a message takes when all connections are busy";
-    let panels: &[(&str, Figure)] = &[("median, µs", P50), ("99th percentile, µs", P99)];
+    let panels: &[(&str, Figure)] = &[("median", P50), ("99th percentile", P99)];
     note("latency", title, plots.active("latency", title, panels)?);
     let title = "System calls a message";
     note("calls", title, plots.calls("calls", title)?);
@@ -146,9 +147,9 @@ pub fn draw(
     Ok(drawn)
 }
 
-const CPU: Figure = |figures| figures.cpu_us;
-const P50: Figure = |figures| figures.p50_us;
-const P99: Figure = |figures| figures.p99_us;
+const CPU: Figure = |measured| measured.median(|figures| figures.cpu_us);
+const P50: Figure = |measured| measured.median(|figures| figures.p50_us);
+const P99: Figure = |measured| measured.median(|figures| figures.p99_us);
 
 struct Plots<'a> {
     dir: &'a Path,
@@ -164,7 +165,8 @@ impl Plots<'_> {
         for subject in self.subjects {
             let at = |&point: &Point| {
                 let x = axis(point)?;
-                let y = self.summary.measured(point, subject)?.median(figure)?;
+                let y = self.summary.measured(point, subject)?;
+                let y = figure(&y)?;
                 (y > 0.0).then_some((x as f64, y))
             };
             let mut points: Vec<_> = self.points.iter().filter_map(at).collect();
@@ -186,8 +188,8 @@ impl Plots<'_> {
             _ => None,
         };
         let series = self.series(axis, CPU);
-        let panel = ("connections, of which one is busy", "CPU time a message, µs", series);
-        self.lines(name, title, vec![panel])
+        let panel = ("connections, of which one is busy", "CPU time a message", series);
+        self.lines(name, title, &[panel])
     }
 
     fn active(&self, name: &str, title: &str, panels: &[(&'static str, Figure)]) -> Result<bool> {
@@ -198,16 +200,11 @@ impl Plots<'_> {
         let panels = panels
             .iter()
             .map(|&(label, figure)| ("busy connections", label, self.series(axis, figure)));
-        self.lines(name, title, panels.collect())
+        self.lines(name, title, &panels.collect::<Vec<_>>())
     }
 
     /// Lines over the number of connections, in one or more panels, with one legend.
-    fn lines(
-        &self,
-        name: &str,
-        title: &str,
-        panels: Vec<(&str, &str, Vec<Series>)>,
-    ) -> Result<bool> {
+    fn lines(&self, name: &str, title: &str, panels: &[(&str, &str, Vec<Series>)]) -> Result<bool> {
         if panels.iter().any(|(_, _, series)| series.is_empty()) {
             return Ok(false);
         }
@@ -216,7 +213,7 @@ impl Plots<'_> {
         let (plot, legend) = frame(&root, title, WIDTH - LEGEND)?;
         draw_legend(&legend, &panels[panels.len() - 1].2)?;
         for (area, (x_label, y_label, series)) in
-            plot.split_evenly((1, panels.len())).iter().zip(&panels)
+            plot.split_evenly((1, panels.len())).iter().zip(panels)
         {
             let xs: Vec<_> = series.iter().flat_map(|series| &series.points).map(|p| p.0).collect();
             let ys: Vec<_> = series.iter().flat_map(|series| &series.points).map(|p| p.1).collect();
@@ -224,7 +221,7 @@ impl Plots<'_> {
             ticks.sort_by(f64::total_cmp);
             ticks.dedup();
             let mut chart = log_log(area, &xs, ticks, &ys)?;
-            mesh(&mut chart, x_label, y_label)?;
+            mesh(&mut chart, (x_label, number), (y_label, time))?;
             for Series { look, points, .. } in series {
                 let style = look.colour.stroke_width(2);
                 if look.dashed {
@@ -245,8 +242,8 @@ impl Plots<'_> {
             let point = Point::Echo { active, idle: 0, size: SMALL };
             (format!("{active} busy"), index, point)
         });
-        let panel = ("system calls a message", (|figures| figures.calls) as Figure);
-        self.dots(name, title, Service::Echo, series.collect(), &[panel])
+        let panel = ("system calls a message", (|measured| measured.calls) as Figure);
+        self.dots(name, title, Service::Echo, &series.collect::<Vec<_>>(), &[panel], number)
     }
 
     fn memory(&self, name: &str, title: &str) -> Result<bool> {
@@ -254,8 +251,9 @@ impl Plots<'_> {
             let point = Point::Echo { active: 1, idle, size: SMALL };
             (format!("of {idle} idle"), index, point)
         });
-        let panel = ("bytes", (|figures| figures.idle_memory) as Figure);
-        self.dots(name, title, Service::Echo, series.collect(), &[panel])
+        let panel =
+            ("bytes", (|measured| measured.median(|figures| figures.idle_memory)) as Figure);
+        self.dots(name, title, Service::Echo, &series.collect::<Vec<_>>(), &[panel], number)
     }
 
     fn chat(&self, name: &str, title: &str) -> Result<bool> {
@@ -263,8 +261,8 @@ impl Plots<'_> {
         let series = series
             .map(|(index, clients)| (format!("{clients} clients"), index, Point::Chat { clients }));
         let panels: &[(&str, Figure)] =
-            &[("CPU time a client, µs", CPU), ("median until the last has it, µs", P50)];
-        self.dots(name, title, Service::Chat, series.collect(), panels)
+            &[("CPU time a client", CPU), ("median until the last has it", P50)];
+        self.dots(name, title, Service::Chat, &series.collect::<Vec<_>>(), panels, time)
     }
 
     /// A row for each server, with a marker for each of a few loads.
@@ -273,12 +271,12 @@ impl Plots<'_> {
         name: &str,
         title: &str,
         service: Service,
-        loads: Vec<(String, usize, Point)>,
+        loads: &[(String, usize, Point)],
         panels: &[(&str, Figure)],
+        format: Format,
     ) -> Result<bool> {
-        let look = |index| Look { marker: index * 2, ..Look::nth(index, false) };
         let value = |subject: &Subject, point, figure: Figure| {
-            self.summary.measured(point, subject)?.median(figure).filter(|&value| value > 0.0)
+            figure(&self.summary.measured(point, subject)?).filter(|&value| value > 0.0)
         };
         let has_any = |subject: &&&Subject| {
             let mut points = loads.iter().map(|load| load.2);
@@ -299,11 +297,12 @@ impl Plots<'_> {
         let (plot, legend) = frame(&root, title, WIDTH - 140)?;
         let series = loads.iter().map(|(name, index, _)| {
             let name = name.clone();
-            Series { name, look: look(*index), points: Vec::new() }
+            Series { name, look: Look::of_load(*index), points: Vec::new() }
         });
         draw_legend(&legend, &series.collect::<Vec<_>>())?;
 
         let (names, plot) = plot.split_horizontally(185);
+        let mut rows_at = Vec::new();
         for (area, &(label, figure)) in plot.split_evenly((1, panels.len())).iter().zip(panels) {
             let all = subjects
                 .iter()
@@ -327,21 +326,27 @@ impl Plots<'_> {
                 .axis_style(TEXT)
                 .bold_line_style(TEXT.mix(0.25))
                 .light_line_style(TRANSPARENT)
-                .x_label_formatter(&|value| number(*value))
+                .x_label_formatter(&|value| format(*value))
                 .draw()?;
-            for (row, subject) in subjects.iter().enumerate() {
-                let row = row as f64;
+            for (index, subject) in subjects.iter().enumerate() {
+                let row = index as f64;
                 let guide = [(from, row), (to, row)];
                 chart.draw_series(LineSeries::new(guide, TEXT.mix(0.25)))?;
-                for (_, index, point) in &loads {
+                for (_, index, point) in loads {
                     if let Some(value) = value(subject, *point, figure) {
-                        chart.draw_series([marker((value, row), look(*index))])?;
+                        // One above the other, where they are the same.
+                        let at = (value, row + [-0.15, 0.15][*index]);
+                        chart.draw_series([marker(at, Look::of_load(*index))])?;
                     }
                 }
                 let middle = chart.backend_coord(&(from, row)).1 - TITLE as i32;
-                let style = text(13).pos(Pos::new(HPos::Right, VPos::Center));
-                names.draw(&Text::new(subject.name, (177, middle), style))?;
+                rows_at.push((subject.name, middle));
             }
+        }
+        rows_at.truncate(subjects.len());
+        for (name, middle) in rows_at {
+            let style = text(13).pos(Pos::new(HPos::Right, VPos::Center));
+            names.draw(&Text::new(name, (177, middle), style))?;
         }
         root.present()?;
         Ok(true)
@@ -355,7 +360,7 @@ impl Plots<'_> {
                 let measured = self.summary.measured(point, subject)?;
                 // What costs nothing lies at the bottom: a logarithm has no zero.
                 let cpu = measured.median(|figures| figures.idle_cpu)?.max(1e-4);
-                Some((measured.median(P50)?, cpu * 100.0, pause))
+                Some((P50(&measured)?, cpu * 100.0, pause))
             });
             let points: Vec<_> = points.collect();
             (!points.is_empty()).then_some((subject, points))
@@ -378,7 +383,7 @@ impl Plots<'_> {
         let (from, to) = around(&xs);
         // Room for the text beside the last marker.
         let mut chart = log_log(&plot, &[from, to * 1.6], ticks(from, to * 1.6), &ys)?;
-        mesh(&mut chart, "median latency, µs", "CPU when nobody talks, % of a core")?;
+        mesh(&mut chart, ("median latency", time), ("CPU when nobody talks", percent))?;
         for (subject, points) in &series {
             let look = Look::of(subject);
             let line = points.iter().map(|point| (point.0, point.1));
@@ -387,7 +392,7 @@ impl Plots<'_> {
             chart.draw_series(points.iter().map(|&(x, y, pause)| {
                 let label = match pause {
                     Some(0) => "no pause".to_owned(),
-                    Some(pause) => tables::time(pause as f64).replace(".00", ""),
+                    Some(pause) => time(pause as f64),
                     None => "waits".to_owned(),
                 };
                 let style = text(12).pos(Pos::new(HPos::Left, VPos::Center));
@@ -429,6 +434,8 @@ fn log_log<'a>(area: &Area<'a>, xs: &[f64], x_ticks: Vec<f64>, ys: &[f64]) -> Re
     let (bottom, top) = around(ys);
     let chart = ChartBuilder::on(area)
         .margin_right(12)
+        .margin_bottom(8)
+        .margin_left(14)
         .x_label_area_size(44)
         .y_label_area_size(64)
         .build_cartesian_2d(
@@ -438,18 +445,19 @@ fn log_log<'a>(area: &Area<'a>, xs: &[f64], x_ticks: Vec<f64>, ys: &[f64]) -> Re
     Ok(chart)
 }
 
-fn mesh(chart: &mut LogLog, x_label: &str, y_label: &str) -> Result<()> {
+/// With a label, and how a number is written, for both axes.
+fn mesh(chart: &mut LogLog, x: (&str, Format), y: (&str, Format)) -> Result<()> {
     chart
         .configure_mesh()
-        .x_desc(x_label)
-        .y_desc(y_label)
+        .x_desc(x.0)
+        .y_desc(y.0)
         .axis_desc_style(text(13))
         .label_style(text(12))
         .axis_style(TEXT)
         .bold_line_style(TEXT.mix(0.25))
         .light_line_style(TRANSPARENT)
-        .x_label_formatter(&|value| number(*value))
-        .y_label_formatter(&|value| number(*value))
+        .x_label_formatter(&|value| x.1(*value))
+        .y_label_formatter(&|value| y.1(*value))
         .draw()?;
     Ok(())
 }
@@ -463,6 +471,19 @@ fn number(value: f64) -> String {
     if value >= 10_000.0 { format!("{} 000", value / 1e3) } else { value.to_string() }
 }
 
+/// From microseconds.
+fn time(value: f64) -> String {
+    match value {
+        value if value >= 1e6 => format!("{} s", number(value / 1e6)),
+        value if value >= 1e3 => format!("{} ms", number(value / 1e3)),
+        value => format!("{} µs", number(value)),
+    }
+}
+
+fn percent(value: f64) -> String {
+    format!("{} %", number(value))
+}
+
 /// A range on a logarithmic axis with some room on both sides.
 fn around(values: &[f64]) -> (f64, f64) {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -470,9 +491,13 @@ fn around(values: &[f64]) -> (f64, f64) {
     (least / 1.25, most * 1.25)
 }
 
-/// 1, 2 and 5 with their zeros, or only 1 where that is enough.
+/// Round numbers, some of each decade.
 fn ticks(from: f64, to: f64) -> Vec<f64> {
-    let steps: &[f64] = if to / from > 2000.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+    let steps: &[f64] = match to / from {
+        ratio if ratio > 2000.0 => &[1.0],
+        ratio if ratio > 20.0 => &[1.0, 2.0, 5.0],
+        _ => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
+    };
     let decades = from.log10().floor() as i32..=to.log10().ceil() as i32;
     let all = decades.flat_map(|decade| {
         // Divided, as 3e-1 is the nearest number to 0.3, and 3 * 0.1 is not.

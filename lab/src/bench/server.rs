@@ -99,7 +99,7 @@ impl Server {
         };
         // SAFETY: it makes two system calls; only their failure, which ends the child, allocates.
         unsafe { command.pre_exec(set_up) };
-        let child = command.spawn().with_context(|| format!("cannot start {path:?}"))?;
+        let child = command.spawn().with_context(|| format!("cannot start {}", path.display()))?;
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self { child, log, addr };
         server.addr = server.wait_for_address()?;

@@ -23,6 +23,8 @@ pub struct Subject {
     pub spins: bool,
     /// The kernel or a container may refuse what it is built on.
     pub may_be_refused: bool,
+    /// Its colour and marker in the plots; a floor has those of its model.
+    pub look: usize,
 }
 
 const ECHO: Subject = Subject {
@@ -32,6 +34,7 @@ const ECHO: Subject = Subject {
     holds: usize::MAX,
     spins: false,
     may_be_refused: false,
+    look: 0,
 };
 const CHAT: Subject = Subject { service: Service::Chat, ..ECHO };
 
@@ -45,23 +48,35 @@ pub const PAUSING: &str = "nonblocking-echo";
 
 /// In the order of the tables: from model to model, then the peers, then the floors.
 pub const SUBJECTS: &[Subject] = &[
-    Subject { package: "blocking-echo", name: "blocking-echo", ..ECHO },
-    Subject { package: "blocking-echo", name: "blocking-echo-iterative", holds: 1, ..ECHO },
-    // It holds more, but five thousand processes are more than some machines bear.
-    Subject { package: "blocking-echo", name: "blocking-echo-fork", holds: 1000, ..ECHO },
-    Subject { package: "blocking-echo", name: "blocking-echo-pool", holds: 64, ..ECHO },
-    Subject { package: "nonblocking-echo", name: "nonblocking-echo", spins: true, ..ECHO },
-    Subject { package: "select-echo", name: "select-echo", holds: SELECT_HOLDS, ..ECHO },
-    Subject { package: "poll-echo", name: "poll-echo", ..ECHO },
-    Subject { package: "epoll-echo", name: "epoll-echo", ..ECHO },
-    Subject { package: "epoll-echo", name: "epoll-echo-edge", ..ECHO },
-    Subject { name: "peer-mio-echo", ..ECHO },
-    Subject { name: "peer-tokio-echo", ..ECHO },
-    Subject { name: "floor-blocking", ..ECHO },
-    Subject { name: "floor-select", holds: SELECT_HOLDS, ..ECHO },
-    Subject { name: "floor-poll", ..ECHO },
-    Subject { name: "floor-epoll", ..ECHO },
-    Subject { name: "peer-tokio-chat", ..CHAT },
+    Subject { package: "blocking-echo", name: "blocking-echo", look: 0, ..ECHO },
+    Subject {
+        package: "blocking-echo",
+        name: "blocking-echo-iterative",
+        holds: 1,
+        look: 1,
+        ..ECHO
+    },
+    Subject {
+        package: "blocking-echo",
+        name: "blocking-echo-fork",
+        // It holds more, but five thousand processes are more than some machines bear.
+        holds: 1000,
+        look: 2,
+        ..ECHO
+    },
+    Subject { package: "blocking-echo", name: "blocking-echo-pool", holds: 64, look: 3, ..ECHO },
+    Subject { package: "nonblocking-echo", name: "nonblocking-echo", spins: true, look: 4, ..ECHO },
+    Subject { package: "select-echo", name: "select-echo", holds: SELECT_HOLDS, look: 5, ..ECHO },
+    Subject { package: "poll-echo", name: "poll-echo", look: 6, ..ECHO },
+    Subject { package: "epoll-echo", name: "epoll-echo", look: 7, ..ECHO },
+    Subject { package: "epoll-echo", name: "epoll-echo-edge", look: 8, ..ECHO },
+    Subject { name: "peer-mio-echo", look: 3, ..ECHO },
+    Subject { name: "peer-tokio-echo", look: 9, ..ECHO },
+    Subject { name: "floor-blocking", look: 0, ..ECHO },
+    Subject { name: "floor-select", holds: SELECT_HOLDS, look: 5, ..ECHO },
+    Subject { name: "floor-poll", look: 6, ..ECHO },
+    Subject { name: "floor-epoll", look: 7, ..ECHO },
+    Subject { name: "peer-tokio-chat", look: 9, ..CHAT },
 ];
 
 /// The subject with this name.

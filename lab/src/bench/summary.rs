@@ -29,7 +29,7 @@ impl Spread {
 pub enum Cell {
     Measured(Box<Measured>),
     /// Nothing is averaged from what is wrong.
-    Failed(String),
+    Failed,
     Skipped(String),
 }
 
@@ -40,6 +40,8 @@ pub struct Measured {
     pub disturbed: bool,
     /// Processor time against the reference's in the same round.
     pub ratio: Option<Spread>,
+    /// System calls a message. Nobody disturbs a count.
+    pub calls: Option<f64>,
     samples: Vec<Figures>,
 }
 
@@ -90,24 +92,22 @@ impl Summary {
     /// None where it was not tried.
     pub fn cell(&self, point: Point, subject: &Subject) -> Option<Cell> {
         let samples: Vec<_> = self.of(point, subject.name).collect();
-        if let Some(failed) = samples.iter().find(|sample| sample.outcome == Outcome::Failed) {
-            return Some(Cell::Failed(failed.note.clone()));
+        if samples.iter().any(|sample| sample.outcome == Outcome::Failed) {
+            return Some(Cell::Failed);
         }
         if let Some(skipped) = samples.iter().find(|sample| sample.outcome == Outcome::Skipped) {
             return Some(Cell::Skipped(skipped.note.clone()));
         }
-        let good: Vec<_> = samples.iter().filter(|sample| sample.outcome == Outcome::Ok).collect();
-        let disturbed = good.is_empty();
-        let figures: Vec<_> = if disturbed {
-            samples.iter().map(|sample| sample.figures).collect()
-        } else {
-            good.iter().map(|sample| sample.figures).collect()
-        };
-        if figures.is_empty() {
+        let disturbed = samples.iter().all(|sample| sample.outcome == Outcome::Disturbed);
+        let wanted = if disturbed { Outcome::Disturbed } else { Outcome::Ok };
+        let calls = samples.iter().find_map(|sample| sample.figures.calls);
+        let samples: Vec<_> = samples.iter().filter(|sample| sample.outcome == wanted).collect();
+        if samples.is_empty() {
             return None;
         }
-        let ratio = Spread::of(good.iter().filter_map(|sample| self.ratio(sample)).collect());
-        Some(Cell::Measured(Box::new(Measured { disturbed, ratio, samples: figures })))
+        let ratio = Spread::of(samples.iter().filter_map(|sample| self.ratio(sample)).collect());
+        let samples = samples.iter().map(|sample| sample.figures).collect();
+        Some(Cell::Measured(Box::new(Measured { disturbed, ratio, calls, samples })))
     }
 
     /// What was measured of it, if it was.
@@ -122,10 +122,12 @@ impl Summary {
         self.samples.iter().filter(move |sample| sample.point == point && sample.server == name)
     }
 
+    /// Against the reference's in the same round; a good sample only against a good one.
     fn ratio(&self, sample: &Sample) -> Option<f64> {
         let mut references = self.of(sample.point, REFERENCE);
         let reference = references.find(|reference| {
-            reference.round == sample.round && reference.outcome == Outcome::Ok
+            reference.round == sample.round
+                && (reference.outcome == Outcome::Ok || reference.outcome == sample.outcome)
         })?;
         Some(sample.figures.cpu_us? / reference.figures.cpu_us?)
     }
@@ -175,7 +177,7 @@ mod tests {
             sample(0, "poll-echo", Outcome::Ok, 12.0),
             sample(1, "poll-echo", Outcome::Failed, 0.0),
         ];
-        assert!(matches!(cell(samples), Cell::Failed(_)));
+        assert!(matches!(cell(samples), Cell::Failed));
     }
 
     #[test]

@@ -246,7 +246,7 @@ fn rows(
 fn new<const N: usize>(medium: Medium, heads: [&str; N], columns: &[Column]) -> Table {
     let mut table = Table::new();
     table.load_style(match medium {
-        Medium::Terminal => presets::UTF8_HORIZONTAL_ONLY,
+        Medium::Terminal => presets::UTF8_FULL_CONDENSED,
         Medium::Page => presets::ASCII_MARKDOWN,
     });
     table.set_header(heads.into_iter().chain(columns.iter().map(|column| column.head)));
@@ -283,7 +283,7 @@ fn add<const N: usize>(
 
 fn instead(cell: Option<Cell>) -> String {
     match cell {
-        Some(Cell::Failed(_)) => "FAILED".to_owned(),
+        Some(Cell::Failed) => "FAILED".to_owned(),
         Some(Cell::Skipped(note)) if note.starts_with("holds ") => note,
         Some(Cell::Skipped(_)) => "skipped".to_owned(),
         _ => String::new(),
