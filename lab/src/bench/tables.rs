@@ -75,8 +75,7 @@ const USER: Column = Column {
     head: "user",
     show: |measured| figure(measured, |figures| figures.user_share, percent),
 };
-const CALLS: Column =
-    Column { head: "calls/msg", show: |measured| figure(measured, |figures| figures.calls, short) };
+const CALLS: Column = Column { head: "calls/msg", show: |measured| measured.calls.map(short) };
 const RATE: Column =
     Column { head: "msg/s", show: |measured| figure(measured, Figures::rate, short) };
 const P50: Column =
