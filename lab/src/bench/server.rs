@@ -12,13 +12,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use cargo_metadata::Message;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, killpg};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use procfs::process::{Process, all_processes};
+use serde_json::Value;
 
 use super::host;
 use super::subjects::Subject;
@@ -60,11 +60,12 @@ fn cargo_build(packages: &[&str], binaries: &mut Binaries) -> Result<()> {
     }
     let mut cargo = command.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = cargo.stdout.take().context("cargo has no stdout")?;
-    for message in Message::parse_stream(BufReader::new(stdout)) {
-        if let Message::CompilerArtifact(artifact) = message? {
-            if let Some(path) = artifact.executable {
-                binaries.insert(artifact.target.name, path.into());
-            }
+    for line in BufReader::new(stdout).lines() {
+        let message: Value = serde_json::from_str(&line?)?;
+        if let (Some(name), Some(path)) =
+            (message["target"]["name"].as_str(), message["executable"].as_str())
+        {
+            binaries.insert(name.to_owned(), PathBuf::from(path));
         }
     }
     ensure!(cargo.wait()?.success(), "the servers do not build");
