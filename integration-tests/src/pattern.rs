@@ -1,6 +1,6 @@
 //! Bytes that show a loss, a doubling and a swap.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 
 /// A stream of random bytes that can be read from anywhere.
 ///
@@ -48,13 +48,11 @@ impl Pattern {
     pub fn check(self, start: u64, bytes: &[u8]) -> Result<()> {
         let mut expected = vec![0; bytes.len()];
         self.fill(start, &mut expected);
-        let wrong = bytes.iter().zip(&expected).position(|(got, sent)| got != sent);
-        ensure!(
-            bytes == expected,
-            "byte {} came back as another than was sent",
-            start + wrong.unwrap_or(0) as u64
-        );
-        Ok(())
+        if bytes == expected {
+            return Ok(());
+        }
+        let right = bytes.iter().zip(&expected).take_while(|(got, sent)| got == sent).count();
+        bail!("byte {} came back as another than was sent", start + right as u64)
     }
 
     fn block(self, number: u64) -> [u8; BLOCK] {

@@ -3,19 +3,20 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, kill_process_group, pidfd_open,
     prlimit, set_parent_process_death_signal, setrlimit,
 };
+use socket2::{Domain, Socket, Type};
 
 use crate::wait::{PATIENCE, until};
 use crate::{Figures, binaries, figures};
@@ -36,7 +37,7 @@ pub struct Server {
     /// Descriptors from this number on are refused.
     pub highest_descriptor: Option<u64>,
     /// Descriptors that one client takes of the process that accepts.
-    pub descriptors_per_client: u64,
+    pub descriptors_per_client: usize,
     /// The argument with which it does not use a core all the time.
     pub calm_argument: Option<&'static str>,
     /// Bytes of memory that an idle client may cost; no bound where a thread or a process waits
@@ -120,18 +121,19 @@ impl Launch {
     /// Runs `case` against the server. After it the server must still be alive, unless the case
     /// has seen it end, and must not have panicked.
     ///
-    /// Where the case fails, its error ends with the last lines of the server's log.
+    /// Where the case fails, the last lines of the server's log come after its error.
     pub fn serve(self, case: impl FnOnce(&mut Running) -> Result<()>) -> Result<()> {
         let mut running = self.start()?;
         let result = case(&mut running).and_then(|()| running.check_health());
-        result.with_context(|| running.last_words())
+        result.map_err(|error| anyhow!("{error:#}\n{}", running.last_words()))
     }
 
     /// Starts the server, and returns when it listens.
     pub fn start(self) -> Result<Running> {
         let name = self.name;
         let mut running = self.spawn(Stdio::piped())?;
-        let line = running.first_line().with_context(|| running.last_words())?;
+        let line = running.first_line();
+        let line = line.map_err(|error| anyhow!("{error:#}\n{}", running.last_words()))?;
         let address = line.strip_prefix(&format!("{name} listening on "));
         let address = address.and_then(|address| address.trim_end().parse().ok());
         running.address =
@@ -141,16 +143,27 @@ impl Launch {
 
     /// Starts the server with this as its stdout, where nobody can read that it listens; or with
     /// none at all.
-    pub fn start_unheard(self, stdout: Option<OwnedFd>) -> Result<Running> {
+    pub fn start_unheard(mut self, stdout: Option<OwnedFd>) -> Result<Running> {
+        // As it cannot tell its port it gets one, which is ours until it listens on it: the
+        // kernel lets two sockets that both say SO_REUSEADDR have it while neither listens.
+        let reserved = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        reserved.set_reuse_address(true)?;
+        reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+        let address = reserved.local_addr()?.as_socket().context("not an IP address")?;
+        if let Some(first) = self.arguments.first_mut() {
+            *first = address.to_string().into();
+        }
+
         let mut running = match stdout {
             Some(stdout) => self.spawn(stdout.into())?,
             None => self.spawn_through_shell()?,
         };
-        let address = until("the server listening", PATIENCE, || {
+        running.address = address;
+        until("the server listening", PATIENCE, || {
             running.check_alive()?;
-            figures::listens_on(running.pid)
-        });
-        running.address = address.with_context(|| running.last_words())?;
+            Ok(TcpStream::connect(address).ok())
+        })
+        .map_err(|error| anyhow!("{error:#}\n{}", running.last_words()))?;
         Ok(running)
     }
 
@@ -257,9 +270,10 @@ impl Running {
         result
     }
 
-    /// The lowest number that is free for a new descriptor of the server.
-    pub fn lowest_free_descriptor(&self) -> Result<u64> {
-        figures::lowest_free_descriptor(self.pid)
+    /// The numbers below `limit` that are free for new descriptors of the server, in order.
+    pub fn free_descriptors(&self, limit: u64) -> Result<Vec<u64>> {
+        let open = figures::open_descriptors(self.pid)?;
+        Ok((0..limit).filter(|number| !open.contains(number)).collect())
     }
 
     /// Sets the soft `RLIMIT_NOFILE` of the server while it runs; returns what it was.
@@ -334,7 +348,7 @@ impl Running {
         let log = self.log().unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         let tail = &lines[lines.len().saturating_sub(10)..];
-        format!("{} failed; its log ends:\n    {}", self.name, tail.join("\n    "))
+        format!("The log of {} ends:\n    {}", self.name, tail.join("\n    "))
     }
 }
 

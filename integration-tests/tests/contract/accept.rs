@@ -91,8 +91,8 @@ fn fits(server: &Server, running: &Running) -> Result<usize> {
     // A server that has answered has opened all that it needs for itself.
     let client = Client::connect(running)?;
     client.echo(b"ready?")?;
-    let free = LIMIT.saturating_sub(running.lowest_free_descriptor()?);
-    let fits = free.checked_div(server.descriptors_per_client).map_or(usize::MAX, |n| n as usize);
+    let free = running.free_descriptors(LIMIT)?.len();
+    let fits = free.checked_div(server.descriptors_per_client).unwrap_or(usize::MAX);
     Ok(fits.min(server.at_once))
 }
 
@@ -120,11 +120,12 @@ fn starved_without_connections(server: &Server) -> Result<()> {
     const LAST: usize = 100;
     server.calm().launch().serve(|running| {
         Client::connect(running)?.echo(b"ready?")?;
-        let mut limit = running.lowest_free_descriptor()?;
+        let lowest_free = || running.free_descriptors(LIMIT)?.first().copied().context("none free");
+        let mut limit = lowest_free()?;
         let usual = running.limit_descriptors(Some(limit))?;
         let mut starved = None;
         for _ in 0..LAST {
-            limit = limit.min(running.lowest_free_descriptor()?);
+            limit = limit.min(lowest_free()?);
             running.limit_descriptors(Some(limit))?;
             let client = Client::connect(running)?;
             client.send(b"room?")?;

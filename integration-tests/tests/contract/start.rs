@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStringExt;
 use anyhow::{Context, Result, ensure};
 use integration_tests::{Client, Server};
 
+use rustix::pipe::PipeFlags;
+
 use crate::case::Case;
 
 pub const CASES: &[Case] = &[
@@ -140,7 +142,7 @@ fn stdout_closed(server: &Server) -> Result<()> {
 }
 
 fn stdout_broken(server: &Server) -> Result<()> {
-    let (reader, writer) = rustix::pipe::pipe()?;
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     drop(reader);
     let running = server.launch().start_unheard(Some(writer))?;
     Client::connect(&running)?.echo(b"hello")?;
