@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use integration_tests::client::message;
 use integration_tests::{Client, PATIENCE, Running, Server, until};
 
@@ -123,24 +123,22 @@ fn starved_without_connections(server: &Server) -> Result<()> {
         let lowest_free = || running.free_descriptors(LIMIT)?.first().copied().context("none free");
         let mut limit = lowest_free()?;
         let usual = running.limit_descriptors(Some(limit))?;
-        let mut starved = None;
         for _ in 0..LAST {
             limit = limit.min(lowest_free()?);
             running.limit_descriptors(Some(limit))?;
             let client = Client::connect(running)?;
             client.send(b"room?")?;
-            let answer = until("an answer", Duration::from_secs(1), || {
-                Ok(client.has_answer()?.then_some(()))
-            });
+            let soon = Duration::from_secs(1);
+            let answer = until("an answer", soon, || Ok(client.has_answer()?.then_some(())));
+            // That none came in a second may be the machine's fault: it is asked again below.
             if answer.is_err() {
-                starved = Some(client);
-                break;
+                costs_little(running).context("with nobody connected")?;
+                if !client.has_answer()? {
+                    running.limit_descriptors(usual)?;
+                    return client.expect(b"room?").context("when there was room again");
+                }
             }
         }
-        let client = starved.context("without descriptors it served 100 clients")?;
-        costs_little(running).context("with nobody connected")?;
-        ensure!(!client.has_answer()?, "without descriptors it served a client");
-        running.limit_descriptors(usual)?;
-        client.expect(b"room?").context("when there was room again")
+        bail!("without descriptors it served {LAST} clients")
     })
 }

@@ -7,7 +7,7 @@ use integration_tests::{Exchange, Server, exchange};
 
 use crate::case::Case;
 
-pub const CASES: &[Case] = &[Case::new("reads_late", reads_late).alone()];
+pub const CASES: &[Case] = &[Case::new("reads_late", reads_late)];
 
 /// Much more than the kernel keeps of one connection: `tcp_wmem` and `tcp_rmem` end at a few
 /// megabytes, and the receive buffers only grow where somebody reads.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use integration_tests::Server;
 use libtest_mimic::{Completion, Failed};
+use rustix::process::{Resource, getrlimit};
 
 /// The longest that a case may take. Every wait in it has a deadline of its own, so only a case
 /// that is wrong itself comes to this one.
@@ -20,7 +21,9 @@ static MACHINE: RwLock<()> = RwLock::new(());
 /// It starts the server that it is given, and does not know which one that is: so it can be run
 /// against any, and against one that is made to fail it.
 pub struct Case {
+    /// Its part of the trial's name.
     pub name: &'static str,
+    /// Fails with a sentence that says what was promised and not kept.
     pub run: fn(&Server) -> Result<()>,
     /// Which servers promise it.
     pub applies: fn(&Server) -> bool,
@@ -70,4 +73,11 @@ impl Case {
             Err(mpsc::RecvTimeoutError::Disconnected) => Err("the case itself panicked".into()),
         }
     }
+}
+
+/// For the cases with a thousand clients and more: they need as many descriptors as the servers.
+pub fn few_descriptors() -> Option<&'static str> {
+    // The largest crowd, and what the cases beside it have open.
+    let few = getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < 8000);
+    few.then_some("RLIMIT_NOFILE is too low for thousands of clients")
 }

@@ -6,14 +6,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use integration_tests::client::{crowd, message};
 use integration_tests::{Client, Server};
-use rustix::process::{Resource, getrlimit};
 
-use crate::case::Case;
+use crate::case::{Case, few_descriptors};
 
 pub const CASES: &[Case] = &[
     Case::new("no_processor_time", no_processor_time)
         .applies(|server| server.calm_argument.is_none())
-        .alone(),
+        .lacks(few_descriptors),
     Case::new("no_buffer", no_buffer)
         .applies(|server| server.idle_memory.is_some())
         .lacks(few_descriptors)
@@ -23,12 +22,6 @@ pub const CASES: &[Case] = &[
         .lacks(few_descriptors)
         .alone(),
 ];
-
-fn few_descriptors() -> Option<&'static str> {
-    // The most idle clients, and what other cases have open.
-    let few = getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < 8000);
-    few.then_some("RLIMIT_NOFILE is too low for 5000 clients")
-}
 
 fn no_processor_time(server: &Server) -> Result<()> {
     let count = server.idle_clients.min(server.at_once).min(1000);

@@ -6,11 +6,12 @@ use integration_tests::client::Reply;
 use integration_tests::{Client, PATIENCE, Server, until};
 
 use crate::accept::Crowd;
-use crate::case::Case;
+use crate::case::{Case, few_descriptors};
 
 pub const CASES: &[Case] = &[
     Case::new("refuses_beyond_its_descriptors", refuses)
         .applies(|server| server.highest_descriptor.is_some())
+        .lacks(few_descriptors)
         .alone(),
     Case::new("surplus_waits", surplus_waits).applies(|server| server.at_once < usize::MAX),
 ];

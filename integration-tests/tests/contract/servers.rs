@@ -40,7 +40,7 @@ pub const SERVERS: &[Server] = &[
         name: "nonblocking-echo",
         argument: Some("0"),
         // To use a core all the time, idle or starved, is the model's point.
-        calm_argument: Some("5"),
+        calm_argument: Some("20"),
         // Each round asks every one of them.
         idle_clients: 500,
         bad_arguments: &["-1", "501", "x", "", "NaN", "inf"],
