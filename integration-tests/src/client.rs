@@ -5,7 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::wait::PATIENCE;
 use crate::{Running, pattern::Pattern};
@@ -33,8 +33,24 @@ impl Client {
 
     /// Connects to one of the addresses of a server that listens on several.
     pub fn connect_to(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)
-            .context("cannot connect to the server")?;
+        Self::over(Socket::new(Domain::for_address(address), Type::STREAM, None)?, address)
+    }
+
+    /// Connects through a narrow pipe: tiny segments, and hardly any room at the client's end.
+    ///
+    /// That keeps the server's send buffer at some kilobytes, as the kernel sizes it by what is
+    /// under way. So much smaller than the buffer of a server, it takes that in several parts.
+    pub fn connect_narrow(running: &Running) -> Result<Self> {
+        let socket = Socket::new(Domain::for_address(running.address()), Type::STREAM, None)?;
+        socket.set_tcp_mss(88)?;
+        socket.set_recv_buffer_size(1)?;
+        Self::over(socket, running.address())
+    }
+
+    fn over(socket: Socket, address: SocketAddr) -> Result<Self> {
+        let connected = socket.connect_timeout(&address.into(), PATIENCE);
+        connected.context("cannot connect to the server")?;
+        let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -104,6 +120,12 @@ impl Client {
     /// Sends no more, and still receives.
     pub fn half_close(&self) -> Result<()> {
         self.stream.shutdown(Shutdown::Write).context("cannot half-close")
+    }
+
+    /// Leaves, and waits until the server has closed its end too: its descriptor is free then.
+    pub fn leave(self) -> Result<()> {
+        self.half_close()?;
+        self.expect_end()
     }
 
     /// Whether something has come back, without waiting for it.

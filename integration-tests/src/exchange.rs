@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -14,6 +15,9 @@ use crate::{Client, Running};
 
 /// Sent or received at once, at most.
 const CHUNK: usize = 64 * 1024;
+/// Received at once by one that sips, and the pause before each sip.
+const SIP: usize = 512;
+const SIP_PAUSE: Duration = Duration::from_micros(100);
 /// A socket that takes nothing for so long will not do so before something else happens.
 ///
 /// Where that is wrong, on a machine that stalls for as long, a test asks for less than it could.
@@ -30,6 +34,7 @@ pub struct Exchange {
     received: u64,
     window: u64,
     largest: usize,
+    sips: bool,
     half_close: bool,
     ended: bool,
 }
@@ -54,6 +59,7 @@ impl Exchange {
             received: 0,
             window: u64::MAX,
             largest: CHUNK,
+            sips: false,
             half_close: false,
             ended: false,
         })
@@ -69,6 +75,12 @@ impl Exchange {
     #[must_use]
     pub fn chunks(self, largest: usize) -> Self {
         Self { largest: largest.clamp(1, CHUNK), ..self }
+    }
+
+    /// Receives little at a time, and slowly: the server has to keep the rest for a while.
+    #[must_use]
+    pub fn sips(self) -> Self {
+        Self { sips: true, ..self }
     }
 
     /// Half-closes after the last byte; then the server has to end the connection.
@@ -152,8 +164,11 @@ impl Exchange {
     }
 
     fn receive_some(&mut self) -> Result<()> {
-        let mut chunk = vec![0; CHUNK];
+        let mut chunk = vec![0; if self.sips { SIP } else { CHUNK }];
         loop {
+            if self.sips {
+                thread::sleep(SIP_PAUSE);
+            }
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
                     ensure!(
@@ -169,7 +184,7 @@ impl Exchange {
                     self.received += count as u64;
                     ensure!(self.received <= self.sent, "more came back than was sent");
                     // One that always has more to read would keep the others from their turn.
-                    if count < chunk.len() {
+                    if count < chunk.len() || self.sips {
                         return Ok(());
                     }
                 }

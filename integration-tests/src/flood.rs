@@ -1,4 +1,4 @@
-//! A peer that sends and receives as fast as it can, from a thread of its own.
+//! A peer that sends and receives as fast as it can, from threads of its own.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::TcpStream;
@@ -8,7 +8,6 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use crate::wait::{PATIENCE, until};
@@ -20,14 +19,18 @@ const CHUNK: usize = 256 * 1024;
 const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// A flooding peer. It stops when dropped.
+///
+/// It has a thread for each direction, so that it is never its own fault that there is nothing
+/// to read for the server, or no room to write.
 #[derive(Debug)]
 pub struct Flood {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    stream: TcpStream,
     stop: AtomicBool,
     echoed: AtomicU64,
 }
@@ -37,10 +40,13 @@ impl Flood {
     pub fn start(running: &Running) -> Result<Self> {
         let stream = Client::connect(running)?.into_stream();
         stream.set_nonblocking(true)?;
-        let shared = Arc::new(Shared::default());
-        let of_thread = Arc::clone(&shared);
-        let thread = thread::Builder::new().spawn(move || flood(&stream, &of_thread))?;
-        let flood = Self { shared, thread: Some(thread) };
+        let stop = AtomicBool::new(false);
+        let shared = Arc::new(Shared { stream, stop, echoed: AtomicU64::new(0) });
+        let mut flood = Self { shared, threads: Vec::new() };
+        for direction in [Shared::send, Shared::receive] {
+            let shared = Arc::clone(&flood.shared);
+            flood.threads.push(thread::Builder::new().spawn(move || direction(&shared))?);
+        }
         until("an echo to the flooding peer", PATIENCE, || Ok((flood.echoed() > 0).then_some(())))?;
         Ok(flood)
     }
@@ -53,41 +59,53 @@ impl Flood {
 
     /// Stops; an error where the server ended the connection before.
     pub fn stop(mut self) -> Result<()> {
-        match self.join() {
-            Some(Ok(result)) => Ok(result?),
-            _ => Err(anyhow!("the flooding thread panicked")),
-        }
-    }
-
-    fn join(&mut self) -> Option<thread::Result<io::Result<()>>> {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map(JoinHandle::join)
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| anyhow!("a flooding thread panicked"))??;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Flood {
     fn drop(&mut self) {
-        self.join();
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
     }
 }
 
-fn flood(mut stream: &TcpStream, shared: &Shared) -> io::Result<()> {
-    let chunk = vec![0; CHUNK];
-    let mut room = vec![0; CHUNK];
-    while !shared.stop.load(Ordering::Relaxed) {
-        poll(&mut [PollFd::new(stream, PollFlags::IN | PollFlags::OUT)], Some(&GLANCE))?;
-        // `TRUNC`: a TCP socket throws the bytes away and copies nothing, so that this peer is
-        // faster than a server that has to copy them twice.
-        match recv(stream, &mut room[..], RecvFlags::TRUNC) {
-            Ok((_, 0)) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok((_, count)) => drop(shared.echoed.fetch_add(count as u64, Ordering::Relaxed)),
-            Err(Errno::AGAIN) => {}
-            Err(error) => return Err(error.into()),
-        }
-        match stream.write(&chunk) {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-            _ => {}
-        }
+impl Shared {
+    fn send(&self) -> io::Result<()> {
+        let chunk = vec![0; CHUNK];
+        self.whenever(PollFlags::OUT, || (&self.stream).write(&chunk).map(drop))
     }
-    Ok(())
+
+    fn receive(&self) -> io::Result<()> {
+        let mut room = vec![0; CHUNK];
+        self.whenever(PollFlags::IN, || {
+            // `TRUNC`: a TCP socket throws the bytes away and copies nothing, so that this peer
+            // is faster than a server that has to copy them twice.
+            let (_, count) = recv(&self.stream, &mut room[..], RecvFlags::TRUNC)?;
+            self.echoed.fetch_add(count as u64, Ordering::Relaxed);
+            if count == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        })
+    }
+
+    fn whenever(
+        &self,
+        ready: PollFlags,
+        mut call: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            match call() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.stream, ready)], Some(&GLANCE))?;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
 }

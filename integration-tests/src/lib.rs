@@ -6,7 +6,7 @@
 //!   that it runs under ([`Running`]).
 //! - [`client`]: one peer with blocking calls, for conversations; many of them, for crowds.
 //! - [`exchange`]: peers that send and receive at the same time, for transfers.
-//! - [`flood`]: a peer that sends and receives as fast as it can, from a thread of its own.
+//! - [`flood`]: a peer that sends and receives as fast as it can, from threads of its own.
 //! - [`pattern`]: bytes that show a loss, a doubling and a swap.
 //! - [`figures`]: processor time, memory, descriptors, threads and processes of a server.
 //! - [`wait`]: waiting for an event, with a deadline.

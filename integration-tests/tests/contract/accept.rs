@@ -119,13 +119,12 @@ fn starved_without_connections(server: &Server) -> Result<()> {
     // An `accept` that waits has its descriptor already: one client for each thread that does.
     const LAST: usize = 100;
     server.calm().launch().serve(|running| {
-        Client::connect(running)?.echo(b"ready?")?;
-        let lowest_free = || running.free_descriptors(LIMIT)?.first().copied().context("none free");
-        let mut limit = lowest_free()?;
-        let usual = running.limit_descriptors(Some(limit))?;
+        let client = Client::connect(running)?;
+        client.echo(b"ready?")?;
+        client.leave()?;
+        let lowest_free = running.free_descriptors(LIMIT)?.first().copied().context("none free")?;
+        let usual = running.limit_descriptors(Some(lowest_free))?;
         for _ in 0..LAST {
-            limit = limit.min(lowest_free()?);
-            running.limit_descriptors(Some(limit))?;
             let client = Client::connect(running)?;
             client.send(b"room?")?;
             let soon = Duration::from_secs(1);
@@ -138,6 +137,8 @@ fn starved_without_connections(server: &Server) -> Result<()> {
                     return client.expect(b"room?").context("when there was room again");
                 }
             }
+            client.expect(b"room?")?;
+            client.leave()?;
         }
         bail!("without descriptors it served {LAST} clients")
     })

@@ -57,10 +57,7 @@ fn come_and_go(server: &Server, running: &Running, clients: usize) -> Result<()>
 fn leave(number: u64, client: Client) -> Result<()> {
     match number % 3 {
         0 => client.reset(),
-        1 => {
-            client.half_close()?;
-            client.expect_end()
-        }
+        1 => client.leave(),
         _ => {
             drop(client);
             Ok(())

@@ -10,6 +10,7 @@ use crate::case::Case;
 pub const CASES: &[Case] = &[
     Case::new("sizes", sizes),
     Case::new("windows", windows),
+    Case::new("short_writes", short_writes),
     Case::new("large", large),
     Case::new("many_clients", many_clients),
 ];
@@ -48,6 +49,15 @@ fn windows(server: &Server) -> Result<()> {
             })?;
         }
         Ok(())
+    })
+}
+
+/// The socket takes what the server owes in parts: the second write may be short again.
+fn short_writes(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        let client = Client::connect_narrow(running)?;
+        let mut transfer = Exchange::new(client, 1, 250_000)?.sips().then_half_close();
+        exchange::run(slice::from_mut(&mut transfer))
     })
 }
 
