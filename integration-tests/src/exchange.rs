@@ -241,3 +241,81 @@ pub fn run_until(exchanges: &mut [Exchange], enough: impl Fn(&[Exchange]) -> boo
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    const TOTAL: u64 = 1 << 20;
+
+    /// A transfer with a server that does this with its one connection.
+    fn with(server: fn(TcpStream) -> std::io::Result<()>) -> Result<Exchange> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        thread::spawn(move || server(listener.accept()?.0));
+        Exchange::new(Client::connect_to(address)?, 1, TOTAL)
+    }
+
+    fn result(server: fn(TcpStream) -> std::io::Result<()>) -> Result<()> {
+        run(&mut [with(server)?.then_half_close()])
+    }
+
+    fn error(server: fn(TcpStream) -> std::io::Result<()>) -> String {
+        result(server).map_or_else(|error| format!("{error:#}"), |()| "none".to_owned())
+    }
+
+    /// Echoes, but does something else to the chunk in which byte 500,000 is.
+    fn spoil(mut stream: TcpStream, spoil: impl Fn(&mut Vec<u8>, usize)) -> std::io::Result<()> {
+        let mut buffer = vec![0; 4096];
+        let mut at = 0;
+        loop {
+            let count = stream.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(());
+            }
+            let mut chunk = buffer[..count].to_vec();
+            if (at..at + count).contains(&500_000) {
+                spoil(&mut chunk, 500_000 - at);
+            }
+            at += count;
+            stream.write_all(&chunk)?;
+        }
+    }
+
+    #[test]
+    fn passes_an_echo() -> Result<()> {
+        result(|stream| spoil(stream, |_, _| ()))
+    }
+
+    #[test]
+    fn sees_bytes_lost_doubled_or_changed() {
+        let wrong = |error: String| error.contains("came back as another than was sent");
+        assert!(wrong(error(|stream| spoil(stream, Vec::truncate))));
+        assert!(wrong(error(|stream| spoil(stream, |chunk, at| chunk.insert(at, chunk[at])))));
+        assert!(wrong(error(|stream| spoil(stream, |chunk, at| chunk[at] ^= 1))));
+    }
+
+    #[test]
+    fn sees_an_early_end() {
+        let early = error(|mut stream| {
+            let mut buffer = vec![0; 1000];
+            stream.read_exact(&mut buffer)?;
+            stream.write_all(&buffer)?;
+            stream.shutdown(Shutdown::Write)?;
+            std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
+        });
+        assert_eq!(early, format!("the connection ended: 1000 of {TOTAL} bytes came back"));
+    }
+
+    #[test]
+    fn sees_who_takes_everything_from_a_peer_that_reads_nothing() -> Result<()> {
+        let mut greedy =
+            with(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop))?;
+        let error = greedy.send_until_blocked().map_err(|error| error.to_string());
+        let expected = format!("the server took all {TOTAL} bytes from a peer that reads nothing");
+        assert_eq!(error, Err(expected));
+        Ok(())
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::{PoisonError, RwLock, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use integration_tests::Server;
 use libtest_mimic::{Completion, Failed};
 use rustix::process::{Resource, getrlimit};
@@ -56,6 +56,12 @@ impl Case {
         if let Some(lack) = (self.lacks)().or_else(server.lacks) {
             return Ok(Completion::ignored_with(lack));
         }
+        self.check(server).map_err(|error| format!("{error:#}"))?;
+        Ok(Completion::Completed)
+    }
+
+    /// Whether the server keeps what the case asks for; in any event, this ends.
+    pub fn check(&self, server: &'static Server) -> Result<()> {
         let (_exclusive, _shared) = if self.alone {
             (Some(MACHINE.write().unwrap_or_else(PoisonError::into_inner)), None)
         } else {
@@ -65,12 +71,11 @@ impl Case {
         let run = self.run;
         thread::spawn(move || sender.send(run(server)));
         match result.recv_timeout(LIMIT) {
-            Ok(Ok(())) => Ok(Completion::Completed),
-            Ok(Err(error)) => Err(format!("{error:#}").into()),
+            Ok(result) => result,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                Err(format!("the case itself took more than {} s", LIMIT.as_secs()).into())
+                bail!("the case itself took more than {} s", LIMIT.as_secs())
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err("the case itself panicked".into()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the case itself panicked"),
         }
     }
 }
