@@ -1,0 +1,203 @@
+//! Signal-driven, with datagrams, as the textbooks show it: SIGIO says that something has come to
+//! the one socket there is, so there is no question which.
+//!
+//! ```text
+//!      application                              kernel
+//!      fcntl(3, O_ASYNC) ─────── once ───────▶  tell this process of 3
+//!  (1) sigsuspend ───────────────────────────▶  ┐
+//!        blocked                                │ wait: until something *comes*
+//!  (2) SIGIO: the handler sets a flag ◀──────   ┘ a datagram has arrived
+//!  (3) recvmsg ──────────────────────────────▶  ┐ copy: it is there already,
+//!        6 bytes, from whom, to whom ◀───────   ┘ so the call does not block
+//!  (4) sendmsg ──────────────────────────────▶    copy: all of it, or nothing
+//!      … until nothing is left ──────────────▶    what is left is never signalled again
+//! ```
+//!
+//! A message: (1) the thread sleeps; a program with work of its own would do that instead. (2) The
+//! signal comes at the end of the *wait*: the *copy* is still the process's own. (3) It receives
+//! one datagram, (4) answers from the address that was asked, and so on until nothing is left.
+//! (5) After so many it looks at its flags; as no signal will tell of the rest, it sends itself one.
+//! (6) An answer that the socket has no room for is owed, and nothing is received before it is gone.
+//!
+//! The handler does not receive. It could (`recvmsg` is async-signal-safe), but while datagrams come
+//! it would not return: 9000 have been seen answered by one call of such a handler, and all that
+//! while the program did nothing else, not even stop.
+//!
+//! Run: `cargo run -p sigio-echo --bin sigio-echo-udp`
+//!
+//! ```text
+//! $ nc -u 127.0.0.1 7000
+//! hello
+//! hello
+//! ```
+//!
+//! Use it when: a program that computes has a datagram socket to answer on the side (NTP once did).
+//! Limits: datagrams that come while the receive buffer is full are lost, as UDP has it. What the
+//! way to one peer holds up, holds up all: the socket is shared. The sender's address may be false:
+//! never offer an echo to an open network, where one datagram can set two of them on each other.
+//! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (no connection,
+//! no question of whose).
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use common::{ECHO_ADDR, announce, bind_udp, run, stop_flag};
+use libc::{in_pktinfo, in6_pktinfo};
+use log::{debug, trace};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal, raise};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
+use nix::unistd::getpid;
+use signal_hook::flag;
+
+/// The largest datagram: 65507 bytes over IPv4, 65527 over IPv6.
+const DATAGRAM: usize = 65_527;
+/// Datagrams answered between two looks at the flags.
+const DATAGRAMS: usize = 64;
+/// Bytes asked for as buffer in the kernel; it takes the lower of this and `net.core.rmem_max`.
+/// It counts the least datagram as 768 bytes: a burst of 5000 overflows the usual 208 KiB.
+const ROOM: usize = 16 * 1024 * 1024;
+
+struct Server {
+    socket: UdpSocket,
+    /// What the send buffer had no room for; its bytes are in `buffer`.
+    owed: Option<Answer>,
+    /// Something is left to do that no signal will tell of.
+    unfinished: bool,
+    buffer: Vec<u8>,
+}
+
+/// Where the first `len` bytes of the buffer are to go, and from which of our addresses.
+struct Answer {
+    len: usize,
+    to: SockaddrStorage,
+    from: Option<From>,
+}
+
+/// `IP_PKTINFO`, `IPV6_PKTINFO`: to which of our addresses a datagram came.
+enum From {
+    V4(in_pktinfo),
+    V6(in6_pktinfo),
+}
+
+fn main() -> ExitCode {
+    run([ECHO_ADDR], |[addr]| {
+        // Blocked except in `sigsuspend`: a signal that comes between a look at the flags and the
+        // sleep stays pending, and ends the sleep at once. It would be slept over otherwise.
+        let signals = [Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM];
+        signals.into_iter().collect::<SigSet>().thread_block()?;
+        let (stop, news) = (stop_flag()?, Arc::new(AtomicBool::new(false)));
+        flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
+        let socket = bind_udp(&addr)?;
+        if socket.local_addr()?.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        }
+        setsockopt(&socket, sockopt::RcvBuf, &ROOM)?;
+        arm(&socket)?;
+        announce(socket.local_addr()?);
+        // Something may have come before the socket was armed.
+        Server { socket, owed: None, unfinished: true, buffer: vec![0; DATAGRAM] }
+            .serve(&news, &stop)
+    })
+}
+
+/// From now on SIGIO tells this process of what comes to `socket`, which does not block.
+fn arm(socket: &impl AsRawFd) -> nix::Result<()> {
+    let owner = (libc::F_SETOWN, getpid().as_raw()); // without one, the signal goes to nobody
+    let flags = (libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK);
+    for (command, argument) in [owner, flags] {
+        // SAFETY: these commands take a number and touch no memory.
+        Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), command, argument) })?;
+    }
+    Ok(())
+}
+
+impl Server {
+    fn serve(&mut self, news: &AtomicBool, stop: &AtomicBool) -> anyhow::Result<()> {
+        while !stop.load(Ordering::Relaxed) {
+            if news.swap(false, Ordering::Relaxed) {
+                self.answer_some();
+            }
+            if mem::take(&mut self.unfinished) {
+                raise(Signal::SIGIO)?; // (5)
+            }
+            trace!("wait: sigsuspend"); // (1)
+            SigSet::empty().suspend()?;
+            trace!("wait: sigsuspend was ended by a signal"); // (2)
+        }
+        Ok(())
+    }
+
+    fn answer_some(&mut self) {
+        for _ in 0..DATAGRAMS {
+            let answer = match self.owed.take() {
+                Some(answer) => answer,
+                None => match self.receive() {
+                    Ok(answer) => answer,
+                    Err(Errno::EAGAIN) => return,
+                    // What became of an answer: its peer's affair.
+                    Err(error) => {
+                        debug!("recvmsg: {error}");
+                        continue;
+                    }
+                },
+            };
+            match self.send(&answer) {
+                Ok(()) => {}
+                // A signal will tell when there is room.
+                Err(Errno::EAGAIN) => {
+                    self.owed = Some(answer); // (6)
+                    return;
+                }
+                // No route, a firewall, a sender that cannot be answered (port 0).
+                Err(error) => debug!("no answer to {}: {error}", answer.to),
+            }
+        }
+        self.unfinished = true;
+    }
+
+    fn receive(&mut self) -> nix::Result<Answer> {
+        // (3)
+        let fd = self.socket.as_raw_fd();
+        let mut control = nix::cmsg_space!(in6_pktinfo);
+        let mut bytes = [IoSliceMut::new(&mut self.buffer)];
+        let message = recvmsg(fd, &mut bytes, Some(&mut control), MsgFlags::empty())?;
+        let from = match message.cmsgs()?.next() {
+            // Interface 0: the routing table picks the interface, as for any other datagram.
+            Some(ControlMessageOwned::Ipv4PacketInfo(info)) => {
+                Some(From::V4(in_pktinfo { ipi_ifindex: 0, ..info }))
+            }
+            Some(ControlMessageOwned::Ipv6PacketInfo(info)) => {
+                Some(From::V6(in6_pktinfo { ipi6_ifindex: 0, ..info }))
+            }
+            _ => None,
+        };
+        trace!("copy: recvmsg({fd}) = {}", message.bytes);
+        let to = message.address.ok_or(Errno::EDESTADDRREQ)?;
+        Ok(Answer { len: message.bytes, to, from })
+    }
+
+    fn send(&self, answer: &Answer) -> nix::Result<()> {
+        // (4)
+        let fd = self.socket.as_raw_fd();
+        let bytes = [IoSlice::new(&self.buffer[..answer.len])];
+        let control = answer.from.as_ref().map(|from| match from {
+            From::V4(info) => ControlMessage::Ipv4PacketInfo(info),
+            From::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+        });
+        let control = control.as_slice();
+        let count = sendmsg(fd, &bytes, control, MsgFlags::empty(), Some(&answer.to))?;
+        trace!("copy: sendmsg({fd}) = {count}");
+        Ok(())
+    }
+}
