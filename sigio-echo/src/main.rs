@@ -56,8 +56,8 @@ use signal_hook::flag;
 
 /// Connections accepted in a round, so that a crowd at the door does not keep the others waiting.
 const ACCEPTS: usize = 64;
-/// Steps of the copy for one connection in a round: the others wait for a megabyte at most.
-const STEPS: usize = 16;
+/// Steps of the copy for one connection in a round, so that a flood does not keep the others waiting.
+const STEPS: usize = 4;
 /// Seconds until `accept` is tried again while descriptors are short.
 const RETRY: u32 = 1;
 

@@ -9,19 +9,15 @@
 //!        blocked                                │ wait: until something *comes*
 //!  (2) SIGRTMIN, si_fd = 8 ◀─────────────────   ┘ a message for 8 has arrived
 //!  (3) read(8), write(8) ────────────────────▶    copy
-//!  (4) … again and again, until ─────────────▶    nothing is left, or nothing more fits:
-//!  (1) sigtimedwait                               what is left unread is never signalled again
+//!  (4) … until nothing is left ──────────────▶    what is left unread is never signalled again
 //! ```
 //!
 //! A message: (1) the thread waits for the next signal; (2) it takes what is queued and notes whom
-//! it names: they are *ready*, and the *copy* is still the process's own; (3) it copies, (4) until
-//! the socket is drained. (5) A peer that sends faster than that gets so many steps, stays noted,
-//! and goes on in the next round, whose wait does not block. (6) The queue is bounded
-//! (`RLIMIT_SIGPENDING`, one for all processes of a user). Where it is full, the kernel sends SIGIO
-//! instead, which names nobody: everybody may be ready.
-//!
-//! A signal is a hint: by the time it is taken, the bytes may have been read, the descriptor closed
-//! or another connection's. A read tells, and one in vain does no harm.
+//! it names: they are *ready*, and the *copy* is still the process's own; (3) it copies, one step
+//! for each that is noted, (4) round by round until there is nothing left to copy; these rounds do
+//! not block. (5) The queue is bounded (`RLIMIT_SIGPENDING`, one for all processes of a user). Where
+//! it is full the kernel sends SIGIO instead, which names nobody: everybody may be ready. Either is
+//! a hint; by the time it is taken, the bytes may have been read, or the descriptor be another's.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-realtime`
 //!
@@ -32,13 +28,12 @@
 //! ```
 //!
 //! Use it when: you keep a program from before epoll, which was made to replace this.
-//! Limits: Linux only. Each event costs a signal, and a system call to fetch it. While the user's
-//! other processes fill the queue, this does what `sigio-echo` does.
+//! Limits: Linux only. Each event costs a signal, and a system call to fetch it.
 //! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which
 //! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`
 //! (the same loop; epoll's list has room for everybody).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem::{self, MaybeUninit};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
@@ -56,8 +51,6 @@ use nix::unistd::getpid;
 const SIGNALS: usize = 256;
 /// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
 const ACCEPTS: usize = 64;
-/// Steps of the copy for one connection in a round: the others wait for a megabyte at most.
-const STEPS: usize = 16;
 /// Until `accept` is tried again while descriptors are short.
 const RETRY: timespec = timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 const NOW: timespec = timespec { tv_sec: 0, tv_nsec: 0 };
@@ -77,9 +70,9 @@ struct Server {
     listener: TcpListener,
     /// What to wait for.
     signals: SigSet,
-    connections: HashMap<RawFd, Connection>,
+    connections: BTreeMap<RawFd, Connection>,
     /// Who may have something left to copy.
-    ready: HashSet<RawFd>,
+    ready: BTreeSet<RawFd>,
     /// Somebody may still wait to be accepted: no signal will say so again.
     incoming: bool,
     /// Out of descriptors.
@@ -90,16 +83,15 @@ struct Server {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        // Blocked for good, so that they queue. nix has no name for a real-time signal: all minus
-        // the others leaves them.
-        let (mut signals, waited) = (SigSet::all(), [SIGIO, SIGINT, SIGTERM]);
-        for other in Signal::iterator().filter(|&signal| !waited.contains(&(signal as c_int))) {
-            signals.remove(other);
-        }
+        // Blocked for good, so that they queue.
+        let mut signals = SigSet::all();
+        // nix has no names for the real-time ones: without those that it can name, they are left.
+        Signal::iterator().for_each(|named| signals.remove(named));
+        signals.extend([Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM]);
         signals.thread_block()?;
         let listener = listen(&addr)?;
         arm(&listener)?;
-        let (connections, ready, buffer) = (HashMap::new(), HashSet::new(), vec![0; BUFFER]);
+        let (connections, ready, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; BUFFER]);
         // Somebody may have come before the listener was armed.
         let (incoming, starved) = (true, false);
         Server { listener, signals, connections, ready, incoming, starved, buffer }.serve()
@@ -121,19 +113,15 @@ fn arm(socket: &impl AsRawFd) -> nix::Result<()> {
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         loop {
-            let mut timeout = match self.starved {
-                _ if !self.ready.is_empty() => Some(&NOW), // (5)
-                true => Some(&RETRY),
-                false if self.incoming => Some(&NOW),
-                false => None,
-            };
+            let more = !self.ready.is_empty() || self.incoming && !self.starved; // (4)
+            let mut timeout = if more { Some(&NOW) } else { self.starved.then_some(&RETRY) };
             trace!("wait: sigtimedwait"); // (1)
             for _ in 0..SIGNALS {
                 // The lowest number comes first: SIGTERM never waits behind the queue.
                 match self.next_signal(timeout)? {
                     (0, _) => break,
                     (SIGINT | SIGTERM, _) => return Ok(()),
-                    (SIGIO, _) => self.note_all(), // (6)
+                    (SIGIO, _) => self.note_all(), // (5)
                     (_, fd) if fd == self.listener.as_raw_fd() => self.incoming = true,
                     (_, fd) => drop(self.ready.insert(fd)), // (2)
                 }
@@ -165,27 +153,24 @@ impl Server {
     }
 
     fn note_all(&mut self) {
-        // What is still queued says no more than this, and the queue must not stay full. To ignore
-        // a signal empties its queue; and as it is blocked too, the next ones queue all the same.
-        // SAFETY: no handler is installed.
-        unsafe { libc::signal(SIGRTMIN(), libc::SIG_IGN) };
+        // What is still queued says no more than this. To ignore a signal empties its queue.
+        for action in [libc::SIG_IGN, libc::SIG_DFL] {
+            // SAFETY: no handler is installed.
+            unsafe { libc::signal(SIGRTMIN(), action) };
+        }
         self.ready.extend(self.connections.keys());
         self.incoming = true;
     }
 
-    /// Steps of the copy until the socket is drained (3, 4). What the signal said has come (its
-    /// `si_code`) is no news by now; the read's answer is.
+    /// One step of the copy (3). The signal said what had come (in `si_code`), this says what is so.
     fn go_on(&mut self, fd: RawFd) {
         let Some(connection) = self.connections.get_mut(&fd) else { return };
-        for _ in 0..STEPS {
-            match connection.go_on(&mut self.buffer) {
-                Next::More(_) => {}
-                // A signal will tell: of a write, because it has just found no room.
-                Next::Read | Next::Write => return,
-                Next::Close => return drop(self.connections.remove(&fd)),
-            }
+        match connection.go_on(&mut self.buffer) {
+            Next::More(_) => drop(self.ready.insert(fd)),
+            // A signal will tell: of a write, because it has just found no room.
+            Next::Read | Next::Write => {}
+            Next::Close => drop(self.connections.remove(&fd)),
         }
-        self.ready.insert(fd);
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
@@ -193,14 +178,11 @@ impl Server {
         for _ in 0..ACCEPTS {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => {
-                    self.incoming = false;
-                    break;
-                }
-                Accepted::OutOfDescriptors => {
-                    self.starved = true;
-                    break;
-                }
+                Accepted::NobodyWaits => self.incoming = false,
+                Accepted::OutOfDescriptors => self.starved = true,
+            }
+            if self.starved || !self.incoming {
+                break;
             }
         }
         Ok(())
@@ -209,12 +191,10 @@ impl Server {
     fn add(&mut self, connection: Connection) {
         let fd = connection.as_raw_fd();
         match arm(&connection) {
-            Ok(()) => {
-                self.connections.insert(fd, connection);
-                self.ready.insert(fd); // it may have sent already
-            }
+            Ok(()) => drop(self.connections.insert(fd, connection)),
             // The kernel is out of memory.
             Err(error) => warn!("descriptor {fd} refused: {error}"),
         }
+        self.ready.insert(fd); // it may have sent already
     }
 }

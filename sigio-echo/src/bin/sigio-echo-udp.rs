@@ -47,8 +47,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{ECHO_ADDR, announce, bind_udp, run, stop_flag};
-use libc::{in_pktinfo, in6_pktinfo};
+use libc::in6_pktinfo;
 use log::{debug, trace};
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::socket::{
@@ -79,13 +80,7 @@ struct Server {
 struct Answer {
     len: usize,
     to: SockaddrStorage,
-    from: Option<From>,
-}
-
-/// `IP_PKTINFO`, `IPV6_PKTINFO`: to which of our addresses a datagram came.
-enum From {
-    V4(in_pktinfo),
-    V6(in6_pktinfo),
+    from: Option<ControlMessageOwned>,
 }
 
 fn main() -> ExitCode {
@@ -140,64 +135,57 @@ impl Server {
 
     fn answer_some(&mut self) {
         for _ in 0..DATAGRAMS {
-            let answer = match self.owed.take() {
-                Some(answer) => answer,
-                None => match self.receive() {
-                    Ok(answer) => answer,
-                    Err(Errno::EAGAIN) => return,
-                    // What became of an answer: its peer's affair.
-                    Err(error) => {
-                        debug!("recvmsg: {error}");
-                        continue;
-                    }
-                },
+            let answer = match self.owed.take().map_or_else(|| self.receive(), Ok) {
+                Ok(answer) => answer,
+                Err(Errno::EAGAIN) => return trace!("copy: recvmsg: nothing there"),
+                // What became of an earlier answer.
+                Err(error) => {
+                    debug!("recvmsg: {error}");
+                    continue;
+                }
             };
             match self.send(&answer) {
-                Ok(()) => {}
+                Ok(count) => trace!("copy: sendmsg = {count}"),
                 // A signal will tell when there is room.
                 Err(Errno::EAGAIN) => {
+                    trace!("copy: sendmsg: no room");
                     self.owed = Some(answer); // (6)
                     return;
                 }
-                // No route, a firewall, a sender that cannot be answered (port 0).
+                // No route, a firewall, a sender whom nobody can answer (port 0).
                 Err(error) => debug!("no answer to {}: {error}", answer.to),
             }
         }
         self.unfinished = true;
     }
 
+    /// Receives one datagram (3) into the buffer.
     fn receive(&mut self) -> nix::Result<Answer> {
-        // (3)
-        let fd = self.socket.as_raw_fd();
-        let mut control = nix::cmsg_space!(in6_pktinfo);
+        let mut control = cmsg_space!(in6_pktinfo); // the larger one
         let mut bytes = [IoSliceMut::new(&mut self.buffer)];
+        let fd = self.socket.as_raw_fd();
         let message = recvmsg(fd, &mut bytes, Some(&mut control), MsgFlags::empty())?;
-        let from = match message.cmsgs()?.next() {
-            // Interface 0: the routing table picks the interface, as for any other datagram.
-            Some(ControlMessageOwned::Ipv4PacketInfo(info)) => {
-                Some(From::V4(in_pktinfo { ipi_ifindex: 0, ..info }))
-            }
-            Some(ControlMessageOwned::Ipv6PacketInfo(info)) => {
-                Some(From::V6(in6_pktinfo { ipi6_ifindex: 0, ..info }))
-            }
-            _ => None,
-        };
-        trace!("copy: recvmsg({fd}) = {}", message.bytes);
+        trace!("copy: recvmsg = {}", message.bytes);
+        let mut from = message.cmsgs()?.next();
+        // Which interface the answer takes is for the routes to say.
+        match &mut from {
+            Some(ControlMessageOwned::Ipv4PacketInfo(info)) => info.ipi_ifindex = 0,
+            Some(ControlMessageOwned::Ipv6PacketInfo(info)) => info.ipi6_ifindex = 0,
+            _ => {}
+        }
         let to = message.address.ok_or(Errno::EDESTADDRREQ)?;
         Ok(Answer { len: message.bytes, to, from })
     }
 
-    fn send(&self, answer: &Answer) -> nix::Result<()> {
-        // (4)
-        let fd = self.socket.as_raw_fd();
-        let bytes = [IoSlice::new(&self.buffer[..answer.len])];
-        let control = answer.from.as_ref().map(|from| match from {
-            From::V4(info) => ControlMessage::Ipv4PacketInfo(info),
-            From::V6(info) => ControlMessage::Ipv6PacketInfo(info),
+    /// Sends `answer` whole (4), or not at all.
+    fn send(&self, answer: &Answer) -> nix::Result<usize> {
+        let from = answer.from.as_ref().and_then(|from| match from {
+            ControlMessageOwned::Ipv4PacketInfo(info) => Some(ControlMessage::Ipv4PacketInfo(info)),
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(ControlMessage::Ipv6PacketInfo(info)),
+            _ => None,
         });
-        let control = control.as_slice();
-        let count = sendmsg(fd, &bytes, control, MsgFlags::empty(), Some(&answer.to))?;
-        trace!("copy: sendmsg({fd}) = {count}");
-        Ok(())
+        let bytes = [IoSlice::new(&self.buffer[..answer.len])];
+        let (fd, to) = (self.socket.as_raw_fd(), Some(&answer.to));
+        sendmsg(fd, &bytes, from.as_slice(), MsgFlags::empty(), to)
     }
 }
