@@ -56,7 +56,7 @@ use signal_hook::flag;
 
 /// Connections accepted in a round, so that a crowd at the door does not keep the others waiting.
 const ACCEPTS: usize = 64;
-/// Steps of the copy for one connection in a round, so that a flood does not keep the others waiting.
+/// Steps of the copy for one connection in a round: a flood keeps the others waiting no longer.
 const STEPS: usize = 4;
 /// Seconds until `accept` is tried again while descriptors are short.
 const RETRY: u32 = 1;
@@ -116,7 +116,7 @@ impl Server {
             }
             trace!("wait: sigsuspend"); // (1)
             SigSet::empty().suspend()?;
-            trace!("wait: sigsuspend was ended by a signal"); // (2)
+            trace!("wait: sigsuspend, ended by a signal"); // (2)
         }
         Ok(())
     }

@@ -14,10 +14,10 @@
 //!
 //! A message: (1) the thread waits for the next signal; (2) it takes what is queued and notes whom
 //! it names: they are *ready*, and the *copy* is still the process's own; (3) it copies, one step
-//! for each that is noted, (4) round by round until there is nothing left to copy; these rounds do
-//! not block. (5) The queue is bounded (`RLIMIT_SIGPENDING`, one for all processes of a user). Where
-//! it is full the kernel sends SIGIO instead, which names nobody: everybody may be ready. Either is
-//! a hint; by the time it is taken, the bytes may have been read, or the descriptor be another's.
+//! for each that is noted, (4) round by round until nothing is left; these rounds do not block.
+//! (5) The queue is bounded (`RLIMIT_SIGPENDING`, one for all processes of a user). Where it is
+//! full, the kernel sends SIGIO, which names nobody: everybody may be ready. Either is a hint: by
+//! the time it is taken, the bytes may have been read, or the descriptor be another connection's.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-realtime`
 //!
@@ -127,7 +127,7 @@ impl Server {
                 }
                 timeout = Some(&NOW);
             }
-            trace!("wait: sigtimedwait, until {} may be ready", self.ready.len());
+            trace!("wait: sigtimedwait = {} may be ready", self.ready.len());
 
             for fd in mem::take(&mut self.ready) {
                 self.go_on(fd);
@@ -162,7 +162,7 @@ impl Server {
         self.incoming = true;
     }
 
-    /// One step of the copy (3). The signal said what had come (in `si_code`), this says what is so.
+    /// One step of the copy (3). The signal's `si_code` said what came then; this says what is so.
     fn go_on(&mut self, fd: RawFd) {
         let Some(connection) = self.connections.get_mut(&fd) else { return };
         match connection.go_on(&mut self.buffer) {

@@ -16,12 +16,12 @@
 //! A message: (1) the thread sleeps; a program with work of its own would do that instead. (2) The
 //! signal comes at the end of the *wait*: the *copy* is still the process's own. (3) It receives
 //! one datagram, (4) answers from the address that was asked, and so on until nothing is left.
-//! (5) After so many it looks at its flags; as no signal will tell of the rest, it sends itself one.
-//! (6) An answer that the socket has no room for is owed, and nothing is received before it is gone.
+//! (5) After so many it looks at its flags; no signal will tell of the rest: it sends itself one.
+//! (6) An answer that the socket has no room for is owed; nothing is received before it is gone.
 //!
-//! The handler does not receive. It could (`recvmsg` is async-signal-safe), but while datagrams come
-//! it would not return: 9000 have been seen answered by one call of such a handler, and all that
-//! while the program did nothing else, not even stop.
+//! Textbooks receive in the handler. It may (`recvmsg` is async-signal-safe), but does not return
+//! while datagrams come: one call of such a handler was seen to answer 9000, and all that while
+//! the program got nothing else done.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-udp`
 //!
@@ -31,12 +31,13 @@
 //! hello
 //! ```
 //!
-//! Use it when: a program that computes has a datagram socket to answer on the side (NTP once did).
-//! Limits: datagrams that come while the receive buffer is full are lost, as UDP has it. What the
-//! way to one peer holds up, holds up all: the socket is shared. The sender's address may be false:
-//! never offer an echo to an open network, where one datagram can set two of them on each other.
-//! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (no connection,
-//! no question of whose).
+//! Use it when: a program that computes has a datagram socket to answer on the side.
+//! Limits: what comes while the receive buffer is full is lost, as UDP has it. All peers share one
+//! send buffer: answers to a few that cannot be reached fill it, and until the kernel gives them up
+//! (three seconds for one that ARP does not find) everybody waits. And a sender's address may be
+//! false: on an open network one datagram can set two echo servers on each other, for ever.
+//! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (one socket,
+//! and messages that come whole).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem;
@@ -63,8 +64,8 @@ use signal_hook::flag;
 const DATAGRAM: usize = 65_527;
 /// Datagrams answered between two looks at the flags.
 const DATAGRAMS: usize = 64;
-/// Bytes asked for as buffer in the kernel; it takes the lower of this and `net.core.rmem_max`.
-/// It counts the least datagram as 768 bytes: a burst of 5000 overflows the usual 208 KiB.
+/// Bytes that may wait in the kernel; it takes the lower of this and `net.core.rmem_max`. It counts
+/// even the smallest datagram as some 800: a burst of 5000 overflows the usual 208 KiB.
 const ROOM: usize = 16 * 1024 * 1024;
 
 struct Server {
@@ -128,7 +129,7 @@ impl Server {
             }
             trace!("wait: sigsuspend"); // (1)
             SigSet::empty().suspend()?;
-            trace!("wait: sigsuspend was ended by a signal"); // (2)
+            trace!("wait: sigsuspend, ended by a signal"); // (2)
         }
         Ok(())
     }
