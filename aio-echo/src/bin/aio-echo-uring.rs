@@ -30,8 +30,8 @@
 //! the data is there: an idle connection holds one, though only the pages that were used cost.
 //! Compare with: `aio-echo/src/main.rs` (POSIX AIO), `epoll-echo/src/main.rs` (readiness).
 
-use std::collections::HashMap;
-use std::io;
+use std::collections::BTreeMap;
+use std::io::{self, Error};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
@@ -43,8 +43,7 @@ use std::ptr::null_mut;
 use aio_echo::own_pages;
 use anyhow::Context;
 use common::{Accepted, BUFFER, ECHO_ADDR, accepted, listen, run, stop_socket};
-use io_uring::types::{Fd, Timespec};
-use io_uring::{IoUring, opcode, squeue::Entry};
+use io_uring::{IoUring, opcode, squeue::Entry, types::Fd, types::Timespec};
 use log::{info, trace};
 use socket2::SockRef;
 
@@ -61,7 +60,7 @@ struct Server {
     ring: IoUring,
     /// By descriptor, which names the operation too: each has one in flight, and is closed only
     /// when that has completed. So no completion can be taken for one of a later connection's.
-    connections: HashMap<RawFd, Connection>,
+    connections: BTreeMap<RawFd, Connection>,
 }
 
 struct Connection {
@@ -80,9 +79,8 @@ fn main() -> ExitCode {
         let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(OPERATIONS);
         let ring = ring.context("io_uring is refused (Linux before 6.1, a sysctl, a container)")?;
         own_pages(BUFFER as i32);
-        let stop = stop_socket()?;
-        let listener = listen(&addr)?;
-        let server = Server { listener, stop, ring, connections: HashMap::new() };
+        let (stop, listener) = (stop_socket()?, listen(&addr)?);
+        let server = Server { listener, stop, ring, connections: BTreeMap::new() };
         // Never freed: at the end there are buffers that the kernel still has.
         Box::leak(Box::new(server)).serve()
     })
@@ -102,8 +100,7 @@ impl Server {
 
             for (fd, result) in done.drain(..) {
                 // As the system call would have returned it, or minus its `errno`.
-                let result =
-                    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
+                let result = usize::try_from(result).map_err(|_| Error::from_raw_os_error(-result));
                 match fd as RawFd {
                     fd if fd == stop => {
                         // The kernel clears up after us in its own time, and till then the accept
@@ -142,8 +139,7 @@ impl Server {
         match result.map(|count| connection.go_on(count)) {
             Ok(Some(operation)) => return self.submit(fd, operation),
             Ok(None) => info!("{} left", connection.peer),
-            // A reset (`ECONNRESET`, `EPIPE`), a time-out, a lost route: of this peer only.
-            Err(error) => info!("{} left: {error}", connection.peer),
+            Err(error) => info!("{} left: {error}", connection.peer), // a reset, a time-out
         }
         self.connections.remove(&fd);
         Ok(())
@@ -194,11 +190,10 @@ impl Connection {
     }
 
     fn operation(&mut self) -> Entry {
-        let fd = Fd(self.stream.as_raw_fd());
-        if self.owed.is_empty() {
+        let (fd, owed) = (Fd(self.stream.as_raw_fd()), &self.buffer[self.owed.clone()]);
+        if owed.is_empty() {
             opcode::Recv::new(fd, self.buffer.as_mut_ptr().cast(), BUFFER as u32).build() // (1)
         } else {
-            let owed = &self.buffer[self.owed.clone()];
             opcode::Send::new(fd, owed.as_ptr().cast(), owed.len() as u32).build() // (4)
         }
     }
