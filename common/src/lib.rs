@@ -4,8 +4,10 @@
 //! - [`listen`] and [`accept`]: the listening socket, and what `accept(2)` can answer.
 //! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
 //!   whose sockets do not block. The first phase, the *wait*, is what the servers are about.
+//! - [`chat`]: the rules of the chat room, for the servers that are about handling.
 //! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear them.
 
+pub mod chat;
 mod connection;
 mod signals;
 mod socket;
@@ -14,4 +16,4 @@ mod start;
 pub use connection::{BUFFER, Connection, Next};
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
 pub use socket::{Accepted, accept, listen};
-pub use start::{Arg, ECHO_ADDR, run};
+pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, run};
