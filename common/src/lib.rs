@@ -1,7 +1,7 @@
 //! What every server here shares, and nothing that tells them apart.
 //!
 //! - [`run`]: the command line, the log, and one clear line when the start fails.
-//! - [`listen`] and [`accept`]: the listening socket, and what `accept(2)` can answer.
+//! - [`listen`], [`accept`] and [`accepted`]: the listening socket, and what `accept(2)` can answer.
 //! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
 //!   whose sockets do not block. The first phase, the *wait*, is what the servers are about.
 //! - [`chat`]: the rules of the chat room, for the servers that are about handling.
@@ -15,5 +15,5 @@ mod start;
 
 pub use connection::{BUFFER, Connection, Next};
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
-pub use socket::{Accepted, accept, listen};
+pub use socket::{Accepted, accept, accepted, listen};
 pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, run};

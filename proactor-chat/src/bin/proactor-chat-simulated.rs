@@ -84,8 +84,8 @@ struct Completion {
 struct Chat {
     room: Room,
     effects: Effects,
-    /// Whose reads are handled, and their sizes.
-    handled: Vec<(Id, usize)>,
+    /// Whose reads are handled, and their buffers.
+    handled: Vec<(Id, Vec<u8>)>,
 }
 
 /// What main thread and workers share. Nobody holds both locks, and nobody makes a system call
@@ -166,7 +166,7 @@ impl Shared {
                 Ok(bytes) => room.input(id, bytes, now, effects),
                 Err(_) => room.leave(id, effects),
             }
-            handled.push((id, read.map_or(0, |bytes| bytes.len())));
+            handled.push((id, read.unwrap_or_default()));
             let first = handled.len() == 1;
             drop(chat);
             if first {
@@ -292,10 +292,10 @@ impl Server {
         room.expire(now, answers);
         effects.write.append(&mut answers.write);
         effects.close.append(&mut answers.close);
-        for (id, count) in handled.drain(..) {
-            self.under_way -= count;
+        for (id, bytes) in handled.drain(..) {
+            self.under_way -= bytes.len();
             // It has not been drained: there may be more.
-            if count > 0 {
+            if !bytes.is_empty() {
                 self.ready.push_back(id);
             }
         }
