@@ -36,15 +36,14 @@
 //! Compare with: `diff proactor-chat/src/bin/proactor-chat-simulated.rs
 //! proactor-chat/src/bin/proactor-chat-uring.rs` (who completes: what the workers do is the same).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -52,12 +51,10 @@ use common::chat::{self, Effects, Id, Owed, Room};
 use common::{Accepted, CHAT_ADDR, IDLE, accepted, listen, run, stop_socket};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use log::{info, trace};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use log::{debug, info, trace};
+use proactor_chat::{Read, Workers};
 use socket2::SockRef;
 
-/// Threads that handle. One lock guards the room: more of them would wait for one another.
-const WORKERS: usize = 2;
 /// Operations handed over in one call.
 const OPERATIONS: u32 = 256;
 /// Completions that have room in memory shared with the kernel; it keeps what goes beyond it.
@@ -73,31 +70,6 @@ const STOP: u64 = u64::MAX - 1;
 const ANSWERS: u64 = u64::MAX - 2;
 /// Together with a client's id: its send. The id alone is its receive.
 const SEND: u64 = 1 << 63;
-
-/// A read that is complete: the bytes, none at the end of the input, or what went wrong.
-struct Completion {
-    id: Id,
-    read: io::Result<Vec<u8>>,
-}
-
-/// The room, and what the workers answer, until the main thread takes it.
-struct Chat {
-    room: Room,
-    effects: Effects,
-    /// Whose reads are handled, and their buffers.
-    handled: Vec<(Id, Vec<u8>)>,
-}
-
-/// What main thread and workers share. Nobody holds both locks, and nobody makes a system call
-/// that blocks with one of them held.
-struct Shared {
-    /// The request queue. A client is in it once at most: it is not read again before.
-    completions: Mutex<VecDeque<Completion>>,
-    some: Condvar,
-    chat: Mutex<Chat>,
-    /// Tells the main thread of the first answer since it has taken them.
-    answered: EventFd,
-}
 
 struct Connection {
     stream: TcpStream,
@@ -116,10 +88,10 @@ struct Connection {
 struct Server {
     listener: TcpListener,
     ring: IoUring,
-    shared: Arc<Shared>,
-    connections: HashMap<Id, Connection>,
+    workers: Arc<Workers>,
+    connections: BTreeMap<Id, Connection>,
     /// What is complete and not with a worker yet.
-    completed: VecDeque<Completion>,
+    completed: VecDeque<(Id, Read)>,
     /// Bytes that are with the workers, or answered and not being sent yet.
     under_way: usize,
     /// Out of descriptors: when to accept again.
@@ -128,7 +100,7 @@ struct Server {
 
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
-        let shared = Arc::new(Shared::new(Room::new(chat::idle(&idle)?))?);
+        let room = Room::new(chat::idle(&idle)?);
         // Both save the kernel from interrupting us with each completion: it keeps them until we
         // wait.
         let ring = IoUring::builder()
@@ -139,15 +111,11 @@ fn main() -> ExitCode {
             .context("the kernel refuses io_uring (older than 6.1, a sysctl, a container)")?;
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
-        for n in 1..=WORKERS {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new().name(format!("worker-{n}")).spawn(move || shared.work())?;
-        }
         let server = Server {
             listener,
             ring,
-            shared,
-            connections: HashMap::new(),
+            workers: Workers::start(room)?,
+            connections: BTreeMap::new(),
             completed: VecDeque::new(),
             under_way: 0,
             retry: None,
@@ -155,64 +123,6 @@ fn main() -> ExitCode {
         // Never freed: at the end there are buffers that the kernel still has.
         Box::leak(Box::new(server)).serve(&stop)
     })
-}
-
-impl Shared {
-    fn new(room: Room) -> io::Result<Self> {
-        Ok(Self {
-            completions: Mutex::default(),
-            some: Condvar::new(),
-            chat: Mutex::new(Chat { room, effects: Effects::default(), handled: Vec::new() }),
-            answered: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-        })
-    }
-
-    /// A worker: it handles what has been read (4).
-    fn work(&self) {
-        loop {
-            let Completion { id, read } = self.next();
-            trace!("handle: {id:?}: {:?}", read.as_ref().map(Vec::len));
-            let (now, mut chat) = (Instant::now(), self.chat());
-            let Chat { room, effects, handled } = &mut *chat;
-            match &read {
-                Ok(bytes) if bytes.is_empty() => room.end(id, now, effects),
-                Ok(bytes) => room.input(id, bytes, now, effects),
-                Err(_) => room.leave(id, effects),
-            }
-            handled.push((id, read.unwrap_or_default()));
-            let first = handled.len() == 1;
-            drop(chat);
-            if first {
-                // Its counter would have to overflow for this to fail.
-                let _ = self.answered.write(1);
-            }
-        }
-    }
-
-    fn next(&self) -> Completion {
-        let mut completions = lock(&self.completions);
-        loop {
-            match completions.pop_front() {
-                Some(completion) => return completion,
-                None => completions = self.some.wait(completions).expect(UNPOISONED),
-            }
-        }
-    }
-
-    fn complete(&self, id: Id, read: io::Result<Vec<u8>>) {
-        lock(&self.completions).push_back(Completion { id, read });
-        self.some.notify_one();
-    }
-
-    fn chat(&self) -> MutexGuard<'_, Chat> {
-        lock(&self.chat)
-    }
-}
-
-const UNPOISONED: &str = "no thread panics with a lock held";
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect(UNPOISONED)
 }
 
 impl Server {
@@ -246,7 +156,7 @@ impl Server {
                     id => self.received(Id(id), result),
                 }
             }
-            let handled = self.take_answers(&mut effects);
+            let handled = self.workers.answers(&mut effects);
             // Before more is read: what has been read reaches everybody's socket first.
             for id in effects.write.drain(..) {
                 self.send(id, 0)?;
@@ -281,7 +191,7 @@ impl Server {
     /// Hands over what is queued, and waits until as many operations as wanted are done or it is
     /// time for something else.
     fn enter(&self, wanted: usize) -> io::Result<()> {
-        let expiry = self.shared.chat().room.next_expiry();
+        let expiry = self.workers.room(|room| room.next_expiry());
         let first = [expiry, self.retry].into_iter().flatten().min();
         let time = first.map(|at| Timespec::from(at - Instant::now()));
         let args = SubmitArgs::new();
@@ -293,18 +203,9 @@ impl Server {
     }
 
     fn watch_answers(&mut self) -> io::Result<()> {
-        let fd = Fd(self.shared.answered.as_fd().as_raw_fd());
+        let fd = Fd(self.workers.answered().as_raw_fd());
         // Completes with every write to it: nobody has to read it.
         self.begin(ANSWERS, &opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build())
-    }
-
-    fn take_answers(&mut self, effects: &mut Effects) -> Vec<(Id, Vec<u8>)> {
-        let (now, mut chat) = (Instant::now(), self.shared.chat());
-        let Chat { room, effects: answers, handled } = &mut *chat;
-        room.expire(now, answers);
-        effects.write.append(&mut answers.write);
-        effects.close.append(&mut answers.close);
-        mem::take(handled)
     }
 
     /// Begins to read from a client (1).
@@ -334,7 +235,7 @@ impl Server {
                 trace!("copy: recv({}) = {count}", connection.stream.as_raw_fd());
                 // SAFETY: the kernel has filled as many.
                 unsafe { bytes.set_len(count) };
-                self.completed.push_back(Completion { id, read: Ok(bytes) });
+                self.completed.push_back((id, Ok(bytes)));
             }
             Err(error) => self.lose(id, error),
         }
@@ -343,9 +244,9 @@ impl Server {
     /// Gives the workers what is complete, as much as may be under way.
     fn hand_over(&mut self) {
         while self.under_way < chat::UNDER_WAY {
-            let Some(Completion { id, read }) = self.completed.pop_front() else { return };
+            let Some((id, read)) = self.completed.pop_front() else { return };
             self.under_way += read.as_ref().map_or(0, Vec::len);
-            self.shared.complete(id, read);
+            self.workers.handle(id, read);
         }
     }
 
@@ -355,7 +256,7 @@ impl Server {
         if connection.closed {
             return Ok(());
         }
-        let owed = self.shared.chat().room.owed(id, sent, &mut connection.sending);
+        let owed = self.workers.room(|room| room.owed(id, sent, &mut connection.sending));
         match owed {
             Owed::Lines => {
                 let (lines, fd) = (&connection.sending, Fd(connection.stream.as_raw_fd()));
@@ -417,7 +318,7 @@ impl Server {
         peer: SocketAddr,
         effects: &mut Effects,
     ) -> io::Result<()> {
-        let id = self.shared.chat().room.join(Instant::now(), effects);
+        let id = self.workers.room(|room| room.join(Instant::now(), effects));
         let (receiving, sending) = (Vec::new(), Vec::new());
         let connection =
             Connection { stream, peer, receiving, sending, in_flight: 0, closed: false };
@@ -427,8 +328,9 @@ impl Server {
 
     /// A connection has failed (`ECONNRESET`, `EPIPE`, a time-out): that too completes its read.
     fn lose(&mut self, id: Id, error: io::Error) {
+        debug!("{id:?}: {error}");
         self.close(id);
-        self.completed.push_back(Completion { id, read: Err(error) });
+        self.completed.push_back((id, Err(error)));
     }
 
     /// Ends what is in flight, and closes when that has come back: only then is the descriptor's
