@@ -57,12 +57,13 @@ use socket2::SockRef;
 
 /// Operations handed over in one call.
 const OPERATIONS: u32 = 256;
-/// Completions that have room in memory shared with the kernel; it keeps what goes beyond it.
-const COMPLETIONS: u32 = 4096;
+/// Completions dealt with at once, so that a crowd at the door does not keep the others waiting.
+const COMPLETIONS: usize = 256;
 /// Until `accept` is tried again while descriptors are short.
 const RETRY: Duration = Duration::from_millis(100);
 /// The time is over; a signal; no room in the kernel just now: what is done makes some.
-const AGAIN: [i32; 4] = [libc::ETIME, libc::EINTR, libc::EAGAIN, libc::EBUSY];
+const AGAIN: [Option<i32>; 4] =
+    [Some(libc::ETIME), Some(libc::EINTR), Some(libc::EAGAIN), Some(libc::EBUSY)];
 
 /// What an operation is about that is not about a client: their ids count up from 0.
 const LISTENER: u64 = u64::MAX;
@@ -88,6 +89,8 @@ struct Connection {
 struct Server {
     listener: TcpListener,
     ring: IoUring,
+    /// Operations that are done, taken back from the kernel.
+    done: VecDeque<cqueue::Entry>,
     workers: Arc<Workers>,
     connections: BTreeMap<Id, Connection>,
     /// What is complete and not with a worker yet.
@@ -106,7 +109,6 @@ fn main() -> ExitCode {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
-            .setup_cqsize(COMPLETIONS)
             .build(OPERATIONS)
             .context("the kernel refuses io_uring (older than 6.1, a sysctl, a container)")?;
         let stop = stop_socket()?;
@@ -114,6 +116,7 @@ fn main() -> ExitCode {
         let server = Server {
             listener,
             ring,
+            done: VecDeque::new(),
             workers: Workers::start(room)?,
             connections: BTreeMap::new(),
             completed: VecDeque::new(),
@@ -131,14 +134,14 @@ impl Server {
         self.begin(STOP, &opcode::PollAdd::new(Fd(stop.as_raw_fd()), readable).build())?;
         self.watch_answers()?;
         self.accept()?;
-        let mut done = Vec::new();
         let mut effects = Effects::default();
         loop {
             trace!("wait: io_uring_enter"); // (2), (5)
-            self.enter(1)?;
-            done.extend(self.ring.completion());
-            trace!("wait: io_uring_enter = {} done", done.len());
-            for entry in done.drain(..) {
+            self.enter(usize::from(self.done.is_empty()))?;
+            trace!("wait: io_uring_enter = {} done", self.done.len());
+
+            for _ in 0..COMPLETIONS {
+                let Some(entry) = self.done.pop_front() else { break };
                 let more = cqueue::more(entry.flags());
                 // As the system call would have returned it, or minus its `errno`.
                 let result = usize::try_from(entry.result())
@@ -152,12 +155,11 @@ impl Server {
                     LISTENER => self.accepted(result, more, &mut effects)?,
                     ANSWERS if more => {} // they are taken anyway
                     ANSWERS => self.watch_answers()?,
-                    id if id & SEND != 0 => self.sent(Id(id & !SEND), result)?,
-                    id => self.received(Id(id), result),
+                    name => self.go_on(name, result)?,
                 }
             }
             let handled = self.workers.answers(&mut effects);
-            // Before more is read: what has been read reaches everybody's socket first.
+            // First what has been read goes to everybody; then more is read.
             for id in effects.write.drain(..) {
                 self.send(id, 0)?;
             }
@@ -171,7 +173,10 @@ impl Server {
                     self.receive(id, buffer)?;
                 }
             }
-            self.hand_over();
+            // A send that is done and not seen yet would make its client look as if it did not read.
+            if self.done.is_empty() {
+                self.hand_over();
+            }
             if self.retry.is_some_and(|retry| retry <= Instant::now()) {
                 self.accept()?;
             }
@@ -188,18 +193,19 @@ impl Server {
         Ok(())
     }
 
-    /// Hands over what is queued, and waits until as many operations as wanted are done or it is
-    /// time for something else.
-    fn enter(&self, wanted: usize) -> io::Result<()> {
+    /// Hands over what is queued, waits until as many operations as wanted are done or it is time
+    /// for something else, and takes back those that are done.
+    fn enter(&mut self, wanted: usize) -> io::Result<()> {
         let expiry = self.workers.room(|room| room.next_expiry());
         let first = [expiry, self.retry].into_iter().flatten().min();
         let time = first.map(|at| Timespec::from(at - Instant::now()));
         let args = SubmitArgs::new();
         let args = time.as_ref().map_or(args, |time| args.timespec(time));
         match self.ring.submitter().submit_with_args(wanted, &args) {
-            Err(error) if !error.raw_os_error().is_some_and(|n| AGAIN.contains(&n)) => Err(error),
-            _ => Ok(()),
+            Err(error) if !AGAIN.contains(&error.raw_os_error()) => return Err(error),
+            _ => self.done.extend(self.ring.completion()),
         }
+        Ok(())
     }
 
     fn watch_answers(&mut self) -> io::Result<()> {
@@ -222,23 +228,28 @@ impl Server {
         self.begin(id.0, &operation)
     }
 
-    /// A read is complete (3).
-    fn received(&mut self, id: Id, result: io::Result<usize>) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+    /// An operation of a client's is done.
+    fn go_on(&mut self, name: u64, result: io::Result<usize>) -> io::Result<()> {
+        let id = Id(name & !SEND);
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         connection.in_flight -= 1;
-        let mut bytes = mem::take(&mut connection.receiving);
-        if connection.closed {
-            return self.close(id);
-        }
+        let fd = connection.stream.as_raw_fd();
         match result {
+            _ if connection.closed => self.close(id),
+            Err(error) => self.lose(id, error),
+            Ok(count) if name != id.0 => {
+                trace!("copy: send({fd}) = {count} of {}", connection.sending.len());
+                self.send(id, count)?;
+            }
             Ok(count) => {
-                trace!("copy: recv({}) = {count}", connection.stream.as_raw_fd());
+                trace!("copy: recv({fd}) = {count}"); // (3)
+                let mut bytes = mem::take(&mut connection.receiving);
                 // SAFETY: the kernel has filled as many.
                 unsafe { bytes.set_len(count) };
                 self.completed.push_back((id, Ok(bytes)));
             }
-            Err(error) => self.lose(id, error),
         }
+        Ok(())
     }
 
     /// Gives the workers what is complete, as much as may be under way.
@@ -266,22 +277,6 @@ impl Server {
             }
             Owed::Nothing => connection.sending = Vec::new(),
             Owed::Close => self.close(id),
-        }
-        Ok(())
-    }
-
-    /// A write is complete.
-    fn sent(&mut self, id: Id, result: io::Result<usize>) -> io::Result<()> {
-        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        connection.in_flight -= 1;
-        match result {
-            _ if connection.closed => self.close(id),
-            Ok(count) => {
-                let (fd, all) = (connection.stream.as_raw_fd(), connection.sending.len());
-                trace!("copy: send({fd}) = {count} of {all}");
-                return self.send(id, count);
-            }
-            Err(error) => self.lose(id, error),
         }
         Ok(())
     }
