@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Display, Formatter};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +51,12 @@ pub fn idle(text: &str) -> anyhow::Result<Option<Duration>> {
 /// so that an event which comes too late cannot be taken for a newer client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u64);
+
+impl Display for Id {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "client {}", self.0)
+    }
+}
 
 /// What a server has to do now. The calls of [`Room`] append to it; who acts on it empties it.
 ///
@@ -145,7 +152,7 @@ impl Room {
         id
     }
 
-    /// `bytes`, of which [`READ`] at most, have come from a client: parts of lines, or many lines.
+    /// At most [`READ`] bytes have come from a client: a part of a line, or many lines.
     pub fn input(&mut self, id: Id, bytes: &[u8], now: Instant, effects: &mut Effects) {
         let Some(member) = self.members.get_mut(&id).filter(|member| !member.leaving) else {
             return;

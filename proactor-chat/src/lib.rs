@@ -69,7 +69,10 @@ impl Workers {
     fn work(&self) {
         loop {
             let (id, read) = self.next();
-            trace!("handle: {id:?}, {:?} bytes", read.as_ref().map(Vec::len));
+            match &read {
+                Ok(bytes) => trace!("handle: {} bytes of {id}", bytes.len()),
+                Err(error) => trace!("handle: {id} is lost: {error}"),
+            }
             let (now, mut chat) = (Instant::now(), lock(&self.chat));
             let Chat { room, effects, handled } = &mut *chat;
             match &read {

@@ -19,11 +19,11 @@
 //! (5) the main thread, waiting, is told; (6) it writes all that waits for a client in one write,
 //! and what a full socket does not take when epoll says that it does.
 //!
-//! What makes this a Proactor, when it is built on epoll? Not the call that waits: what the
-//! handler is told. A Reactor's handler hears "you can read", and reads. A Proactor's hears "it has
-//! been read, here it is": it sees no socket and calls neither read nor write. Who completed the
-//! read, the kernel or a thread that stands in for it, it cannot tell. The proof: `work`
-//! is the same here as on `io_uring`, where the kernel does it, to the letter.
+//! What makes this a Proactor, when it is built on epoll? Not the call that waits, but what the
+//! handler is told. A Reactor's handler hears "you can read", and reads. A Proactor's hears "this has
+//! been read": it sees no socket, and calls neither read nor write. Whether the kernel has completed
+//! the read, or a thread that stands in for it, it cannot tell. The proof: the workers here,
+//! `proactor-chat/src/lib.rs`, are those of `proactor-chat-uring` too, where the kernel does it.
 //!
 //! Run: `cargo run -p proactor-chat --bin proactor-chat-simulated`
 //!
@@ -34,12 +34,12 @@
 //! guest1: hi there
 //! ```
 //!
-//! Use it when: handling takes longer than copying and should know nothing of sockets; or the
-//! handlers are written for a Proactor, and the system has none.
-//! Limits: one thread copies for all. A completed read needs a buffer of its own until it is
-//! handled, where a Reactor's worker reads into one that it keeps.
-//! Compare with: `diff proactor-chat/src/bin/proactor-chat-simulated.rs
-//! proactor-chat/src/bin/proactor-chat-uring.rs` (who completes), `reactor-chat` (who copies).
+//! Use it when: handlers should know nothing of sockets (or are written for a Proactor already, on
+//! another system), and this system completes nothing by itself, or may not.
+//! Limits: one thread copies for all. A read needs a buffer of its own until it is handled, where
+//! a Reactor's worker reads into one that it keeps.
+//! Compare with: `proactor-chat-uring.rs` (there the kernel completes), `reactor-chat/src/main.rs`
+//! (there the workers copy).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -281,7 +281,7 @@ impl Server {
 
     /// A client is lost (`ECONNRESET`, `EPIPE`, a time-out): a completion too.
     fn lose(&mut self, id: Id, error: io::Error) {
-        debug!("{id:?}: {error}");
+        debug!("{id}: {error}");
         self.close(id);
         self.workers.handle(id, Err(error));
     }

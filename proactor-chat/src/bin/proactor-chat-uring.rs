@@ -29,12 +29,13 @@
 //! guest1: hi there
 //! ```
 //!
-//! Use it when: there is much to write to many: a line to 100 clients is 100 sends and one system
-//! call.
+//! Use it when: there is much to write to many, on a kernel that lets you. A line to 100 clients is
+//! 3 system calls, where `proactor-chat-simulated` makes 100; the copying stays, so it saves a tenth
+//! of the CPU, not nine.
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs its buffer before
-//! the line is there: an idle client holds one, and what is in flight must outlive the connection.
-//! Compare with: `diff proactor-chat/src/bin/proactor-chat-simulated.rs
-//! proactor-chat/src/bin/proactor-chat-uring.rs` (who completes: what the workers do is the same).
+//! the line is there: an idle client holds 4 KiB, and what is in flight must outlive its connection.
+//! Compare with: `proactor-chat-simulated.rs` (who completes; the workers, `proactor-chat/src/lib.rs`,
+//! are the same), `aio-echo/src/bin/aio-echo-uring.rs` (without workers).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -323,7 +324,7 @@ impl Server {
 
     /// A connection has failed (`ECONNRESET`, `EPIPE`, a time-out): that too completes its read.
     fn lose(&mut self, id: Id, error: io::Error) {
-        debug!("{id:?}: {error}");
+        debug!("{id}: {error}");
         self.close(id);
         self.completed.push_back((id, Err(error)));
     }
