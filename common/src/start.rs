@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Instant;
 
 /// A positional argument.
@@ -18,11 +19,19 @@ pub struct Arg {
 }
 
 /// The address an echo server listens on.
-pub const ECHO_ADDR: Arg = Arg {
-    name: "ADDR",
-    default: "127.0.0.1:7000",
-    meaning: "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one",
+pub const ECHO_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7000", meaning: LISTEN_ON };
+
+/// The address a chat server listens on.
+pub const CHAT_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7001", meaning: LISTEN_ON };
+
+/// How long a client of a chat server may be idle.
+pub const IDLE: Arg = Arg {
+    name: "IDLE",
+    default: "300",
+    meaning: "seconds until a client that says nothing is sent away; 0 for never",
 };
+
+const LISTEN_ON: &str = "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one";
 
 /// Runs `program` with the values of its `args`, from the command line or their defaults.
 ///
@@ -87,7 +96,12 @@ fn start_log() {
         .parse_default_env()
         .format(move |line, record| {
             let seconds = start.elapsed().as_secs_f64();
-            writeln!(line, "{seconds:11.6} {:5} {}", record.level(), record.args())
+            write!(line, "{seconds:11.6} {:5} ", record.level())?;
+            // Where threads have parts to play they have names.
+            if let Some(name) = thread::current().name().filter(|&name| name != "main") {
+                write!(line, "{name}: ")?;
+            }
+            writeln!(line, "{}", record.args())
         })
         .init();
 }
