@@ -1,7 +1,7 @@
 //! What every server here shares, and nothing that tells them apart.
 //!
 //! - [`run`]: the command line, the log, and one clear line when the start fails.
-//! - [`listen`] and [`accept`]: the listening socket, and what `accept(2)` can answer.
+//! - [`listen`], [`accept`] and [`accepted`]: the listening socket, and what `accept(2)` can answer.
 //! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
 //!   whose sockets do not block; [`read`] and [`write`] are its two halves. The first phase, the
 //!   *wait*, is what the servers are about.
@@ -16,5 +16,5 @@ mod start;
 
 pub use connection::{BUFFER, Connection, Next, read, write};
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
-pub use socket::{Accepted, accept, listen};
+pub use socket::{Accepted, accept, accepted, listen};
 pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, run};

@@ -76,31 +76,46 @@ pub enum Accepted {
 /// # Errors
 /// What is wrong with the listening socket itself.
 pub fn accept(listener: &TcpListener) -> io::Result<Accepted> {
+    loop {
+        if let Some(accepted) = accepted(listener.accept())? {
+            return Ok(accepted);
+        }
+    }
+}
+
+/// What an answer of `accept(2)` means, for those who have it by another way than [`accept`].
+///
+/// `None` where that one connection failed, which is logged: take the next one.
+///
+/// # Errors
+/// What is wrong with the listening socket itself.
+pub fn accepted(answer: io::Result<(TcpStream, SocketAddr)>) -> io::Result<Option<Accepted>> {
     // One line in the log when a shortage begins, however often we are told of it.
     static SHORTAGE: AtomicBool = AtomicBool::new(false);
-    loop {
-        let error = match listener.accept() {
-            Ok((stream, peer)) => {
-                SHORTAGE.store(false, Ordering::Relaxed);
-                info!("{peer} came");
-                // This fails for a connection that is reset already: its first read will say so.
-                let _ = stream.set_nodelay(true);
-                return Ok(Accepted::Connection(stream, peer));
+    let error = match answer {
+        Ok((stream, peer)) => {
+            SHORTAGE.store(false, Ordering::Relaxed);
+            info!("{peer} came");
+            // This fails for a connection that is reset already: its first read will say so.
+            let _ = stream.set_nodelay(true);
+            return Ok(Some(Accepted::Connection(stream, peer)));
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            return Ok(Some(Accepted::NobodyWaits));
+        }
+        Err(error) => error,
+    };
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            if !SHORTAGE.swap(true, Ordering::Relaxed) {
+                warn!("new connections have to wait: {error}");
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                return Ok(Accepted::NobodyWaits);
-            }
-            Err(error) => error,
-        };
-        match error.raw_os_error() {
-            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                if !SHORTAGE.swap(true, Ordering::Relaxed) {
-                    warn!("new connections have to wait: {error}");
-                }
-                return Ok(Accepted::OutOfDescriptors);
-            }
-            Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK) => return Err(error),
-            _ => debug!("a connection failed before it was accepted: {error}"),
+            Ok(Some(Accepted::OutOfDescriptors))
+        }
+        Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK) => Err(error),
+        _ => {
+            debug!("a connection failed before it was accepted: {error}");
+            Ok(None)
         }
     }
 }
