@@ -21,15 +21,16 @@ pub struct Connection {
     poller: &'static Poller,
 }
 
-/// What a connection waits for. To register that is to ask for one event.
+/// What a connection waits for. To register it is to ask for one event.
 ///
-/// One event at a time does not keep two workers out of one connection: whoever has a line for a
-/// client registers it to be written to, while it may be about to be read from. Hence `held`:
-/// - A worker that has an event takes the connection in hand, or forgets the event where another
-///   worker has it. What the event says will then be reported again, for
-/// - while a connection is held, what it waits for is only noted, and registered when it is let go.
+/// That alone does not keep two workers out of one connection: whoever has a line for a client
+/// registers it for writing, while an event of it may be under way to be read. Hence `held`:
+/// - A worker with an event takes the connection in hand; where another worker has it in hand, it
+///   forgets the event.
+/// - While it is held nothing is registered, only noted; as it is let go that is registered, and
+///   the poller reports whatever is the case then, forgotten events included.
 ///
-/// So a client's lines are read in order, one worker after the other, and no readiness is lost.
+/// So one worker after the other reads a client's lines, and no readiness is lost.
 pub struct Interest {
     pub held: bool,
     pub read: bool,
@@ -65,8 +66,10 @@ impl Connection {
         if held {
             return Ok(());
         }
+        self.poller.modify(&self.stream, Event::new(self.id.0 as usize, read, write))?;
+        drop(interest); // who reads the log may be slow
         trace!("wait: register({}): read {read}, write {write}", self.stream.as_raw_fd());
-        self.poller.modify(&self.stream, Event::new(self.id.0 as usize, read, write))
+        Ok(())
     }
 }
 

@@ -69,8 +69,8 @@ const TIMER: usize = usize::MAX - 3;
 
 /// What the threads share, for as long as the process runs.
 ///
-/// No thread holds two of these locks at once, a connection's and the queue's included, so there is
-/// no order in which they could deadlock; and none is held across a system call that can block.
+/// No thread holds two locks at once (these, the queue's and a connection's are all there are), so
+/// there is no order in which they could deadlock. None is held across a system call that can block.
 struct Server {
     poller: &'static Poller,
     listener: TcpListener,

@@ -30,14 +30,15 @@ pub struct Queue {
 #[derive(Default)]
 struct State {
     reads: VecDeque<usize>,
-    /// The same as `reads`. A client is in them once: it is registered again while it waits here,
-    /// whenever somebody has a line for it, and can be reported again.
+    /// What is in `reads`, each once, so that they stay as few as the clients: one that waits here
+    /// is registered again whenever somebody has a line for it, and reported again.
     reading: BTreeSet<usize>,
     writes: VecDeque<usize>,
-    /// Bytes that may be read before all that was read has been offered to all sockets. Without it,
-    /// a worker that is held up in the middle of a write, while others read on and on, would have
-    /// the room drop a client that does read.
+    /// Bytes that may be read before all that was read has been offered to all sockets. Otherwise,
+    /// while one worker is held up in the middle of a write and the others read on and on, the room
+    /// would drop a client that does read.
     budget: usize,
+    /// Workers that have nothing in hand.
     sleeping: usize,
     /// When the timer event is due.
     alarm: Option<Instant>,
