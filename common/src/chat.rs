@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt::{self, Display, Formatter};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,6 +52,12 @@ pub fn idle(text: &str) -> anyhow::Result<Option<Duration>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(pub u64);
 
+impl Display for Id {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "client {}", self.0)
+    }
+}
+
 /// What a server has to do now. The calls of [`Room`] append to it; who acts on it empties it.
 ///
 /// An id in it may be unknown to the room by then: that is no error in any call.
@@ -86,8 +93,6 @@ pub struct Room {
     idle: Option<Duration>,
     /// Nobody expires before this; whoever's time is put off stays in it until it has come.
     next_expiry: Option<Instant>,
-    /// How many members make the room [`Room::is_behind`].
-    behind: usize,
 }
 
 #[derive(Debug)]
@@ -107,18 +112,8 @@ struct Member {
     sent: usize,
     /// Bytes in the outbox that are not sent; those in a write under way are counted.
     waiting: usize,
-    writer: Writer,
-}
-
-/// Who sees to a member's outbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Writer {
-    /// Nobody: it is empty.
-    Nobody,
-    /// Whoever gets the [`Effects`] with its id in `write`.
-    Called,
-    /// Whoever has what [`Room::owed`] gave.
-    Writing,
+    /// Somebody sees to it: whoever was given the [`Effects`] with its id in `write`.
+    writing: bool,
 }
 
 /// What one call says: to the others, and to the client that it is about.
@@ -132,14 +127,7 @@ impl Room {
     /// An empty room, whose clients may be idle for so long.
     #[must_use]
     pub fn new(idle: Option<Duration>) -> Self {
-        Self {
-            members: BTreeMap::new(),
-            next_id: 0,
-            next_guest: 1,
-            idle,
-            next_expiry: None,
-            behind: 0,
-        }
+        Self { members: BTreeMap::new(), next_id: 0, next_guest: 1, idle, next_expiry: None }
     }
 
     /// A client has come.
@@ -164,7 +152,7 @@ impl Room {
         id
     }
 
-    /// `bytes`, of which [`READ`] at most, have come from a client: parts of lines, or many lines.
+    /// At most [`READ`] bytes have come from a client: a part of a line, or many lines.
     pub fn input(&mut self, id: Id, bytes: &[u8], now: Instant, effects: &mut Effects) {
         let Some(member) = self.members.get_mut(&id).filter(|member| !member.leaving) else {
             return;
@@ -219,7 +207,7 @@ impl Room {
 
     /// A client is lost: its connection failed, and is closed.
     pub fn leave(&mut self, id: Id, effects: &mut Effects) {
-        let Some(member) = self.remove(id) else { return };
+        let Some(member) = self.members.remove(&id) else { return };
         if !member.leaving {
             self.publish(id, Said { others: left(&member.name), ..Said::default() }, effects);
         }
@@ -237,7 +225,7 @@ impl Room {
         let expired: Vec<_> = self.members.iter().filter_map(over).collect();
         for (id, leaving) in expired {
             if leaving {
-                self.remove(id);
+                self.members.remove(&id);
                 effects.close.push(id);
             } else {
                 let mut said = Said::default();
@@ -264,10 +252,8 @@ impl Room {
     pub fn owed(&mut self, id: Id, sent: usize, bytes: &mut Vec<u8>) -> Owed {
         bytes.clear();
         let Some(member) = self.members.get_mut(&id) else { return Owed::Close };
-        self.behind -= usize::from(member.is_behind());
         member.forget(sent);
         if member.waiting > 0 {
-            member.writer = Writer::Writing;
             bytes.reserve(member.waiting);
             let mut skip = member.sent;
             for block in &member.outbox {
@@ -276,20 +262,12 @@ impl Room {
             }
             return Owed::Lines;
         }
-        member.writer = Writer::Nobody;
+        member.writing = false;
         if !member.leaving {
             return Owed::Nothing;
         }
-        self.remove(id);
+        self.members.remove(&id);
         Owed::Close
-    }
-
-    /// Whether somebody's lines have piled up for whom nobody has called [`Room::owed`]: then
-    /// write before you read more, or the [`BOUND`] will cut off a client for what is not its
-    /// fault. A client that does not read does not count, so nobody waits for one.
-    #[must_use]
-    pub fn is_behind(&self) -> bool {
-        self.behind > 0
     }
 
     /// One line, without its end.
@@ -367,41 +345,23 @@ impl Room {
     /// Hands out what was said: one block for the client itself, one for all others together.
     fn publish(&mut self, from: Id, said: Said, effects: &mut Effects) {
         let mut lost = Vec::new();
-        let mut give = |id: Id, member: &mut Member, block: &Arc<[u8]>, behind: &mut usize| {
-            if member.writer == Writer::Nobody {
-                member.writer = Writer::Called;
-                effects.write.push(id);
-            }
-            *behind -= usize::from(member.is_behind());
-            member.outbox.push_back(Arc::clone(block));
-            member.waiting += block.len();
-            *behind += usize::from(member.is_behind());
-            member.waiting > BOUND
-        };
         if let Some(member) = self.members.get_mut(&from).filter(|_| !said.back.is_empty()) {
-            if give(from, member, &said.back.into(), &mut self.behind) {
-                lost.push(from);
-            }
+            member.give(from, &said.back.into(), effects, &mut lost);
         }
-        let mut news = said.others;
-        let mut not_to = Some(from);
+        let (mut news, mut not_to) = (said.others, Some(from));
         while !(news.is_empty() && lost.is_empty()) {
             if !news.is_empty() {
                 let block = news.into();
                 for (&id, member) in &mut self.members {
-                    if Some(id) != not_to
-                        && !member.leaving
-                        && give(id, member, &block, &mut self.behind)
-                    {
-                        lost.push(id);
+                    if Some(id) != not_to && !member.leaving {
+                        member.give(id, &block, effects, &mut lost);
                     }
                 }
             }
             // Those for whom that was too much leave, which is news again: to all that remain.
-            not_to = None;
-            news = Vec::new();
+            (news, not_to) = (Vec::new(), None);
             for id in lost.drain(..) {
-                let Some(member) = self.remove(id) else { continue };
+                let Some(member) = self.members.remove(&id) else { continue };
                 effects.close.push(id);
                 if !member.leaving {
                     news.extend_from_slice(&left(&member.name));
@@ -409,17 +369,10 @@ impl Room {
             }
         }
         // Nothing is owed to it, so no writer will find out that it can be closed.
-        let done = |member: &Member| member.leaving && member.writer == Writer::Nobody;
-        if self.members.get(&from).is_some_and(done) {
-            self.remove(from);
+        if self.members.get(&from).is_some_and(|member| member.leaving && !member.writing) {
+            self.members.remove(&from);
             effects.close.push(from);
         }
-    }
-
-    fn remove(&mut self, id: Id) -> Option<Member> {
-        let member = self.members.remove(&id)?;
-        self.behind -= usize::from(member.is_behind());
-        Some(member)
     }
 }
 
@@ -434,7 +387,18 @@ impl Member {
             outbox: VecDeque::new(),
             sent: 0,
             waiting: 0,
-            writer: Writer::Nobody,
+            writing: false,
+        }
+    }
+
+    /// Puts lines into the outbox, and has somebody see to it.
+    fn give(&mut self, id: Id, lines: &Arc<[u8]>, effects: &mut Effects, lost: &mut Vec<Id>) {
+        self.outbox.push_back(Arc::clone(lines));
+        self.waiting += lines.len();
+        if self.waiting > BOUND {
+            lost.push(id);
+        } else if !mem::replace(&mut self.writing, true) {
+            effects.write.push(id);
         }
     }
 
@@ -450,10 +414,6 @@ impl Member {
             // What was once a long queue does not cost memory for ever.
             self.outbox.shrink_to(16);
         }
-    }
-
-    fn is_behind(&self) -> bool {
-        self.writer == Writer::Called && self.waiting > BOUND / 4
     }
 }
 

@@ -476,39 +476,6 @@ fn the_most_that_is_under_way_stays_below_the_bound() {
 }
 
 #[test]
-fn the_room_is_behind_while_nobody_sees_to_the_writing() {
-    let (mut scene, [a, b, c]) = scene_of();
-    for _ in 0..BOUND / 4 / 1024 {
-        scene.say(a, "x".repeat(1015) + "\n");
-        assert!(!scene.room.is_behind());
-    }
-    scene.say(a, "x\n");
-    assert!(scene.room.is_behind());
-    let (mut bytes, [_, two]) = (Vec::new(), [b, c]);
-    assert_eq!(scene.room.owed(b, 0, &mut bytes), Owed::Lines);
-    assert!(scene.room.is_behind());
-    assert_eq!(scene.room.owed(two, 0, &mut bytes), Owed::Lines);
-    assert!(!scene.room.is_behind());
-    // Nobody waits for those who do not read.
-    scene.say(a, "x\n");
-    assert!(!scene.room.is_behind());
-    scene.read(b);
-    scene.leave(c);
-    assert!(!scene.room.is_behind());
-}
-
-#[test]
-fn leaving_ends_being_behind() {
-    let (mut scene, [a, b]) = scene_of();
-    for _ in 0..100 {
-        scene.say(a, "x".repeat(1015) + "\n");
-    }
-    assert!(scene.room.is_behind());
-    scene.leave(b);
-    assert!(!scene.room.is_behind());
-}
-
-#[test]
 fn the_idle_are_sent_away() {
     let (mut scene, [a, b]) = scene_of();
     scene.pass(299);
