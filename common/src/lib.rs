@@ -1,6 +1,7 @@
 //! What every server here shares, and nothing that tells them apart.
 //!
-//! - [`run`]: the command line, the log, and one clear line when the start fails.
+//! - [`run`] and, for a program of several roles, [`run_roles`]: the command line, the log, and
+//!   one clear line when the start fails.
 //! - [`listen`] and [`accept`]: the listening socket, and what `accept(2)` can answer.
 //! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
 //!   whose sockets do not block. The first phase, the *wait*, is what the servers are about.
@@ -14,4 +15,4 @@ mod start;
 pub use connection::{BUFFER, Connection, Next};
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
 pub use socket::{Accepted, accept, listen};
-pub use start::{Arg, ECHO_ADDR, run};
+pub use start::{Arg, ECHO_ADDR, Misuse, run, run_roles};
