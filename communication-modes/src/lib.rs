@@ -1,7 +1,8 @@
 //! What the five modes share, and nothing that tells them apart.
 //!
 //! - [`serve`]: a thread for each connection, as in `blocking-echo`.
-//! - [`connect`], [`read_line`], [`Timed`], [`linger`], [`lock`]: what blocking conversations need.
+//! - [`resolve`], [`connect`], [`read_line`], [`ask`], [`Timed`], [`lock`]: what
+//!   blocking conversations need.
 //! - [`nats`]: the words of the NATS protocol, without I/O.
 //! - [`Process`]: the parts of a demonstration.
 
@@ -9,12 +10,12 @@ pub mod nats;
 mod process;
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use common::{Accepted, accept};
 use log::{info, warn};
 
@@ -25,13 +26,17 @@ pub const CONNECTIONS: usize = 1000;
 /// Until `accept` is tried again while descriptors are short, or `limit` connections are here.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Holds a conversation with each peer, in a thread of its own, with at most `limit` at once.
+/// The most that [`ask`] takes.
+const ANSWER: u64 = 1 << 20;
+
+/// Holds a conversation with each peer, in a thread of its own, with at most `limit` at once. When
+/// it is over, what was sent last still gets to the peer, whatever that has sent meanwhile.
 ///
 /// # Errors
 /// What is wrong with the listening socket itself.
 pub fn serve<C>(listener: &TcpListener, limit: usize, converse: C) -> anyhow::Result<()>
 where
-    C: Fn(TcpStream) -> anyhow::Result<()> + Send + Sync + 'static,
+    C: Fn(&Arc<TcpStream>) -> anyhow::Result<()> + Send + Sync + 'static,
 {
     let converse = Arc::new(converse);
     loop {
@@ -43,9 +48,13 @@ where
         match accept(listener)? {
             Accepted::Connection(stream, peer) => {
                 let converse = Arc::clone(&converse);
-                let thread = thread::Builder::new().spawn(move || match converse(stream) {
-                    Ok(()) => info!("{peer} left"),
-                    Err(error) => info!("{peer} left: {error:#}"),
+                let thread = thread::Builder::new().spawn(move || {
+                    let stream = Arc::new(stream);
+                    match converse(&stream) {
+                        Ok(()) => info!("{peer} left"),
+                        Err(error) => info!("{peer} left: {error:#}"),
+                    }
+                    linger(&stream);
                 });
                 // The system's limit on threads: this connection is closed, the others go on.
                 if let Err(error) = thread {
@@ -55,6 +64,16 @@ where
             Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
         }
     }
+}
+
+/// The first address behind `addr`, `HOST:PORT`.
+///
+/// # Errors
+/// Where it cannot be parsed or resolved; the message names it.
+pub fn resolve(addr: &str) -> anyhow::Result<SocketAddr> {
+    let first = addr.to_socket_addrs().map(|mut addrs| addrs.next());
+    let first = first.with_context(|| format!("cannot resolve {addr:?}"))?;
+    first.with_context(|| format!("{addr:?} has no address"))
 }
 
 /// Connects to the first address behind `addr`, `HOST:PORT`, that takes the connection.
@@ -142,9 +161,21 @@ impl Write for Timed<'_> {
     }
 }
 
+/// Sends one line, and takes all that comes back until the connection ends.
+///
+/// # Errors
+/// `TimedOut` where that takes longer than `patience`, else what was wrong with the connection.
+pub fn ask(addr: &str, question: &str, patience: Duration) -> io::Result<String> {
+    let deadline = Instant::now() + patience;
+    let stream = connect(addr, deadline)?;
+    let mut timed = Timed::new(&stream, deadline);
+    timed.write_all(format!("{question}\n").as_bytes())?;
+    io::read_to_string(timed.take(ANSWER))
+}
+
 /// Says goodbye to a peer that may still be sending: to close a socket with bytes left to read
 /// is to reset the connection, and a reset takes our last words away from the peer.
-pub fn linger(stream: &TcpStream) {
+fn linger(stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
     // Bounded both ways: a peer that sends on for ever is reset after all.
     let mut rest = Timed::new(stream, Instant::now() + Duration::from_secs(1)).take(1 << 20);

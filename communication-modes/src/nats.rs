@@ -10,8 +10,13 @@ use std::io::{BufRead, Read};
 
 use anyhow::ensure;
 
-pub use client::{Client, Event, follow};
+pub use client::{Client, Event, follow, publish};
 pub use subscriptions::Subscriptions;
+
+/// The longest line of a client, without the payload: NATS' default.
+pub const MAX_LINE: usize = 4096;
+/// The largest payload: NATS' default.
+pub const MAX_PAYLOAD: usize = 1 << 20;
 
 /// A line of the protocol, from a client (`CONNECT`, `PUB`, `SUB`, `UNSUB`), from a server
 /// (`INFO`, `MSG`, `+OK`, `-ERR`), or from either. After `PUB` and `MSG` comes a payload of `size`
@@ -47,6 +52,13 @@ pub enum Op<'a> {
     Pong,
     Ok,
     Err(&'a str),
+}
+
+/// The line with which a server greets.
+#[must_use]
+pub fn greeting() -> String {
+    let who = "\"server_id\":\"publish-subscribe\",\"version\":\"2.0.0\",\"proto\":1";
+    format!("INFO {{{who},\"headers\":false,\"max_payload\":{MAX_PAYLOAD}}}\r\n")
 }
 
 /// `None` for what is no line of the protocol. The words are the same in any case.
@@ -86,6 +98,7 @@ pub fn parse(line: &str) -> Option<Op<'_>> {
 /// # Errors
 /// The stream's own (of type [`std::io::Error`]), or a payload of another size.
 pub fn read_payload(input: &mut impl BufRead, size: usize) -> anyhow::Result<Vec<u8>> {
+    ensure!(size <= MAX_PAYLOAD, "Maximum Payload Violation");
     let mut payload = Vec::new();
     input.take(size as u64 + 2).read_to_end(&mut payload)?;
     ensure!(payload.len() == size + 2 && payload.ends_with(b"\r\n"), "Unknown Protocol Operation");

@@ -1,5 +1,6 @@
 //! The parts of a demonstration: processes of the same program, each in its role.
 
+use std::cell::RefCell;
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
@@ -25,6 +26,8 @@ pub struct Process {
     name: &'static str,
     child: Child,
     lines: Receiver<String>,
+    /// Lines that were not what somebody waited for.
+    passed: RefCell<Vec<String>>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -63,7 +66,7 @@ impl Process {
         let stdout = child.stdout.take().map(|out| forward(name, out, sender.clone()));
         let stderr = child.stderr.take().map(|out| forward(name, out, sender));
         let readers = stdout.into_iter().chain(stderr).collect();
-        Ok(Self { addr: String::new(), name, child, lines, readers })
+        Ok(Self { addr: String::new(), name, child, lines, passed: RefCell::default(), readers })
     }
 
     /// Waits until it says where it listens.
@@ -76,18 +79,21 @@ impl Process {
         Ok(self)
     }
 
-    /// Waits for a line that contains `part`; what comes before it is passed over.
+    /// Takes out the first line that contains `part`, of those it said and those it will say.
     ///
     /// # Errors
     /// Where none comes within 20 s, or the process ends without.
     pub fn expect(&self, part: &str) -> anyhow::Result<String> {
         let deadline = Instant::now() + PATIENCE;
-        let mut before = Vec::new();
+        let mut passed = self.passed.borrow_mut();
+        if let Some(index) = passed.iter().position(|line| line.contains(part)) {
+            return Ok(passed.remove(index));
+        }
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(part) => return Ok(line),
-                Ok(line) => before.push(line),
-                Err(error) => bail!("{}: no {part:?} in {before:?}: {error}", self.name),
+                Ok(line) => passed.push(line),
+                Err(error) => bail!("{}: no {part:?} in {passed:?}: {error}", self.name),
             }
         }
     }

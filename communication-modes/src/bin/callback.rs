@@ -13,54 +13,46 @@
 //!                     (3) takes A out, calls it
 //! ```
 //!
-//! A call: (1) the callback goes into the table under the request's id, before the request goes
-//! out: the answer may be quick; (2) the request, and the caller is free; (3) an answer with an id
-//! from the table. Or (4) its time is over, or (5) the connection is lost. Whoever takes a
-//! callback out of the table calls it, so each is called exactly once, whichever comes first.
-//! (6) An answer with an id that is not there (any more) goes to a callback of its own.
+//! A call: (1) the callback goes into the table before the request goes out, for the answer may be
+//! quick; (2) the request, and the caller is free; (3) an answer with an id from the table; or (4)
+//! its time is over; or (5) the connection is lost. Whoever takes a callback out of the table calls
+//! it: so each is called exactly once. (6) An answer that is not waited for is reported too.
 //!
 //! Run: `cargo run -p communication-modes --bin callback`, or as separate processes:
 //!
 //! ```text
 //! $ cargo run -p communication-modes --bin callback serve 127.0.0.1:7200
 //! $ cargo run -p communication-modes --bin callback call 127.0.0.1:7200 300:slow 100:quick
-//! asked 1: 300 ms for "slow"
-//! asked 2: 100 ms for "quick"
 //! answer to 2: kciuq
 //! answer to 1: wols
 //! ```
 //!
 //! Use it when: the caller has other things to do, or many requests under way on one connection.
-//! Limits: the callbacks run in the reader's thread: one that waits keeps all answers waiting, and
-//! its control flow is inside out: that is what `async` and `await` put right again.
+//! Limits: a callback that waits keeps all others waiting. What happens is no longer in the order of
+//! the program's lines: that is what `async` and `await` put right again.
 //! Compare with: `diff communication-modes/src/bin/{synchronous,callback}.rs` (who waits).
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, ErrorKind, Write};
-use std::mem;
 use std::net::{Shutdown, TcpStream};
 use std::process::ExitCode;
-use std::sync::mpsc;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use common::{Misuse, exit_on_stop, listen, run_roles};
-use communication_modes::{CONNECTIONS, Process, connect, linger, lock, read_line, serve};
+use communication_modes::{CONNECTIONS, Process, connect, lock, read_line, serve};
 
 const USAGE: &str = "\
 Usage: callback                          a demonstration
-       callback serve [ADDR]             the server [default: 127.0.0.1:7200]
+       callback serve ADDR               the server
        callback call ADDR MS:TEXT...     ask it for work of MS milliseconds on TEXT
 ";
 /// How long the caller waits for an answer. It is the same for all: the oldest ends first.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Until a server that does not take our requests is given up: what is half sent cannot be unsaid.
-const STUCK: Duration = Duration::from_secs(5);
-/// Requests of one connection at once.
+/// Requests of one connection at once, and bytes of one.
 const UNDER_WAY: usize = 64;
-/// Bytes of a request or an answer.
 const LINE: usize = 4096;
 /// The most work that one request may ask for.
 const WORK: Duration = Duration::from_secs(2);
@@ -68,8 +60,10 @@ const WORK: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     run_roles(USAGE, |args| match args {
         [] => demonstrate(),
-        ["serve"] => answer_requests("127.0.0.1:7200"),
-        ["serve", addr] => answer_requests(addr),
+        ["serve", addr] => {
+            exit_on_stop()?;
+            serve(&listen(addr)?, CONNECTIONS, |stream| converse(stream))
+        }
         ["call", addr, requests @ ..] if !requests.is_empty() => call_all(addr, requests),
         _ => bail!(Misuse),
     })
@@ -77,16 +71,16 @@ fn main() -> ExitCode {
 
 fn demonstrate() -> anyhow::Result<()> {
     let mut server = Process::server("server", &["serve", "127.0.0.1:0"])?;
-    println!("--- answers come in the order in which the work is done; 1500 ms are too many,");
-    println!("--- and its answer finds nobody who waits for it any more");
+    println!(
+        "--- answers come as the work is done: after a second, nobody waits for them any more"
+    );
     let requests = ["300:slow", "1500:too slow", "100:quick", "1700:slower still"];
     Process::client("caller", &[&["call", &server.addr], &requests[..]].concat())?.wait()?;
     println!("--- the server is killed with two requests under way");
     let mut caller = Process::client("caller", &["call", &server.addr, "900:one", "901:two"])?;
     caller.expect("asked 2")?;
     server.kill()?;
-    caller.wait()?;
-    Ok(())
+    caller.wait().map(drop)
 }
 
 type Callback = Box<dyn FnOnce(io::Result<String>) + Send>;
@@ -95,8 +89,7 @@ type Callback = Box<dyn FnOnce(io::Result<String>) + Send>;
 struct Table {
     waiting: BTreeMap<u64, (Instant, Callback)>,
     last_id: u64,
-    /// Why the connection is gone.
-    lost: Option<String>,
+    lost: Option<String>, // Why the connection is gone.
 }
 
 struct Caller {
@@ -113,7 +106,7 @@ impl Caller {
     fn connect(addr: &str, stray: impl Fn(&str) + Send + 'static) -> anyhow::Result<Arc<Self>> {
         let stream = connect(addr, Instant::now() + PATIENCE);
         let stream = stream.with_context(|| format!("cannot call {addr}"))?;
-        stream.set_write_timeout(Some(STUCK))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         let (table, changed, output) = <_>::default();
         let caller = Arc::new(Self { table, changed, stream, output });
         let (reader, timer) = (Arc::clone(&caller), Arc::clone(&caller));
@@ -140,10 +133,10 @@ impl Caller {
         drop(table);
         self.changed.notify_one();
         let _whole = lock(&self.output);
-        if (&self.stream).write_all(format!("{id} {request}\n").as_bytes()).is_err() {
-            // The reader hears of it, and knows what to do (5).
-            let _ = self.stream.shutdown(Shutdown::Both);
-        } // (2)
+        let sent = (&self.stream).write_all(format!("{id} {request}\n").as_bytes()); // (2)
+        if sent.is_err() {
+            let _ = self.stream.shutdown(Shutdown::Both); // The reader hears of it: (5).
+        }
     }
 
     fn read_answers(&self, stray: impl Fn(&str)) {
@@ -166,7 +159,7 @@ impl Caller {
         let _ = self.stream.shutdown(Shutdown::Both);
         let mut table = lock(&self.table);
         table.lost = Some(reason.clone());
-        let waiting = mem::take(&mut table.waiting);
+        let waiting = std::mem::take(&mut table.waiting);
         drop(table);
         self.changed.notify_one();
         for (_, callback) in waiting.into_values() {
@@ -178,21 +171,19 @@ impl Caller {
         let mut table = lock(&self.table);
         while table.lost.is_none() {
             // Ids are in the order of the deadlines.
-            let oldest = table.waiting.first_entry();
-            let left = oldest.as_ref().map(|entry| entry.get().0 - Instant::now());
-            table = match (oldest, left) {
-                (Some(oldest), Some(Duration::ZERO)) => {
-                    let (_, callback) = oldest.remove();
-                    drop(table);
+            let oldest = table.waiting.values().next();
+            let left = oldest.map_or(Duration::MAX, |(due, _)| *due - Instant::now());
+            if left.is_zero() {
+                let oldest = table.waiting.pop_first();
+                drop(table);
+                if let Some((_, (_, callback))) = oldest {
                     callback(Err(ErrorKind::TimedOut.into())); // (4)
-                    lock(&self.table)
                 }
-                (_, left) => {
-                    let left = left.unwrap_or(Duration::MAX);
-                    let woken = self.changed.wait_timeout(table, left);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+                table = lock(&self.table);
+            } else {
+                let woken = self.changed.wait_timeout(table, left);
+                table = woken.unwrap_or_else(PoisonError::into_inner).0;
+            }
         }
     }
 }
@@ -201,18 +192,20 @@ impl Caller {
 fn call_all(addr: &str, requests: &[&str]) -> anyhow::Result<()> {
     let (done, outcomes) = mpsc::channel();
     let (late, strays) = mpsc::channel();
+    // That nobody reads our stdout is no reason to panic in the reader's thread.
+    let say = |text: &str| drop(io::stdout().write_all(format!("{text}\n").as_bytes()));
     let caller = Caller::connect(addr, move |answer| {
-        println!("nobody waits for {answer:?}");
+        say(&format!("nobody waits for {answer:?}"));
         let _ = late.send(());
     })?;
     for (id, request) in (1..).zip(requests) {
         let (ms, text) = request.split_once(':').context("a request is MS:TEXT")?;
-        println!("asked {id}: {ms} ms for {text:?}");
+        say(&format!("asked {id}: {ms} ms for {text:?}"));
         let done = done.clone();
         let callback = Box::new(move |outcome: io::Result<String>| {
             match &outcome {
-                Ok(answer) => println!("answer to {id}: {answer}"),
-                Err(error) => println!("no answer to {id}: {error}"),
+                Ok(answer) => say(&format!("answer to {id}: {answer}")),
+                Err(error) => say(&format!("no answer to {id}: {error}")),
             }
             let _ = done.send(outcome.is_ok());
         });
@@ -227,20 +220,11 @@ fn call_all(addr: &str, requests: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn answer_requests(addr: &str) -> anyhow::Result<()> {
-    exit_on_stop()?;
-    serve(&listen(addr)?, CONNECTIONS, |stream| {
-        let result = converse(&stream);
-        linger(&stream);
-        result
-    })
-}
-
 fn converse(stream: &TcpStream) -> anyhow::Result<()> {
     // A semaphore: with as many requests under way, this one waits to begin, and so does the peer.
     let (begin, end) = mpsc::sync_channel(UNDER_WAY);
     let (end, output) = (Mutex::new(end), Mutex::new(stream));
-    let work = |Job { id, time, text }| {
+    let work = |(id, time, text): (u64, _, String)| {
         thread::sleep(time);
         let answer = format!("{id} {}\n", text.chars().rev().collect::<String>());
         if lock(&output).write_all(answer.as_bytes()).is_err() {
@@ -259,15 +243,8 @@ fn converse(stream: &TcpStream) -> anyhow::Result<()> {
     })
 }
 
-struct Job {
-    id: u64,
-    time: Duration,
-    text: String,
-}
-
-fn parse(line: &str) -> Option<Job> {
+fn parse(line: &str) -> Option<(u64, Duration, String)> {
     let mut words = line.splitn(3, ' ');
-    let id = words.next()?.parse().ok()?;
-    let time = Duration::from_millis(words.next()?.parse().ok()?).min(WORK);
-    Some(Job { id, time, text: words.next()?.to_owned() })
+    let (id, ms) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    Some((id, Duration::from_millis(ms).min(WORK), words.next()?.to_owned()))
 }

@@ -36,7 +36,7 @@
 //! Compare with: `blocking-echo/src/main.rs` (a copy from one socket to itself).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -44,9 +44,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use common::{Misuse, exit_on_stop, listen, run_roles};
-use communication_modes::{CONNECTIONS, Process, connect, serve};
+use communication_modes::{CONNECTIONS, Process, connect, resolve, serve};
 use log::{info, trace, warn};
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -81,28 +81,24 @@ fn main() -> ExitCode {
         ["backend", addr] => be_backend(addr),
         [addr, backends @ ..] if !backends.is_empty() => {
             exit_on_stop()?;
-            let backends = Arc::new(Backends::resolve(backends)?);
+            let backends = Arc::new(Backends::new(backends)?);
             let looker = Arc::clone(&backends);
             let listener = listen(addr)?;
             thread::Builder::new().spawn(move || looker.look_after())?;
             // Two descriptors each: with one of them for all, all would wait for the other.
             let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
             let limit = descriptors.saturating_sub(SPARE) / 2;
-            serve(&listener, limit.max(1) as usize, move |client| backends.hand_on(&client))
+            serve(&listener, limit.max(1) as usize, move |client| backends.hand_on(client))
         }
         _ => bail!(Misuse),
     })
 }
 
 impl Backends {
-    fn resolve(addrs: &[&str]) -> anyhow::Result<Self> {
-        let resolve = |addr: &&str| -> anyhow::Result<Backend> {
-            let first = addr.to_socket_addrs().map(|mut addrs| addrs.next());
-            let first = first.with_context(|| format!("cannot resolve {addr:?}"))?;
-            let addr = first.with_context(|| format!("{addr:?} has no address"))?;
-            Ok(Backend { addr, down: AtomicBool::new(false) })
-        };
-        let all = addrs.iter().map(resolve).collect::<anyhow::Result<_>>()?;
+    fn new(addrs: &[&str]) -> anyhow::Result<Self> {
+        let backend =
+            |addr: &&str| Ok(Backend { addr: resolve(addr)?, down: AtomicBool::new(false) });
+        let all = addrs.iter().map(backend).collect::<anyhow::Result<_>>()?;
         Ok(Self { all, turn: AtomicUsize::new(0) })
     }
 
@@ -217,9 +213,9 @@ fn demonstrate() -> anyhow::Result<()> {
 /// An echo server that says first who it is.
 fn be_backend(addr: &str) -> anyhow::Result<()> {
     exit_on_stop()?;
-    serve(&listen(addr)?, CONNECTIONS, |mut stream| {
-        write!(stream, "{} says ", stream.local_addr()?)?;
-        copy(&stream, &stream);
+    serve(&listen(addr)?, CONNECTIONS, |stream| {
+        write!(&**stream, "{} says ", stream.local_addr()?)?;
+        copy(stream, stream);
         Ok(())
     })
 }

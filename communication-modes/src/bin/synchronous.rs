@@ -40,12 +40,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
 use common::{Misuse, exit_on_stop, listen, run_roles};
-use communication_modes::{CONNECTIONS, Process, Timed, connect, linger, read_line, serve};
+use communication_modes::{CONNECTIONS, Process, Timed, connect, read_line, serve};
 use log::info;
 
 const USAGE: &str = "\
 Usage: synchronous                       a demonstration
-       synchronous serve [ADDR]          a small web server [default: 127.0.0.1:7100]
+       synchronous serve ADDR            a small web server
        synchronous get URL [SECONDS]     ask any web server, wait so long [default: 5]
 ";
 /// The longest answer that the client takes.
@@ -62,7 +62,6 @@ const SLOW: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     run_roles(USAGE, |args| match *args {
         [] => demonstrate(),
-        ["serve"] => serve_http("127.0.0.1:7100"),
         ["serve", addr] => serve_http(addr),
         ["get", url] => show(url, "5"),
         ["get", url, seconds] => show(url, seconds),
@@ -193,7 +192,7 @@ fn line(input: &mut impl BufRead) -> anyhow::Result<String> {
 fn serve_http(addr: &str) -> anyhow::Result<()> {
     exit_on_stop()?;
     serve(&listen(addr)?, CONNECTIONS, |stream| {
-        let (method, (status, text)) = match read_request(&stream) {
+        let (method, (status, text)) = match read_request(stream) {
             Ok((method, path)) => {
                 info!("{method} {path}");
                 let response = respond(&method, &path);
@@ -209,9 +208,7 @@ fn serve_http(addr: &str) -> anyhow::Result<()> {
         if method != "HEAD" {
             answer += &text;
         }
-        Timed::new(&stream, Instant::now() + PATIENCE).write_all(answer.as_bytes())?;
-        linger(&stream);
-        Ok(())
+        Ok(Timed::new(stream, Instant::now() + PATIENCE).write_all(answer.as_bytes())?)
     })
 }
 

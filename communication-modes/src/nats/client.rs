@@ -26,12 +26,13 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// server is lost, with the first of `addrs` that is there: what is published meanwhile is lost.
 ///
 /// # Errors
-/// Where there is no server at the start, or for ten seconds; or what the server has to object.
+/// Where there is no server at the start, or for ten seconds; what the server has to object; or the first
+/// error of `take`'s.
 pub fn follow(
     addrs: &str,
     subject: &str,
     queue: Option<&str>,
-    mut take: impl FnMut(&str, &[u8]),
+    mut take: impl FnMut(&str, &[u8]) -> io::Result<()>,
 ) -> anyhow::Result<()> {
     let mut client = Client::connect(addrs)?;
     loop {
@@ -40,7 +41,7 @@ pub fn follow(
         info!("subscribed to {subject}");
         let error = loop {
             match client.next() {
-                Ok(Event::Message { subject, payload }) => take(&subject, &payload),
+                Ok(Event::Message { subject, payload }) => take(&subject, &payload)?,
                 Ok(Event::Pong) => {}
                 Err(error) => break error,
             }
@@ -53,6 +54,16 @@ pub fn follow(
         });
         client = again.find_map(Result::ok).context("no server came back")?;
     }
+}
+
+/// Publishes one message; when it returns, the server has handed it on.
+///
+/// # Errors
+/// Where there is no server, or what it has to object.
+pub fn publish(addrs: &str, subject: &str, payload: &str) -> anyhow::Result<()> {
+    let mut client = Client::connect(addrs)?;
+    client.publish(subject, payload.as_bytes())?;
+    client.flush()
 }
 
 /// A connection to a server.

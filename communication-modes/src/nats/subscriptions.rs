@@ -82,7 +82,7 @@ impl<C> Subscriptions<C> {
         self.all.retain(|s| !Arc::ptr_eq(&s.client, client));
     }
 
-    /// Who gets a message to `subject`, but for `except`; and under which name. Of a group it is
+    /// Who gets a message to `subject` (not `except`, where one is given), and under which name. Of a group it is
     /// the member that got none for the longest time.
     pub fn route(&mut self, subject: &str, except: Option<&Arc<C>>) -> Vec<(Arc<C>, String)> {
         self.messages += 1;
