@@ -98,6 +98,14 @@ impl Process {
         }
     }
 
+    /// Whether it has said a line that contains `part`; the line stays.
+    #[must_use]
+    pub fn has(&self, part: &str) -> bool {
+        let mut passed = self.passed.borrow_mut();
+        passed.extend(self.lines.try_iter());
+        passed.iter().any(|line| line.contains(part))
+    }
+
     /// Its number.
     #[must_use]
     pub fn id(&self) -> u32 {

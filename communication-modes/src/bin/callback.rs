@@ -213,9 +213,7 @@ fn call_all(addr: &str, requests: &[&str]) -> anyhow::Result<()> {
     }
     let failures = outcomes.iter().take(requests.len()).filter(|ok| !ok).count();
     // What was given up may come yet.
-    for _ in 0..failures {
-        let _ = strays.recv_timeout(PATIENCE);
-    }
+    (0..failures).try_for_each(|_| strays.recv_timeout(PATIENCE)).ok();
     ensure!(failures == 0, "{failures} of {} requests without an answer", requests.len());
     Ok(())
 }

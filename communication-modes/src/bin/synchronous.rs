@@ -93,7 +93,7 @@ fn show(url: &str, seconds: &str) -> anyhow::Result<()> {
         Some(io) if io.kind() == ErrorKind::TimedOut => anyhow!("no answer within {seconds} s"), // (4)
         _ => error,
     });
-    let answer = answer.with_context(|| format!("cannot get {url}"))?;
+    let answer = answer.with_context(|| format!("cannot get {}", url.escape_debug()))?;
     writeln!(io::stderr(), "{}", answer.0)?;
     Ok(io::stdout().write_all(&answer.1)?)
 }

@@ -1,0 +1,58 @@
+"""What users of a NATS client do, with nats-py: python3 nats_client.py nats://HOST:PORT"""
+
+import asyncio
+import sys
+
+import nats
+
+
+async def main(url):
+    one = await nats.connect(url, allow_reconnect=False)
+    two = await nats.connect(url, allow_reconnect=False, no_echo=True)
+
+    news = await one.subscribe("news.>")
+    await one.flush()
+    await two.publish("news.sport", b"2:1", reply="desk")
+    message = await news.next_msg(timeout=10)
+    assert (message.subject, message.data, message.reply) == ("news.sport", b"2:1", "desk")
+
+    got = []
+
+    async def work(message):
+        got.append(message.data)
+
+    await one.subscribe("jobs", queue="workers", cb=work)
+    await two.subscribe("jobs", queue="workers", cb=work)
+    await one.flush()
+    await two.flush()
+    third = await nats.connect(url, allow_reconnect=False)
+    for number in range(100):
+        await third.publish("jobs", str(number).encode())
+    await third.flush()
+    await one.flush()
+    await two.flush()
+    while len(got) < 100:
+        await asyncio.sleep(0.01)
+    assert sorted(got, key=int) == [str(number).encode() for number in range(100)]
+
+    async def double(message):
+        await message.respond(message.data * 2)
+
+    await one.subscribe("double", cb=double)
+    await one.flush()
+    answer = await two.request("double", b"x" * 100_000, timeout=10)
+    assert answer.data == b"x" * 200_000
+
+    short = await one.subscribe("short")
+    await short.unsubscribe(limit=1)
+    await one.flush()
+    await third.publish("short", b"1")
+    await third.publish("short", b"2")
+    await third.flush()
+    assert (await short.next_msg(timeout=10)).data == b"1"
+
+    for client in (one, two, third):
+        await client.drain()
+
+
+asyncio.run(main(sys.argv[1]))
