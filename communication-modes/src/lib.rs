@@ -1,9 +1,9 @@
 //! What the five modes share, and nothing that tells them apart.
 //!
 //! - [`serve`]: a thread for each connection, as in `blocking-echo`.
-//! - [`resolve`], [`connect`], [`read_line`], [`ask`], [`Timed`], [`lock`]: what
-//!   blocking conversations need.
-//! - [`nats`]: the words of the NATS protocol, without I/O.
+//! - [`resolve`], [`connect`], [`read_line`], [`ask`], [`Timed`], [`lock`]: what blocking
+//!   conversations need.
+//! - [`nats`]: the words of the NATS protocol, a broker's table, and a client.
 //! - [`Process`]: the parts of a demonstration.
 
 pub mod nats;

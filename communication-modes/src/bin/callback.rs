@@ -28,8 +28,8 @@
 //! ```
 //!
 //! Use it when: the caller has other things to do, or many requests under way on one connection.
-//! Limits: a callback that waits keeps all others waiting. What happens is no longer in the order of
-//! the program's lines: that is what `async` and `await` put right again.
+//! Limits: a callback that waits keeps all others waiting. What happens is no longer in the order
+//! of the program's lines: that is what `async` and `await` put right again.
 //! Compare with: `diff communication-modes/src/bin/{synchronous,callback}.rs` (who waits).
 
 use std::collections::BTreeMap;

@@ -30,8 +30,8 @@
 //!
 //! Use it when: nothing may be the one part that all depend on, and any node can do the work.
 //! Limits: the nodes agree in the end, not at any moment, and of a network that is split both parts
-//! go on. Nobody is asked who they are: it is for a network of friends. Next: Serf or Consul, of the
-//! same protocol; etcd or `ZooKeeper`, where all must agree.
+//! go on. Nobody is asked who they are: for a network of friends. Next: Serf or Consul (the same
+//! protocol); etcd or `ZooKeeper` where all must agree.
 //! Compare with: `communication-modes/src/bin/intermediary.rs` (one part knows all the others).
 
 use std::cmp::Reverse;

@@ -22,7 +22,8 @@
 //! ```text
 //! $ cargo run -p epoll-echo 127.0.0.1:7000
 //! $ cargo run -p poll-echo 127.0.0.1:7002
-//! $ cargo run -p communication-modes --bin intermediary 127.0.0.1:7100 127.0.0.1:7000 127.0.0.1:7002
+//! $ cargo run -p communication-modes --bin intermediary 127.0.0.1:7100 \
+//!       127.0.0.1:7000 127.0.0.1:7002
 //! $ nc 127.0.0.1 7100
 //! hello
 //! hello
@@ -31,8 +32,9 @@
 //! Use it when: servers come and go, or one is not enough, and the clients should not know.
 //! Limits: it is the one part that must not fail. It moves bytes and does not know what they mean:
 //! the connections of a backend that dies are lost, for nobody can say what it had done with their
-//! requests. A connection costs two threads and two descriptors. The backends see its address, not
-//! their clients'. Next: nginx, `communication-modes/nginx.conf`, which does the same.
+//! requests. A connection costs two threads and two descriptors; a peer that vanishes without a FIN
+//! is only missed once somebody sends. The backends see its address, not their clients'. Next: nginx,
+//! which does the same with `communication-modes/nginx.conf`.
 //! Compare with: `blocking-echo/src/main.rs` (a copy from one socket to itself).
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -106,9 +108,8 @@ impl Backends {
     fn hand_on(&self, client: &TcpStream) -> anyhow::Result<()> {
         let backend = self.connect()?;
         thread::scope(|scope| {
-            let answers = thread::Builder::new().spawn_scoped(scope, || copy(&backend, client)); // (4)
-            // The system's limit on threads: both connections are closed.
-            answers?;
+            // At the system's limit on threads, both connections are closed.
+            thread::Builder::new().spawn_scoped(scope, || copy(&backend, client))?; // (4)
             copy(client, &backend); // (3)
             Ok(())
         })

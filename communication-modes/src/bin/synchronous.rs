@@ -88,11 +88,12 @@ fn demonstrate() -> anyhow::Result<()> {
 
 fn show(url: &str, seconds: &str) -> anyhow::Result<()> {
     let timeout = seconds.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
-    let timeout = timeout.with_context(|| format!("{seconds:?} is no number of seconds"))?;
-    let answer = get(url, timeout).map_err(|error| match error.downcast_ref::<io::Error>() {
-        Some(io) if io.kind() == ErrorKind::TimedOut => anyhow!("no answer within {seconds} s"), // (4)
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let deadline = deadline.with_context(|| format!("{seconds:?} is no number of seconds"))?;
+    let answer = get(url, deadline).map_err(|error| match error.downcast_ref::<io::Error>() {
+        Some(io) if io.kind() == ErrorKind::TimedOut => anyhow!("no answer within {seconds} s"),
         _ => error,
-    });
+    }); // (4)
     let answer = answer.with_context(|| format!("cannot get {}", url.escape_debug()))?;
     writeln!(io::stderr(), "{}", answer.0)?;
     Ok(io::stdout().write_all(&answer.1)?)
@@ -102,9 +103,8 @@ fn show(url: &str, seconds: &str) -> anyhow::Result<()> {
 type Answer = (String, Vec<u8>);
 
 /// The call: it returns with the answer, or with the reason why there is none.
-fn get(url: &str, timeout: Duration) -> anyhow::Result<Answer> {
+fn get(url: &str, deadline: Instant) -> anyhow::Result<Answer> {
     let (host, path) = split(url)?;
-    let deadline = Instant::now() + timeout;
     // A colon may also be of an IPv6 address: `[::1]`.
     let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
     let addr = if has_port { host.to_owned() } else { format!("{host}:80") };

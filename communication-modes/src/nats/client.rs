@@ -26,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// server is lost, with the first of `addrs` that is there: what is published meanwhile is lost.
 ///
 /// # Errors
-/// Where there is no server at the start, or for ten seconds; what the server has to object; or the first
-/// error of `take`'s.
+/// Where there is no server at the start, or for ten seconds; what the server has to object; or the
+/// first error of `take`'s.
 pub fn follow(
     addrs: &str,
     subject: &str,
@@ -111,7 +111,9 @@ impl Client {
         if parse(&greeting) != Some(Op::Info) {
             bail!("this is no NATS server");
         }
-        client.send(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"lang\":\"rust\",\"version\":\"0.1.0\"}\r\n")?;
+        let who = "\"lang\":\"rust\",\"version\":\"0.1.0\"";
+        let options = format!("CONNECT {{\"verbose\":false,\"pedantic\":false,{who}}}\r\n");
+        client.send(options.as_bytes())?;
         client.flush()?;
         client.input.get_ref().set_read_timeout(Some(SILENCE))?;
         Ok(client)

@@ -82,8 +82,8 @@ impl<C> Subscriptions<C> {
         self.all.retain(|s| !Arc::ptr_eq(&s.client, client));
     }
 
-    /// Who gets a message to `subject` (not `except`, where one is given), and under which name. Of a group it is
-    /// the member that got none for the longest time.
+    /// Who gets a message to `subject` (not `except`, where one is given), and under which name. Of
+    /// a group it is the member that got none for the longest time.
     pub fn route(&mut self, subject: &str, except: Option<&Arc<C>>) -> Vec<(Arc<C>, String)> {
         self.messages += 1;
         let mut groups = BTreeMap::<_, Vec<_>>::new();

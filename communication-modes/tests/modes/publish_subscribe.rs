@@ -434,7 +434,7 @@ fn no_server() -> Result<()> {
 
 fn python(script: &str, args: &[&str]) -> Result<std::process::Output> {
     let mut command = Command::new("timeout");
-    Ok(command.args(["--kill-after=1", "30", "python3", "-c", script]).args(args).output()?)
+    Ok(command.args(["--kill-after=1", "60", "python3", "-c", script]).args(args).output()?)
 }
 
 fn has_nats_py() -> bool {

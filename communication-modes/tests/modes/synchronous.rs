@@ -52,7 +52,7 @@ fn answers_of_every_shape() -> Result<()> {
     let cases: [(&[u8], &str); 8] = [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef", "abc"),
         (b"HTTP/1.0 200 OK\r\n\r\nto the end", "to the end"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nA: b\r\n\r\n", "abcde"),
+        (b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nA: b\r\n\r\n", "abcde"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\ncontent-length: 1\r\n\r\n1\r\nx\r\n0\r\n\r\n", "x"),
         (b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", "x"),
         (b"HTTP/1.1 204 No Content\r\nA: b\r\n\r\nnothing", ""),
@@ -132,7 +132,11 @@ fn bad_urls() -> Result<()> {
     ] {
         fails(&run("synchronous", &["get", url])?, 1, part)?;
     }
-    fails(&run("synchronous", &["get", "http://localhost/", "soon"])?, 1, "no number of seconds")
+    for seconds in ["soon", "-1", "NaN", "1e19", "inf"] {
+        let output = run("synchronous", &["get", "http://localhost/", seconds])?;
+        fails(&output, 1, "no number of seconds")?;
+    }
+    Ok(())
 }
 
 /// Bounds: an answer or a line without an end.
