@@ -174,7 +174,7 @@ impl Gossip {
             self.socket.set_read_timeout(Some(due.clamp(Duration::from_millis(1), TICK)))?;
             // An error is a time-out, a signal, or memory that is short: the loop goes round.
             if let Ok((count, _)) = self.socket.recv_from(&mut buffer) {
-                // Anybody can send us anything: what makes no sense is dropped.
+                // (2), (3): anybody can send us anything; what makes no sense is dropped.
                 let _ = self.foca.handle_data(&buffer[..count], &mut self.todo);
             }
         }
