@@ -10,7 +10,7 @@ use crate::support::{Door, Peer, Shut, fails, run, server, start, text, trials};
 pub fn trials() -> Vec<Trial> {
     trials!("callback":
         any_order late_is_not_an_answer answers_nobody_asked_for death_with_requests_under_way
-        a_killed_server nonsense_ends_it too_many_at_once nobody_there the_server_works_on_many
+        asked_after_the_loss a_killed_server nonsense_ends_it too_many_at_once nobody_there the_server_works_on_many
         the_server_answers_all_after_a_fin who_does_not_read_waits_alone
     )
 }
@@ -96,6 +96,15 @@ fn death_with_requests_under_way() -> Result<()> {
         in_order(&shown, &["no answer to 1: ", "no answer to 3: "])?;
         ensure!(shown.matches("answer to").count() == 3, "{shown}");
     }
+    Ok(())
+}
+
+/// Who asks after the loss is told of it, and does not wait for a time-out.
+fn asked_after_the_loss() -> Result<()> {
+    let requests = vec!["1:a"; 64];
+    let (status, shown) = call(&requests, |peer| peer.reset())?;
+    ensure!(status == Some(1) && shown.matches("no answer to").count() == 64, "{shown}");
+    ensure!(!shown.contains("timed out"), "{shown}");
     Ok(())
 }
 

@@ -170,9 +170,10 @@ fn leaks(mode: &str) -> Result<()> {
     let descriptors = entries("fd")?;
 
     let mut peers = (0..50).map(|_| Peer::connect(&process.addr)).collect::<Result<Vec<_>>>()?;
+    let words = if mode == "publish-subscribe" { "SUB a 1\r\n" } else { "1 1 abc\r\n" };
     for peer in &mut peers {
         // It fails where the connection is closed already.
-        let _ = peer.send("1 1 abc\r\n");
+        let _ = peer.send(words);
     }
     for (index, mut peer) in peers.into_iter().enumerate() {
         match index % 3 {

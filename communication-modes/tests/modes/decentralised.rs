@@ -85,10 +85,15 @@ fn any_node_can_die() -> Result<()> {
 fn who_leaves_says_so() -> Result<()> {
     let a = node(&[])?;
     let mut b = node(&[&a])?;
-    all_know_all(&[&a, &b])?;
+    let mut c = node(&[&a])?;
+    all_know_all(&[&a, &b, &c])?;
+    c.kill()?;
     signal(&b, Signal::SIGTERM)?;
     ensure!(b.wait()?.success());
-    a.expect(&format!("{} is gone", b.addr)).map(drop)
+    // Sooner than that one is missed who died before.
+    a.expect(&format!("{} is gone", b.addr))?;
+    ensure!(!a.has(&format!("{} is gone", c.addr)), "it was missed, and not heard");
+    a.expect(&format!("{} is gone", c.addr)).map(drop)
 }
 
 fn a_seed_that_comes_later() -> Result<()> {

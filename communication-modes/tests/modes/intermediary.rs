@@ -287,16 +287,19 @@ fn a_dead_backend_is_reported() -> Result<()> {
 fn starved_of_descriptors() -> Result<()> {
     let alive = backend()?;
     let ours = program("intermediary").to_string_lossy();
-    let command = format!("ulimit -n 40; exec '{ours}' 127.0.0.1:0 {}", alive.addr);
-    let middle = Process::start("", Path::new("/bin/sh"), &["-c", &command])?.listening()?;
-    let mut peers = (0..30).map(|_| Peer::connect(&middle.addr)).collect::<Result<Vec<_>>>()?;
-    for peer in &mut peers {
-        peer.send("x")?;
+    // Even and odd: the last descriptor is the first or the second of a connection's two.
+    for descriptors in [40, 41] {
+        let command = format!("ulimit -n {descriptors}; exec '{ours}' 127.0.0.1:0 {}", alive.addr);
+        let middle = Process::start("", Path::new("/bin/sh"), &["-c", &command])?.listening()?;
+        let mut peers = (0..30).map(|_| Peer::connect(&middle.addr)).collect::<Result<Vec<_>>>()?;
+        for peer in &mut peers {
+            peer.send("x")?;
+        }
+        for mut peer in peers {
+            peer.finish()?;
+            ensure!(text(&peer.rest()?) == format!("{} says x", alive.addr));
+        }
+        ensure!(who(&middle.addr)? == alive.addr);
     }
-    for mut peer in peers {
-        peer.finish()?;
-        ensure!(text(&peer.rest()?) == format!("{} says x", alive.addr));
-    }
-    ensure!(who(&middle.addr)? == alive.addr);
     Ok(())
 }
