@@ -102,7 +102,10 @@ fn death_with_requests_under_way() -> Result<()> {
 /// Who asks after the loss is told of it, and does not wait for a time-out.
 fn asked_after_the_loss() -> Result<()> {
     let requests = vec!["1:a"; 64];
-    let (status, shown) = call(&requests, |peer| peer.reset())?;
+    let (status, shown) = call(&requests, |mut peer| {
+        peer.lines(&["1 1 a"])?;
+        peer.reset()
+    })?;
     ensure!(status == Some(1) && shown.matches("no answer to").count() == 64, "{shown}");
     ensure!(!shown.contains("timed out"), "{shown}");
     Ok(())
