@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A message: (1) the thread waits for all sockets at once; (2) the kernel names the ready ones,
-//! and only those: 5000 idle connections cost a wait nothing; (3) one read; (4) one write. (5) What
-//! the write leaves is owed: from now on the wait is for writability, until it is gone.
+//! and only those, however many are idle; (3) one read; (4) one write. (5) What the write leaves is
+//! owed: from now on the wait is for writability, until it is gone.
 //!
 //! Run: `cargo run -p epoll-echo`
 //!
@@ -29,7 +29,7 @@
 //! Compare with: `diff poll-echo/src/main.rs epoll-echo/src/main.rs` (who keeps the list),
 //! `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs` (what "ready" means).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -53,7 +53,7 @@ struct Server {
     /// Readable: SIGINT or SIGTERM has come.
     stop: UnixStream,
     epoll: Epoll,
-    connections: HashMap<RawFd, Connection>,
+    connections: BTreeMap<RawFd, Connection>,
     /// Out of descriptors: the listener is not waited for, as it would be ready all the time.
     starved: bool,
     /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))?;
         epoll.add(&listener, event(EpollFlags::EPOLLIN, listener.as_raw_fd()))?;
-        let (connections, buffer) = (HashMap::new(), vec![0; BUFFER]);
+        let (connections, buffer) = (BTreeMap::new(), vec![0; BUFFER]);
         Server { listener, stop, epoll, connections, starved: false, buffer }.serve()
     })
 }

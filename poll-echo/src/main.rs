@@ -29,7 +29,7 @@
 //! Compare with: `diff select-echo/src/main.rs poll-echo/src/main.rs` (a list instead of bitmaps),
 //! `diff poll-echo/src/main.rs epoll-echo/src/main.rs` (who keeps the list).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -54,7 +54,7 @@ struct Server {
     /// What `poll` is asked, and its answers: the listener, `stop`, then each connection. The
     /// kernel writes only to `revents`, so the list can be kept from one call to the next.
     list: Vec<pollfd>,
-    connections: HashMap<RawFd, Connection>,
+    connections: BTreeMap<RawFd, Connection>,
     /// Out of descriptors: the listener is not waited for, as it would be ready all the time.
     starved: bool,
     /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         let listener = listen(&addr)?;
         listener.set_nonblocking(true)?;
         let list = vec![entry(POLLIN, listener.as_raw_fd()), entry(POLLIN, stop.as_raw_fd())];
-        let (connections, buffer) = (HashMap::new(), vec![0; BUFFER]);
+        let (connections, buffer) = (BTreeMap::new(), vec![0; BUFFER]);
         Server { listener, stop, list, connections, starved: false, buffer }.serve()
     })
 }

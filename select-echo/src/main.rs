@@ -30,7 +30,7 @@
 //! in proportion to the highest descriptor.
 //! Compare with: `diff select-echo/src/main.rs poll-echo/src/main.rs` (a list instead of bitmaps).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -53,7 +53,7 @@ struct Server {
     stop: UnixStream,
     /// What the last `select` found ready.
     ready: Vec<RawFd>,
-    connections: HashMap<RawFd, Connection>,
+    connections: BTreeMap<RawFd, Connection>,
     /// Out of descriptors: the listener is not waited for, as it would be ready all the time.
     starved: bool,
     /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
         listener.set_nonblocking(true)?;
-        let (ready, connections, buffer) = (Vec::new(), HashMap::new(), vec![0; BUFFER]);
+        let (ready, connections, buffer) = (Vec::new(), BTreeMap::new(), vec![0; BUFFER]);
         Server { listener, stop, ready, connections, starved: false, buffer }.serve()
     })
 }

@@ -30,7 +30,7 @@
 //! Limits: whatever the code forgets stays unread until the peer sends more, which may be never.
 //! Compare with: `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
@@ -63,7 +63,7 @@ struct Server {
     /// Readable: SIGINT or SIGTERM has come.
     stop: UnixStream,
     epoll: Epoll,
-    connections: HashMap<RawFd, Connection>,
+    connections: BTreeMap<RawFd, Connection>,
     /// Who has something left to copy, and the last news of it.
     ready: HashMap<RawFd, EpollFlags>,
     /// Somebody may still wait to be accepted: no news will say so again.
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         epoll.add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))?;
         let connects = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(&listener, event(connects, listener.as_raw_fd()))?;
-        let (connections, ready, buffer) = (HashMap::new(), HashMap::new(), vec![0; BUFFER]);
+        let (connections, ready, buffer) = (BTreeMap::new(), HashMap::new(), vec![0; BUFFER]);
         let (incoming, starved) = (false, false);
         Server { listener, stop, epoll, connections, ready, incoming, starved, buffer }.serve()
     })
