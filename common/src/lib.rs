@@ -1,6 +1,7 @@
 //! What every server here shares, and nothing that tells them apart.
 //!
-//! - [`run`]: the command line, the log, and one clear line when the start fails.
+//! - [`run`] and, for a program of several roles, [`run_roles`]: the command line, the log, and
+//!   one clear line when the start fails.
 //! - [`listen`], [`accept`] and [`accepted`]: the listening socket, and what `accept(2)` can
 //!   answer; [`bind_udp`] and [`announce`]: the socket for datagrams.
 //! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
@@ -18,4 +19,4 @@ mod start;
 pub use connection::{BUFFER, Connection, Next, read, write};
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
 pub use socket::{Accepted, accept, accepted, announce, bind_udp, listen};
-pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, run};
+pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, Misuse, run, run_roles};

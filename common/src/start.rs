@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -61,6 +62,36 @@ pub fn run<const N: usize>(
     match program(values) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &format!("{error:#}")),
+    }
+}
+
+/// A command line that is none of a program's own: what [`run_roles`] expects for it.
+#[derive(Debug)]
+pub struct Misuse;
+
+impl std::error::Error for Misuse {}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no such command line; try --help")
+    }
+}
+
+/// Like [`run`], for a program of several roles: it is given all of its arguments, and answers
+/// [`Misuse`] where they are none of its `usage`.
+pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()>) -> ExitCode {
+    let given: Vec<_> = env::args_os().skip(1).collect();
+    let given: Vec<_> = given.iter().map(|arg| arg.to_string_lossy()).collect();
+    let given: Vec<&str> = given.iter().map(AsRef::as_ref).collect();
+    if given.contains(&"-h") || given.contains(&"--help") {
+        let _ = io::stdout().write_all(usage.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+
+    start_log();
+    match program(&given) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(if error.is::<Misuse>() { 2 } else { 1 }, &format!("{error:#}")),
     }
 }
 
