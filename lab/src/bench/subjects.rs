@@ -70,12 +70,26 @@ pub const SUBJECTS: &[Subject] = &[
     Subject { package: "poll-echo", name: "poll-echo", look: 6, ..ECHO },
     Subject { package: "epoll-echo", name: "epoll-echo", look: 7, ..ECHO },
     Subject { package: "epoll-echo", name: "epoll-echo-edge", look: 8, ..ECHO },
+    Subject { package: "sigio-echo", name: "sigio-echo", look: 9, ..ECHO },
+    Subject { package: "sigio-echo", name: "sigio-echo-realtime", look: 10, ..ECHO },
+    // Each connection has one of glibc's helper threads.
+    Subject { package: "aio-echo", name: "aio-echo", holds: 1024, look: 11, ..ECHO },
+    Subject { package: "aio-echo", name: "aio-echo-uring", may_be_refused: true, look: 12, ..ECHO },
     Subject { name: "peer-mio-echo", look: 3, ..ECHO },
     Subject { name: "peer-tokio-echo", look: 9, ..ECHO },
     Subject { name: "floor-blocking", look: 0, ..ECHO },
     Subject { name: "floor-select", holds: SELECT_HOLDS, look: 5, ..ECHO },
     Subject { name: "floor-poll", look: 6, ..ECHO },
     Subject { name: "floor-epoll", look: 7, ..ECHO },
+    Subject { package: "reactor-chat", name: "reactor-chat", look: 7, ..CHAT },
+    Subject { package: "proactor-chat", name: "proactor-chat-simulated", look: 8, ..CHAT },
+    Subject {
+        package: "proactor-chat",
+        name: "proactor-chat-uring",
+        may_be_refused: true,
+        look: 12,
+        ..CHAT
+    },
     Subject { name: "peer-tokio-chat", look: 9, ..CHAT },
 ];
 
