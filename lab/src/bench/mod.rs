@@ -34,8 +34,8 @@ use tables::Medium;
 
 /// How often a sample is repeated in which something else had a core for too long.
 const REPEATS: usize = 2;
-/// All repeats together take so much of the planned time: a third.
-const REPEATS_SHARE: u32 = 3;
+/// All repeats together take no more than this part of the planned time: a quarter.
+const REPEATS_SHARE: u32 = 4;
 /// Descriptors that server and load each need besides those for the connections.
 const SPARE: usize = 64;
 /// What a sample takes besides the time it measures; and each of its connections. They are only
@@ -141,7 +141,7 @@ impl Bench {
 
 impl Method {
     fn new(quick: bool, cores: Cores, counter: Counter) -> Self {
-        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [200, 1000, 200] };
+        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [200, 800, 200] };
         let [warm_up, time, counting] = [warm_up, time, counting].map(Duration::from_millis);
         Self { cores, warm_up, time, counting, counter }
     }
@@ -159,12 +159,14 @@ impl Plan {
         }
         let costs = turns.iter().map(|&(round, point, subject)| self.cost(round, point, subject));
         let total: Duration = costs.sum();
+        println!("{} samples, about {}", turns.len(), HumanDuration(total));
         let bar = ProgressBar::new(total.as_millis() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {prefix} left  {wide_msg}")?);
         let mut samples = Vec::new();
         let mut repeats = total / REPEATS_SHARE;
         for (round, point, subject) in turns {
-            bar.set_prefix(HumanDuration(bar.eta()).to_string());
+            let left = if bar.position() == 0 { total } else { bar.eta() };
+            bar.set_prefix(HumanDuration(left).to_string());
             bar.set_message(format!("{} · {point} · round {round}", subject.name));
             bar.tick();
             self.sample(round, point, subject, &mut samples, &mut repeats);

@@ -285,3 +285,47 @@ fn now_and_then(server: &Server, method: Method) -> Result<Figures> {
         ..Figures::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::subjects;
+    use super::*;
+
+    const POINT: Point = Point::Echo { active: 1, idle: 0, size: SMALL };
+
+    /// A sample of a subject whose binary is this one.
+    fn sample(name: &str, binary: &str) -> Sample {
+        let subject = subjects::find(name).expect("it is in the table");
+        let binaries = Binaries::from([(name.to_owned(), binary.into())]);
+        let cores = Cores::choose().expect("a core");
+        let time = Duration::from_millis(10);
+        let counter = Counter::Nothing;
+        let method = Method { cores, warm_up: time, time, counting: time, counter };
+        Sample::take(1, POINT, subject, &binaries, method, false)
+    }
+
+    #[test]
+    fn a_server_that_does_not_start_has_failed() {
+        let sample = sample("epoll-echo", "/bin/false");
+        assert_eq!(sample.outcome, Outcome::Failed);
+        assert!(sample.note.contains("does not start"), "{}", sample.note);
+    }
+
+    #[test]
+    fn a_server_that_the_kernel_refuses_is_skipped() {
+        assert_eq!(sample("aio-echo-uring", "/bin/false").outcome, Outcome::Skipped);
+    }
+
+    #[test]
+    fn a_server_that_says_where_it_listens_and_does_not_has_failed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("server");
+        let script = "#!/bin/sh\necho liar listening on 127.0.0.1:1\nsleep 10\n";
+        std::fs::write(&path, script).expect("it can be written");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, executable).expect("it is ours");
+        let sample = sample("epoll-echo", &path.to_string_lossy());
+        assert_eq!(sample.outcome, Outcome::Failed);
+        assert!(sample.note.contains("cannot connect"), "{}", sample.note);
+    }
+}
