@@ -16,6 +16,7 @@ mod tables;
 
 use std::env;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -98,26 +99,25 @@ impl Bench {
         };
         let machine = host::describe(cores)?;
         for line in &machine {
-            println!("{line}");
+            say(line);
         }
         if cfg!(debug_assertions) {
-            println!("A build without optimisation: the figures mean nothing.");
+            say("A build without optimisation: the figures mean nothing.");
         }
         let samples = plan.measure()?;
-        write_samples(&out.join("samples.csv"), &samples)?;
 
+        write_samples(&out.join("samples.csv"), &samples)?;
         let summary = Summary::new(samples);
-        for (title, note, table) in
-            tables::overview(&summary, &plan.points, &plan.subjects, Medium::Terminal)
-        {
-            println!("\n{title}{}{note}\n{table}", if note.is_empty() { "" } else { ". " });
-        }
-        println!("\n{}", tables::legend());
-        let plots = plots::draw(&out, &summary, &plan.points, &plan.subjects)?;
         let Plan { subjects, points, rounds, method, .. } = plan;
+        let plots = plots::draw(&out, &summary, &points, &subjects)?;
         let page = page::page(&summary, &points, &subjects, method, &machine, rounds, &plots);
         fs::write(out.join("README.md"), page)?;
-        println!("\nSamples, tables and plots: {}", out.display());
+        for (title, note, table) in tables::overview(&summary, &points, &subjects, Medium::Terminal)
+        {
+            say(&format!("\n{title}{}{note}\n{table}", if note.is_empty() { "" } else { ". " }));
+        }
+        say(&format!("\n{}", tables::legend()));
+        say(&format!("\nSamples, tables and plots: {}", out.display()));
         let failures = summary.failures();
         if !failures.is_empty() {
             bail!("failed:\n{}", failures.join("\n"));
@@ -159,7 +159,7 @@ impl Plan {
         }
         let costs = turns.iter().map(|&(round, point, subject)| self.cost(round, point, subject));
         let total: Duration = costs.sum();
-        println!("{} samples, about {}", turns.len(), HumanDuration(total));
+        say(&format!("{} samples, about {}", turns.len(), HumanDuration(total)));
         let bar = ProgressBar::new(total.as_millis() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {prefix} left  {wide_msg}")?);
         let mut samples = Vec::new();
@@ -226,6 +226,11 @@ impl Plan {
             + counting
             + CONNECTION * (point.connections() + joins) as u32
     }
+}
+
+/// Prints, if somebody reads it.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 fn write_samples(path: &Path, samples: &[Sample]) -> Result<()> {

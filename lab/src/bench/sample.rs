@@ -27,9 +27,11 @@ pub struct Method {
     pub counter: Counter,
 }
 
-/// The share of a core that others may take, beyond which a sample is not believed. At most: the
-/// kernel counts a core's idle time in hundredths of a second.
-const TAKEN: f64 = 0.05;
+/// The share of a core that others may have, beyond which a sample is not believed.
+///
+/// Interrupts, and the way from idle to running and back for each message, belong to it too: a few
+/// per cent. And the kernel counts idle time in hundredths of a second.
+const TAKEN: f64 = 0.1;
 const TICK: Duration = Duration::from_millis(10);
 
 /// How long one message now and then is sent at least: some of them must come.
