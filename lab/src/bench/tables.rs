@@ -244,7 +244,7 @@ fn rows(
 
 fn new<const N: usize>(medium: Medium, heads: [&str; N], columns: &[Column]) -> Table {
     let mut table = Table::new();
-    table.load_style(match medium {
+    table.load_preset(match medium {
         Medium::Terminal => presets::UTF8_FULL_CONDENSED,
         Medium::Page => presets::ASCII_MARKDOWN,
     });
