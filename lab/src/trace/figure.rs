@@ -74,18 +74,12 @@ fn lanes(story: &Story) -> Vec<Lane> {
     };
     let mut threads: Vec<usize> = (0..story.threads.len()).collect();
     threads.sort_by_key(|&thread| (group(thread), thread));
-    let mut lanes = Vec::new();
-    let mut idlers = Vec::new();
-    for thread in threads {
-        if idle(thread) {
-            idlers.push(thread);
-        } else {
-            lanes.push(Lane::Threads(vec![thread]));
-        }
-    }
-    if !idlers.is_empty() {
-        lanes.push(Lane::Threads(idlers));
-    }
+    let (idlers, mut busy): (Vec<usize>, Vec<usize>) = threads.into_iter().partition(|&thread| idle(thread));
+    let middle = busy.iter().filter(|&&thread| group(thread) < 2).count();
+    let others = busy.split_off(middle);
+    let mut lanes: Vec<Lane> = busy.into_iter().map(|thread| Lane::Threads(vec![thread])).collect();
+    lanes.extend((!idlers.is_empty()).then_some(Lane::Threads(idlers)));
+    lanes.extend(others.into_iter().map(|thread| Lane::Threads(vec![thread])));
     for client in 0..story.play.clients.len() {
         let at = if client == 0 { 0 } else { lanes.len() };
         lanes.insert(at, Lane::Client(client));
@@ -142,9 +136,8 @@ impl Legend {
         let vain = names(&|call| call.vain);
         let both = calls().any(|call| call.waited.is_some() && call.phase == Phase::Copying);
         let mut entries = Vec::new();
-        if !waits.is_empty() {
-            entries.push((Mark::Bar("waiting"), format!("waiting, blocked in {waits}")));
-        }
+        let waits = if waits.is_empty() { "waiting: in no call".to_owned() } else { format!("waiting, blocked in {waits}") };
+        entries.push((Mark::Bar("waiting"), waits));
         if both {
             entries.push((Mark::Blend, "wakes and copies, in the call that waited".to_owned()));
         }
@@ -155,7 +148,7 @@ impl Legend {
             entries.push((Mark::Bar("told"), format!("no call: the server learns that {told} is done")));
         }
         let neither = if vain.is_empty() { String::new() } else { " (EAGAIN: nothing there)".to_owned() };
-        entries.push((Mark::Bar("neither"), format!("neither: returned at once{neither}")));
+        entries.push((Mark::Bar("neither"), format!("neither: returned at once{neither}; a bare line: running")));
         entries.push((Mark::Arrow, "message".to_owned()));
         if story.threads.iter().any(|thread| !thread.signals.is_empty()) {
             entries.push((Mark::Signal, "signal".to_owned()));
@@ -163,7 +156,7 @@ impl Legend {
         if !story.wakes.is_empty() {
             entries.push((Mark::Wake, "one thread wakes another".to_owned()));
         }
-        let cut = "time runs to the right, not to scale; long stretches are cut, durations below";
+        let cut = "not to scale: long stretches are cut, durations stand below; strace slows every call";
         entries.push((Mark::Tear, cut.to_owned()));
         Self { entries }
     }
@@ -383,6 +376,7 @@ impl<'a> Panel<'a> {
                         (true, ..) => 9,
                         (_, true, _) => 4,
                         (.., Phase::Neither) => 3,
+                        (.., Phase::Waiting) if to - from < QUIET => 2,
                         _ => 1,
                     };
                     let width = label_width(call) + AROUND + if to - from >= QUIET { 16.0 } else { 0.0 };
@@ -417,7 +411,7 @@ impl<'a> Panel<'a> {
             y += self.lane_height(lane) + GAP;
         }
         let bottom = y - GAP;
-        let title = format!("{}   {}", self.act + 1, self.story.play.acts[self.act].title);
+        let title = format!("{}. {}", self.act + 1, self.story.play.acts[self.act].title);
         let mut group = Group::new()
             .add(rectangle("panel", MARGIN - 6.0, top, WIDTH - 2.0 * MARGIN + 12.0, self.height).set("rx", 6))
             .add(text("head", "start", MARGIN, top + 18.0, &title));
@@ -461,9 +455,8 @@ impl<'a> Panel<'a> {
             }
             Lane::Threads(threads) => {
                 let first = &self.story.threads[threads[0]];
-                let last = &self.story.threads[threads[threads.len() - 1]];
                 let name = if threads.len() > 1 {
-                    vec![first.role.clone(), format!("to {}", last.role)]
+                    vec![first.role.clone(), format!("and {} more", threads.len() - 1)]
                 } else {
                     wrap(&first.role, SMALL, LEFT - MARGIN - 6.0)
                 };
@@ -569,17 +562,26 @@ impl<'a> Panel<'a> {
             }
             group = group.add(rectangle("edge", x, y, end - x, BAR));
         }
-        let (free, free_end) = self.axis.free(x, end);
-        let center = f64::midpoint(free, free_end);
-        if !call.minor && free_end - free >= label_width(call) {
-            let style = if call.told { "" } else { "inside" };
-            if call.answer.is_empty() {
-                group = group.add(text(style, "middle", center, y + BAR / 2.0 + 4.0, &call.title));
-            } else {
-                group = group
-                    .add(text(style, "middle", center, y + 14.0, &call.title))
-                    .add(text(style, "middle", center, y + 28.0, &call.answer));
-            }
+        // What came of it is not known before it is over, and stands there.
+        let answer = Some(&call.answer).filter(|answer| !answer.is_empty() && call.end <= self.to);
+        let style = if call.told { "" } else { "inside" };
+        let free = self.axis.free(x, end);
+        let fits = |part: &(f64, f64), label: &str| part.1 - part.0 >= text_width(label, SMALL);
+        let middle = |part: &(f64, f64)| f64::midpoint(part.0, part.1);
+        let last = answer.and_then(|answer| {
+            free.iter().rposition(|part| fits(part, &call.title) && fits(part, answer))
+        });
+        if let (Some(last), Some(answer)) = (last, answer) {
+            let at = middle(&free[last]);
+            group = group
+                .add(text(style, "middle", at, y + 14.0, &call.title))
+                .add(text(style, "middle", at, y + 28.0, answer));
+        }
+        // And its name at the beginning too, where a cut is between.
+        let first = free.iter().position(|part| fits(part, &call.title)).filter(|&first| Some(first) != last);
+        if let Some(first) = first {
+            let at = middle(&free[first]);
+            group = group.add(text(style, "middle", at, y + BAR / 2.0 + 4.0, &call.title));
         }
         if let Some(step) = call.step {
             let at = x + 8.0;
@@ -605,9 +607,9 @@ impl<'a> Panel<'a> {
             let at = x + step * tooth as f64;
             group = group.add(rectangle(class(call.phase), at, y + BAR - COMB, step * 0.7, COMB));
         }
-        let (free, free_end) = self.axis.free(x, end);
-        if free_end - free >= text_width(&label, SMALL) {
-            group = group.add(text("halo", "middle", f64::midpoint(free, free_end), y + 14.0, &label));
+        let free = self.axis.free(x, end);
+        if let Some(part) = free.iter().find(|part| part.1 - part.0 >= text_width(&label, SMALL)) {
+            group = group.add(text("halo", "middle", f64::midpoint(part.0, part.1), y + 14.0, &label));
         }
         group
     }
@@ -628,10 +630,7 @@ impl<'a> Panel<'a> {
         // Of calls that are drawn as a repetition only the first ones have a place.
         let shown = self.items(thread).iter().any(|item| matches!(item, Item::One(one) if *one == call_index));
         let deed_at = moment(deed.what, deed.from, deed.to);
-        let call_at = match direction {
-            Direction::In => deed_at.clamp(call.start, call.end),
-            Direction::Out => deed_at.clamp(call.start, call.end),
-        };
+        let call_at = deed_at.clamp(call.start, call.end);
         let early = deed_at < self.from;
         if !shown || !(self.from..self.to).contains(&call_at) || deed_at >= self.to {
             return None;

@@ -86,22 +86,22 @@ impl Axis {
 
     /// Where the marks of the cuts are.
     pub fn cuts(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
-        let quiet = self.stretches().filter(|&(length, from, to)| length >= QUIET && to - from > CUT);
-        quiet.map(|(_, _, to)| (to - CUT, to - 4.0))
+        let quiet = self.stretches().filter(|&(length, from, to)| length >= QUIET && to - from > CUT + 4.0);
+        quiet.map(|(_, _, to)| (to - CUT - 3.0, to - 7.0))
     }
 
-    /// The widest part between `from` and `to` that holds no mark of a cut.
-    pub fn free(&self, from: f64, to: f64) -> (f64, f64) {
-        let mut best = (from, from);
+    /// The parts between `from` and `to` that hold no mark of a cut.
+    pub fn free(&self, from: f64, to: f64) -> Vec<(f64, f64)> {
+        let mut parts = Vec::new();
         let mut start = from;
         for (cut_from, cut_to) in self.cuts().chain([(f64::INFINITY, f64::INFINITY)]) {
             let end = cut_from.min(to);
-            if end - start > best.1 - best.0 {
-                best = (start, end);
+            if end > start {
+                parts.push((start, end));
             }
             start = start.max(cut_to);
         }
-        best
+        parts
     }
 }
 

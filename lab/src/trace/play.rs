@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(30);
 /// How long nobody speaks before the one message that the comparison shows.
 const SILENCE: Duration = Duration::from_millis(60);
 /// What A sends at once before it reads late.
-const MUCH: usize = 128 * 1024;
+const MUCH: usize = 80 * 1024;
 /// The same in the chat.
 const LINES: usize = 24;
 /// The clients' receive buffers, and the largest segment of their connections (that of Ethernet):
@@ -67,8 +67,11 @@ impl Play {
     pub fn perform(address: SocketAddr, kind: Kind) -> Result<Self> {
         let mut stage = Stage { address, kind, acts: Vec::new(), actors: Vec::new() };
         stage.play()?;
+        let end = now();
+        // That they leave now ends calls that have begun in the play.
+        (0..stage.actors.len()).for_each(|actor| stage.leave(actor));
         let clients = stage.actors.into_iter().map(|actor| actor.client).collect();
-        Ok(Self { acts: stage.acts, clients, end: now() })
+        Ok(Self { acts: stage.acts, clients, end })
     }
 
     /// The lines that [`Play::read`] reads.
@@ -162,6 +165,7 @@ impl Stage {
         if self.kind != Kind::Datagram {
             self.act("A and B connect");
         }
+        self.rest(PAUSE)?;
         self.enter('A')?;
         self.rest(PAUSE)?;
         self.enter('B')?;
@@ -178,7 +182,7 @@ impl Stage {
         self.rest(PAUSE)?;
 
         let (title, reader) = match self.kind {
-            Kind::Echo => ("A sends 128 KiB at once, and reads later", A),
+            Kind::Echo => ("A sends 80 KiB at once, and reads later", A),
             Kind::Chat => ("A sends 24 lines at once, and B reads later", B),
             Kind::Datagram => ("A sends three datagrams, and reads later", A),
         };
@@ -240,7 +244,9 @@ impl Stage {
     fn leave(&mut self, actor: usize) {
         let actor = &mut self.actors[actor];
         let from = now();
-        actor.socket = None;
+        if actor.socket.take().is_none() {
+            return;
+        }
         actor.client.deeds.push(Deed { from, to: now(), what: What::Leave });
     }
 

@@ -1,6 +1,6 @@
 //! What the records say: which thread waited, which one copied, and whose message it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::play::{Play, What};
 use super::servers::{Server, Step};
@@ -50,6 +50,8 @@ pub struct Call {
     pub minor: bool,
     /// It was asked for something that was not there.
     pub vain: bool,
+    /// It would have waited, had there been nothing.
+    pub patient: bool,
     pub client: Option<usize>,
     pub copied: Option<(Direction, u64)>,
     pub step: Option<&'static str>,
@@ -327,6 +329,7 @@ impl Story {
                     if call.end > end {
                         call.waited = call.waited.map(|waited| waited.min(end));
                         call.end = end;
+                        call.answer.clear(); // nobody knows yet
                     }
                     indices.insert((number, index), (kept_threads.len(), kept.len()));
                     kept.push(call);
@@ -355,9 +358,13 @@ impl Story {
 
 impl Call {
     /// What it waited for came at `time`.
+    ///
+    /// strace times the length of a call from a moment after the one that it prints: that a call
+    /// seems to end before that came which ended it can only be due to this.
     fn wait_until(&mut self, time: Nanos) {
-        if time > self.start && self.phase != Phase::Waiting {
-            self.waited = Some(time.min(self.end));
+        if time > self.start && self.phase != Phase::Waiting && self.patient {
+            self.end = self.end.max(time);
+            self.waited = Some(time);
         }
     }
 
@@ -392,11 +399,13 @@ struct Teller<'a> {
     tokens: HashMap<String, String>,
     /// Which client is behind a descriptor's number: what the server's log goes by.
     numbers: HashMap<String, usize>,
+    /// The sockets that do not block.
+    impatient: HashSet<String>,
 }
 
 impl<'a> Teller<'a> {
     fn new(server: &'static Server, play: &'a Play) -> Self {
-        Self { server, play, tokens: HashMap::new(), numbers: HashMap::new() }
+        Self { server, play, tokens: HashMap::new(), numbers: HashMap::new(), impatient: HashSet::new() }
     }
 
     /// Descriptors that are named before they are known, by a call that is traced later.
@@ -485,6 +494,10 @@ impl<'a> Teller<'a> {
             _ => None,
         };
         let vain = error == Some("EAGAIN");
+        let unblocks = args.contains("FIONBIO, [1]") || args.contains("O_NONBLOCK");
+        if unblocks && (name == "ioctl" || name == "fcntl") {
+            self.impatient.extend(identity(parts.first()).map(str::to_owned));
+        }
         let mut call = Call {
             name: name.to_owned(),
             args: args.to_owned(),
@@ -497,6 +510,8 @@ impl<'a> Teller<'a> {
             answer: error.map_or_else(|| format!("= {}", result.split(['<', ' ']).next().unwrap_or_default()), str::to_owned),
             minor: is_minor(name),
             vain,
+            patient: !args.contains("MSG_DONTWAIT")
+                && identity(parts.first()).is_none_or(|socket| !self.impatient.contains(socket)),
             client,
             copied,
             step: None,
@@ -582,9 +597,12 @@ impl<'a> Teller<'a> {
             })
         };
         let among = |number: &str| {
-            let prefix = format!("{number}<");
-            let all = call.args.split(['[', ' ', '=', '{']);
-            all.filter(|part| part.starts_with(&prefix)).find_map(name)
+            let described = format!("{number}<");
+            let mut found = call.args.match_indices(&described);
+            let (at, _) = found.find(|&(at, _)| {
+                call.args[..at].ends_with(['[', ' ', '='])
+            })?;
+            name(call.args[at..].split("]>").next()?)
         };
         match call.name.as_str() {
             "epoll_wait" | "epoll_pwait" | "epoll_pwait2" => parts
@@ -647,7 +665,7 @@ impl<'a> Teller<'a> {
     /// `8<TCP:[127.0.0.1:41433->127.0.0.1:41254]>`: the client at its far end.
     fn peer(&self, described: &str) -> Option<usize> {
         let (_, far) = described.split_once("->")?;
-        self.at_port(far.split("]>").next()?.rsplit(':').next()?)
+        self.at_port(far.split(']').next()?.rsplit(':').next()?)
     }
 
     fn at_port(&self, port: &str) -> Option<usize> {
@@ -681,6 +699,7 @@ impl<'a> Teller<'a> {
             answer: if count == 0 { "= 0, end".to_owned() } else { format!("= {count}") },
             minor: false,
             vain: false,
+            patient: false,
             client: Some(client),
             copied: Some((direction, count)),
             step: None,
@@ -750,6 +769,11 @@ fn is_hidden(name: &str, args: &str) -> bool {
     (name == "write" && (args.starts_with("2<") || args.starts_with("2,")))
         || (name == "fcntl" && args.ends_with("F_GETFD"))
         || name.starts_with("exit")
+}
+
+/// What strace says is behind a descriptor: the part of `8<TCP:[…]>` that is in the brackets.
+fn identity<'a>(described: Option<&&'a str>) -> Option<&'a str> {
+    Some(described?.split_once('<')?.1)
 }
 
 fn leading_number<T: std::str::FromStr>(text: &str) -> Option<T> {

@@ -56,7 +56,7 @@ pub fn parse(trace: &str) -> Vec<Record> {
             Event::Exit
         } else if let Some(resumed) = rest.strip_prefix("<... ") {
             let begun = unfinished.remove(&tid).and_then(|index| records.get_mut(index));
-            finish(begun, resumed);
+            finish(begun, resumed, at);
             continue;
         } else if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
             unfinished.insert(tid, records.len());
@@ -112,9 +112,9 @@ fn parse_tail(tail: &str) -> Option<(&str, &str, Option<Nanos>)> {
     Some(timed.map_or((args, rest, None), |(result, time)| (args, result, Some(time))))
 }
 
-/// `name resumed>args) = result <0.000001>`, the second half of a call.
-fn finish(begun: Option<&mut Record>, resumed: &str) {
-    let Some(Record { at, event: Event::Call { args, result, end, .. }, .. }) = begun else {
+/// `name resumed>args) = result <0.000001>`, the second half of a call, written when it returned.
+fn finish(begun: Option<&mut Record>, resumed: &str, at: Nanos) {
+    let Some(Record { event: Event::Call { args, result, end, .. }, .. }) = begun else {
         return;
     };
     let tail = resumed.split_once("resumed>").map(|(_, tail)| tail);
@@ -125,7 +125,7 @@ fn finish(begun: Option<&mut Record>, resumed: &str) {
         }
         args.push_str(more);
         *result = Some(answer.to_owned());
-        *end = duration.map(|duration| *at + duration);
+        *end = duration.map(|_| at);
     }
 }
 
