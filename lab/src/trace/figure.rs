@@ -3,14 +3,15 @@
 use std::ops::Range;
 
 use svg::Document;
-use svg::node::element::{Group, Rectangle, Title};
+use svg::node::element::{Group, Title};
 
-use super::layout::{Axis, QUIET, Want, text_width};
-use super::play::What;
+use super::layout::{Axis, CUT, QUIET, Want, text_width};
+use super::play::{What, moment};
+use super::repeat::{Item, again, items};
 use super::story::{Call, Direction, Message, Phase, Story, Thread};
 use super::strace::Nanos;
 use super::style::{
-    SMALL, WIDTH, amount, arrow, class, duration, line, page, rectangle, round, spot, tear, text, wrap,
+    SMALL, WIDTH, amount, arrow, blend, class, duration, line, page, rectangle, spot, tear, text, wrap,
 };
 
 const MARGIN: f64 = 14.0;
@@ -73,7 +74,7 @@ fn lanes(story: &Story) -> Vec<Lane> {
         _ => 1,
     };
     let mut threads: Vec<usize> = (0..story.threads.len()).collect();
-    threads.sort_by_key(|&thread| (group(thread), thread));
+    threads.sort_by_key(|&thread| (group(thread), thread > 0, &story.threads[thread].role));
     let (idlers, mut busy): (Vec<usize>, Vec<usize>) = threads.into_iter().partition(|&thread| idle(thread));
     let middle = busy.iter().filter(|&&thread| group(thread) < 2).count();
     let others = busy.split_off(middle);
@@ -188,21 +189,6 @@ impl Legend {
     }
 }
 
-fn blend(x: f64, y: f64, width: f64, height: f64) -> Rectangle {
-    Rectangle::new()
-        .set("fill", "url(#blend)")
-        .set("x", round(x))
-        .set("y", round(y))
-        .set("width", round(width))
-        .set("height", round(height))
-}
-
-/// What is drawn of a thread's calls: one by one, or as many as repeat the ones before them.
-enum Item {
-    One(usize),
-    Again { calls: Range<usize>, times: usize },
-}
-
 /// What a client did in one go: its deeds of a kind that follow each other at once.
 struct Going {
     deeds: Range<usize>,
@@ -261,44 +247,7 @@ impl<'a> Panel<'a> {
     }
 
     fn items(&self, thread: usize) -> Vec<Item> {
-        let calls = &self.story.threads[thread].calls;
-        let first = calls.partition_point(|call| call.end <= self.from && !call.told);
-        let mut items = Vec::new();
-        let mut at = first;
-        while at < calls.len() && calls[at].start < self.to {
-            if calls[at].told && calls[at].start < self.from {
-                at += 1;
-                continue;
-            }
-            let (period, times) = self.repetition(calls, at);
-            if times >= 3 && period * times >= 6 {
-                items.extend((at..at + period).map(Item::One));
-                let rest = at + period..at + period * times;
-                items.push(Item::Again { calls: rest, times: times - 1 });
-                at += period * times;
-            } else {
-                items.push(Item::One(at));
-                at += 1;
-            }
-        }
-        items
-    }
-
-    /// How many calls from `at` on are repeated, and how often they come in all.
-    fn repetition(&self, calls: &[Call], at: usize) -> (usize, usize) {
-        let alike = |a: &Call, b: &Call| {
-            a.title == b.title && a.vain == b.vain && a.phase == b.phase
-                && b.start < self.to && b.end - b.start < QUIET && a.end - a.start < QUIET
-        };
-        let times = |period: usize| {
-            let rest = &calls[at + period.min(calls.len() - at)..];
-            let same = rest.iter().zip(&calls[at..]).take_while(|(next, before)| alike(before, next));
-            1 + same.count() / period
-        };
-        (1..=6).map(|period| (period, times(period))).max_by_key(|&(period, times)| {
-            let covered = if times > 1 { period * times } else { 0 };
-            (covered, usize::MAX - period)
-        }).unwrap_or((1, 1))
+        items(&self.story.threads[thread].calls, self.from, self.to)
     }
 
     fn goings(&self, client: usize) -> Vec<Going> {
@@ -306,7 +255,7 @@ impl<'a> Panel<'a> {
         let deeds = &self.story.play.clients[client].deeds;
         let mut goings: Vec<(Going, What)> = Vec::new();
         for (index, deed) in deeds.iter().enumerate() {
-            let at = moment(deed.what, deed.from, deed.to);
+            let at = moment(deed);
             if !(self.from..self.to).contains(&at) {
                 continue;
             }
@@ -346,7 +295,8 @@ impl<'a> Panel<'a> {
                     for (index, going) in goings.iter().enumerate() {
                         times.extend([going.from, going.to]);
                         let next = goings.get(index + 1).map_or(self.to, |next| next.from);
-                        let width = text_width(&going.label, SMALL) + AROUND;
+                        let cut = if next - going.from >= QUIET { CUT + 6.0 } else { 0.0 };
+                        let width = text_width(&going.label, SMALL) + AROUND + cut;
                         wants.push(Want { from: going.from, to: next, width, rank: 1 });
                     }
                 }
@@ -375,12 +325,15 @@ impl<'a> Panel<'a> {
                     let rank = match (call.minor, call.vain, call.main_phase()) {
                         (true, ..) => 9,
                         (_, true, _) => 4,
+                        _ if call.answer.starts_with('E') => 5,
+                        _ if call.step.is_some() => 1,
                         (.., Phase::Neither) => 3,
                         (.., Phase::Waiting) if to - from < QUIET => 2,
                         _ => 1,
                     };
                     let width = label_width(call) + AROUND + if to - from >= QUIET { 16.0 } else { 0.0 };
-                    wants.push(Want { from, to, width: 4.0, rank: 0 });
+                    let least = if call.step.is_some() && call.start >= self.from { 17.0 } else { 4.0 };
+                    wants.push(Want { from, to, width: least, rank: 0 });
                     (from, to, width, rank)
                 }
                 Item::Again { calls: range, times } => {
@@ -398,7 +351,7 @@ impl<'a> Panel<'a> {
                 times.push(signal.at);
                 let next = signals.get(index + 1).map_or(self.to, |next| next.at.min(self.to));
                 let width = text_width(&signal.name, SMALL) + 12.0;
-                wants.push(Want { from: signal.at, to: next, width, rank: 1 });
+                wants.push(Want { from: signal.at, to: next, width, rank: 3 });
             }
         }
     }
@@ -418,27 +371,26 @@ impl<'a> Panel<'a> {
         for (lane, &y) in self.lanes.iter().zip(&tops) {
             group = group.add(self.draw_life(lane, y));
         }
+        let (mut bars, mut labels) = (Group::new(), Group::new());
+        for (lane, &y) in self.lanes.iter().zip(&tops) {
+            (bars, labels) = match lane {
+                Lane::Client(client) => self.draw_client(*client, y, bars, labels),
+                Lane::Threads(threads) => self.draw_thread(threads, y, bars, labels),
+            };
+        }
+        group = group.add(bars);
+        for (from, to) in self.axis.cuts() {
+            group = group.add(tear(from, to, top + HEAD - 2.0, bottom));
+        }
         for message in &self.story.messages {
             if let Some(message) = self.draw_message(message, &tops) {
                 group = group.add(message);
             }
         }
-        for (from, to) in self.axis.cuts() {
-            // Below the bars and the labels it cuts the lines of the lanes.
-            group = group.add(tear(from, to, top + HEAD - 2.0, bottom));
+        for arrow in self.draw_wakes(&tops).into_iter().chain(self.draw_sent_signals(&tops)) {
+            group = group.add(arrow);
         }
-        for (lane, &y) in self.lanes.iter().zip(&tops) {
-            group = group.add(match lane {
-                Lane::Client(client) => self.draw_client(*client, y),
-                Lane::Threads(threads) => self.draw_thread(threads, y),
-            });
-        }
-        for (from, to) in self.axis.cuts() {
-            group = group.add(tear(from, to, top + HEAD - 2.0, bottom));
-        }
-        for wake in self.draw_wakes(&tops) {
-            group = group.add(wake);
-        }
+        group = group.add(labels);
         group.add(self.draw_ruler(bottom + 5.0))
     }
 
@@ -486,81 +438,80 @@ impl<'a> Panel<'a> {
         matches!((lane, &self.lanes[0]), (Lane::Client(a), Lane::Client(b)) if a == b)
     }
 
-    fn draw_client(&self, client: usize, top: f64) -> Group {
+    fn draw_client(&self, client: usize, top: f64, mut bars: Group, mut labels: Group) -> (Group, Group) {
         let lane = Lane::Client(client);
         let y = self.client_line(&lane, top);
         let label_y = if self.is_first(&lane) { y - 9.0 } else { y + 17.0 };
         let goings = self.goings(client);
-        let mut group = Group::new();
         for (index, going) in goings.iter().enumerate() {
             let (x, end) = (self.axis.place(going.from), self.axis.place(going.to));
-            group = if going.deeds.len() > 1 {
-                let bar = rectangle("spot", x - 3.5, y - 3.5, end - x + 7.0, 7.0);
-                group.add(bar.set("rx", 3.5))
+            bars = if going.deeds.len() > 1 {
+                bars.add(rectangle("spot", x - 3.5, y - 3.5, end - x + 7.0, 7.0).set("rx", 3.5))
             } else {
-                group.add(spot("spot", x, y, 3.5))
+                bars.add(spot("spot", x, y, 3.5))
             };
             let next = goings.get(index + 1).map_or(LEFT + FIELD, |next| self.axis.place(next.from));
             if next - x >= text_width(&going.label, SMALL) {
-                group = group.add(text("halo", "start", x - 3.0, label_y, &going.label));
+                labels = labels.add(text("halo", "start", x - 3.0, label_y, &going.label));
             }
         }
-        group
+        (bars, labels)
     }
 
-    fn draw_thread(&self, threads: &[usize], top: f64) -> Group {
+    fn draw_thread(&self, threads: &[usize], top: f64, mut bars: Group, mut labels: Group) -> (Group, Group) {
         let thread = &self.story.threads[threads[0]];
         let y = top + self.above();
-        let mut group = Group::new();
         let items = self.items(threads[0]);
         for (index, item) in items.iter().enumerate() {
-            group = match item {
+            (bars, labels) = match item {
                 Item::One(call) => {
                     let next = items.get(index + 1).map_or(self.to, |item| thread.calls[item.first()].start);
-                    group.add(self.draw_call(&thread.calls[*call], next, y))
+                    self.draw_call(&thread.calls[*call], next, y, bars, labels)
                 }
                 Item::Again { calls, times } => {
-                    group.add(self.draw_again(&thread.calls[calls.clone()], *times, y))
+                    self.draw_again(&thread.calls[calls.clone()], *times, y, bars, labels)
                 }
             };
         }
-        for signal in &thread.signals {
-            if (self.from..self.to).contains(&signal.at) {
-                let x = self.axis.place(signal.at);
-                let tail = y + BAR + NOTES - 1.0;
-                group = group
-                    .add(arrow("signal", "signal-head", "", (x, tail), (x, y + BAR)))
-                    .add(text("halo", "start", x + 6.0, tail - 2.0, &signal.name));
+        for signal in thread.signals.iter().filter(|signal| (self.from..self.to).contains(&signal.at)) {
+            let x = self.axis.place(signal.at);
+            let tail = y + BAR + NOTES - 1.0;
+            if signal.from.is_none() {
+                bars = bars.add(arrow("signal", "signal-head", "", (x, tail), (x, y + BAR)));
+            }
+            let next = thread.signals.iter().map(|signal| signal.at).find(|&at| at > signal.at);
+            let next = next.map_or(LEFT + FIELD, |next| self.axis.place(next.min(self.to)));
+            if next - x >= text_width(&signal.name, SMALL) + 6.0 {
+                labels = labels.add(text("halo", "start", x + 6.0, tail - 2.0, &signal.name));
             }
         }
-        group
+        (bars, labels)
     }
 
-    fn draw_call(&self, call: &Call, next: Nanos, y: f64) -> Group {
+    fn draw_call(&self, call: &Call, next: Nanos, y: f64, bars: Group, mut labels: Group) -> (Group, Group) {
         let (from, to) = self.visible(call);
         let (x, mut end) = (self.axis.place(from), self.axis.place(to));
         if call.told {
             end = (x + label_width(call) + AROUND - 2.0).min(self.axis.place(next) - 2.0);
         }
         end = end.max(x + 2.0);
-        let mut group = Group::new().add(Title::new(describe(call)));
+        let mut bar = Group::new().add(Title::new(describe(call)));
         if call.told {
-            group = group.add(rectangle("told", x + 1.0, y + 1.0, end - x - 2.0, BAR - 2.0).set("rx", 3));
+            bar = bar.add(rectangle("told", x + 1.0, y + 1.0, end - x - 2.0, BAR - 2.0).set("rx", 3));
         } else {
-            let middle = call.waited.map(|waited| self.axis.place(waited.clamp(from, to)));
-            if let Some(middle) = middle {
-                group = group.add(rectangle("waiting", x, y, middle - x, BAR));
-                if end > middle {
-                    group = if call.phase == Phase::Copying {
-                        group.add(blend(middle, y, end - middle, BAR))
-                    } else {
-                        group.add(rectangle(class(call.phase), middle, y, end - middle, BAR))
-                    };
-                }
-            } else {
-                group = group.add(rectangle(class(call.phase), x, y, end - x, BAR));
+            let mut rest = x;
+            if let Some(waited) = call.waited {
+                rest = self.axis.place(waited.clamp(from, to));
+                bar = bar.add(rectangle("waiting", x, y, rest - x, BAR));
             }
-            group = group.add(rectangle("edge", x, y, end - x, BAR));
+            if end > rest {
+                bar = if call.waited.is_some() && call.phase == Phase::Copying {
+                    bar.add(blend(rest, y, end - rest, BAR))
+                } else {
+                    bar.add(rectangle(class(call.phase), rest, y, end - rest, BAR))
+                };
+            }
+            bar = bar.add(rectangle("edge", x, y, end - x, BAR));
         }
         // What came of it is not known before it is over, and stands there.
         let answer = Some(&call.answer).filter(|answer| !answer.is_empty() && call.end <= self.to);
@@ -573,7 +524,7 @@ impl<'a> Panel<'a> {
         });
         if let (Some(last), Some(answer)) = (last, answer) {
             let at = middle(&free[last]);
-            group = group
+            labels = labels
                 .add(text(style, "middle", at, y + 14.0, &call.title))
                 .add(text(style, "middle", at, y + 28.0, answer));
         }
@@ -581,37 +532,36 @@ impl<'a> Panel<'a> {
         let first = free.iter().position(|part| fits(part, &call.title)).filter(|&first| Some(first) != last);
         if let Some(first) = first {
             let at = middle(&free[first]);
-            group = group.add(text(style, "middle", at, y + BAR / 2.0 + 4.0, &call.title));
+            labels = labels.add(text(style, "middle", at, y + BAR / 2.0 + 4.0, &call.title));
         }
-        if let Some(step) = call.step {
+        if let Some(step) = call.step.filter(|_| call.start >= self.from) {
             let at = x + 8.0;
-            group = group
+            labels = labels
                 .add(spot("step", at, y - 9.0, 7.5))
                 .add(text("step-number", "middle", at, y - 5.2, step));
         }
-        group
+        (bars.add(bar), labels)
     }
 
     /// The calls that repeat those before: without names, and how often.
-    fn draw_again(&self, calls: &[Call], times: usize, y: f64) -> Group {
+    fn draw_again(&self, calls: &[Call], times: usize, y: f64, mut bars: Group, mut labels: Group) -> (Group, Group) {
         const COMB: f64 = 14.0;
-        let (Some(first), Some(last)) = (calls.first(), calls.last()) else { return Group::new() };
+        let (Some(first), Some(last)) = (calls.first(), calls.last()) else { return (bars, labels) };
         let (x, end) = (self.axis.place(first.start.max(self.from)), self.axis.place(last.end.min(self.to)));
-        let label = again(times);
-        let mut group = Group::new().add(Title::new(label.clone()));
         // As many teeth as can be told apart; each is one of the calls, in its colour.
         let count = (((end - x) / 4.0) as usize).clamp(1, calls.len());
         let step = (end - x) / count as f64;
         for tooth in 0..count {
             let call = &calls[tooth * calls.len() / count];
             let at = x + step * tooth as f64;
-            group = group.add(rectangle(class(call.phase), at, y + BAR - COMB, step * 0.7, COMB));
+            bars = bars.add(rectangle(class(call.phase), at, y + BAR - COMB, step * 0.7, COMB));
         }
+        let label = again(times);
         let free = self.axis.free(x, end);
         if let Some(part) = free.iter().find(|part| part.1 - part.0 >= text_width(&label, SMALL)) {
-            group = group.add(text("halo", "middle", f64::midpoint(part.0, part.1), y + 14.0, &label));
+            labels = labels.add(text("halo", "middle", f64::midpoint(part.0, part.1), y + 14.0, &label));
         }
-        group
+        (bars, labels)
     }
 
     fn lane_of_thread(&self, thread: usize) -> Option<usize> {
@@ -629,7 +579,7 @@ impl<'a> Panel<'a> {
         let call = &self.story.threads[thread].calls[call];
         // Of calls that are drawn as a repetition only the first ones have a place.
         let shown = self.items(thread).iter().any(|item| matches!(item, Item::One(one) if *one == call_index));
-        let deed_at = moment(deed.what, deed.from, deed.to);
+        let deed_at = moment(&deed);
         let call_at = deed_at.clamp(call.start, call.end);
         let early = deed_at < self.from;
         if !shown || !(self.from..self.to).contains(&call_at) || deed_at >= self.to {
@@ -681,6 +631,26 @@ impl<'a> Panel<'a> {
             .collect()
     }
 
+    /// Signals from one thread to another.
+    fn draw_sent_signals(&self, tops: &[f64]) -> Vec<Group> {
+        let inside = |time: Nanos| (self.from..self.to).contains(&time);
+        let mut arrows = Vec::new();
+        for (taker, thread) in self.story.threads.iter().enumerate() {
+            for signal in thread.signals.iter().filter(|signal| inside(signal.at)) {
+                let Some((sender, call)) = signal.from else { continue };
+                let at = self.story.threads[sender].calls[call].start;
+                let lanes = (self.lane_of_thread(sender), self.lane_of_thread(taker));
+                if let ((Some(from), Some(to)), true) = (lanes, inside(at)) {
+                    let (from_y, to_y) = (tops[from] + self.above(), tops[to] + self.above());
+                    let (from_y, to_y) = if from_y < to_y { (from_y + BAR, to_y) } else { (from_y, to_y + BAR) };
+                    let (from_x, to_x) = (self.axis.place(at) + 3.0, self.axis.place(signal.at));
+                    arrows.push(arrow("signal", "signal-head", "", (from_x, from_y), (to_x, to_y)));
+                }
+            }
+        }
+        arrows
+    }
+
     /// How long the stretches were: those that are cut, and what is between them.
     fn draw_ruler(&self, y: f64) -> Group {
         let mut group = Group::new();
@@ -707,26 +677,6 @@ impl<'a> Panel<'a> {
         }
         group
     }
-}
-
-impl Item {
-    /// Its first call.
-    fn first(&self) -> usize {
-        match self {
-            Self::One(call) => *call,
-            Self::Again { calls, .. } => calls.start,
-        }
-    }
-}
-
-/// When others could see it: a client has what it received when its call returns, and the server
-/// what it sent as soon as the call begins.
-fn moment(what: What, from: Nanos, to: Nanos) -> Nanos {
-    if matches!(what, What::Receive(_)) { to } else { from }
-}
-
-fn again(times: usize) -> String {
-    if times == 1 { "… once more".to_owned() } else { format!("… {times} times more") }
 }
 
 fn label_width(call: &Call) -> f64 {

@@ -134,10 +134,31 @@ impl Play {
         Some(())
     }
 
+    /// How long A waited for the answer to the message that breaks the silence: the calmer the
+    /// machine, the shorter.
+    pub fn answer_time(&self) -> Option<Nanos> {
+        let deeds = &self.clients.first()?.deeds;
+        let sent = deeds.iter().position(|deed| matches!(deed.what, What::Send(_)))?;
+        let heard = |deeds: &[Deed]| {
+            deeds.iter().find(|deed| matches!(deed.what, What::Receive(_))).map(moment)
+        };
+        // In the chat it is B who hears it.
+        let from = deeds[sent].from;
+        let b = self.clients.get(1)?.deeds.iter().copied().filter(|deed| deed.from > from);
+        let answered = heard(&deeds[sent..]).into_iter().chain(heard(&b.collect::<Vec<_>>())).min()?;
+        Some(answered - from)
+    }
+
     /// When act number `index` is over.
     pub fn act_end(&self, index: usize) -> Nanos {
         self.acts.get(index + 1).map_or(self.end, |next| next.at)
     }
+}
+
+/// When others could see it: a client has what it received when its call returns, and the server
+/// what it sent as soon as the call begins.
+pub fn moment(deed: &Deed) -> Nanos {
+    if matches!(deed.what, What::Receive(_)) { deed.to } else { deed.from }
 }
 
 struct Stage {

@@ -33,8 +33,19 @@ pub struct Step {
     /// How the name of the thread's role begins.
     pub thread: &'static str,
     pub call: &'static str,
-    /// What stands in its arguments or its result.
+    /// What stands in its arguments, or in what the figure says came of it.
     pub with: &'static str,
+    /// What the wait before it in its thread was answered, where that makes a difference.
+    pub after: &'static str,
+}
+
+const fn step(
+    number: &'static str,
+    thread: &'static str,
+    call: &'static str,
+    with: &'static str,
+) -> Step {
+    Step { number, thread, call, with, after: "" }
 }
 
 const ECHO: Server = Server {
@@ -47,6 +58,8 @@ const ECHO: Server = Server {
     model: None,
     steps: &[],
 };
+
+const CHAT: Server = Server { kind: Kind::Chat, ..ECHO };
 
 /// In the order of the comparison.
 pub const SERVERS: &[Server] = &[
@@ -145,6 +158,62 @@ pub const SERVERS: &[Server] = &[
         kernel_copies: true,
         model: Some("asynchronous: io_uring"),
         ..ECHO
+    },
+    Server {
+        package: "reactor-chat",
+        name: "reactor-chat",
+        idea: "The main thread only waits, and queues who is ready; workers read, handle and write.",
+        unnamed: "worker",
+        steps: &[
+            step("4", "worker", "epoll_ctl", "EPOLLOUT"),
+            step("1", "", "epoll_ctl", "EPOLLIN"),
+            step("5", "main", "epoll_pwait", "EPOLLOUT"),
+            step("2", "main", "epoll_pwait", ""),
+            Step { after: "EPOLLOUT", ..step("6", "main", "futex", "FUTEX_WAKE") },
+            step("3", "main", "futex", "FUTEX_WAKE"),
+            step("4", "worker", "recvfrom", ""),
+            step("7", "worker", "sendto", ""),
+        ],
+        ..CHAT
+    },
+    Server {
+        package: "proactor-chat",
+        name: "proactor-chat",
+        idea: "Helper threads of the C library copy, signals tell when that is done, workers handle.",
+        unnamed: "helper",
+        ..CHAT
+    },
+    Server {
+        package: "proactor-chat",
+        name: "proactor-chat-simulated",
+        idea: "The main thread waits and copies; workers get what has been read, and only handle it.",
+        unnamed: "worker",
+        steps: &[
+            step("1", "main", "epoll_ctl", "EPOLL_CTL_ADD"),
+            step("5", "main", "epoll_wait", "eventfd"),
+            step("2", "main", "epoll_wait", ""),
+            step("3", "main", "recvfrom", ""),
+            step("3", "main", "futex", "FUTEX_WAKE"),
+            step("4", "worker", "write", "eventfd"),
+            step("6", "main", "sendto", ""),
+        ],
+        ..CHAT
+    },
+    Server {
+        package: "proactor-chat",
+        name: "proactor-chat-uring",
+        idea: "The kernel waits and copies; workers get what has been read, and only handle it.",
+        unnamed: "worker",
+        kernel_copies: true,
+        steps: &[
+            step("5", "main", "io_uring_enter", "eventfd"),
+            step("2", "main", "io_uring_enter", ""),
+            step("3", "main", "recv", ""),
+            step("3", "main", "futex", "FUTEX_WAKE"),
+            step("4", "worker", "write", "eventfd"),
+            step("6", "main", "send", ""),
+        ],
+        ..CHAT
     },
 ];
 

@@ -63,6 +63,8 @@ pub struct Call {
 pub struct Signal {
     pub name: String,
     pub at: Nanos,
+    /// The thread and the call that sent it, where it was one of the process's own.
+    pub from: Option<(usize, usize)>,
 }
 
 #[derive(Clone, Debug)]
@@ -116,6 +118,10 @@ impl Story {
         story.find_waits();
         story.find_wakes();
         story.name_threads();
+        story.find_signals();
+        for thread in &mut story.threads {
+            thread.number_steps(server.steps);
+        }
         story.cut_to_play();
         story
     }
@@ -242,12 +248,46 @@ impl Story {
             };
             let carrier = calls.iter().rposition(|call| call.phase_is_open() && call.start < known);
             let Some(carrier) = carrier else { continue };
-            if message.direction == Direction::In {
-                let call = &mut calls[carrier];
-                call.phase = Phase::Copying;
-                call.waited = call.waited.or(Some(call.start)).max(Some(deed.from.min(call.end)));
-            }
+            let (copied, call) = (told.copied.is_some(), &mut calls[carrier]);
             message.call = carrier;
+            if !copied {
+                continue;
+            }
+            let came = deed.from.min(call.end);
+            if message.direction == Direction::In && came > call.start {
+                call.waited = call.waited.max(Some(came));
+                call.phase = Phase::Copying;
+            } else if call.end - call.start < BLOCKED && call.waited.is_none() {
+                call.phase = Phase::Copying;
+            }
+        }
+        // Bytes of a message that came in several parts.
+        for calls in self.threads.iter_mut().map(|thread| &mut thread.calls) {
+            for told in 0..calls.len() {
+                if calls[told].told && calls[told].copied.is_some_and(|(way, _)| way == Direction::In) {
+                    let carrier = calls[..told].iter().rposition(Call::phase_is_open);
+                    if let Some(call) = carrier.map(|carrier| &mut calls[carrier]) {
+                        if call.end - call.start < BLOCKED && call.waited.is_none() {
+                            call.phase = Phase::Copying;
+                        }
+                    }
+                }
+            }
+        }
+        self.credit_answers();
+    }
+
+    /// An `io_uring_enter` ends when another thread writes to an eventfd that the kernel reads.
+    fn credit_answers(&mut self) {
+        let writes: Vec<Nanos> = (self.threads.iter().flat_map(|thread| &thread.calls))
+            .filter(|call| call.title == "write(eventfd)")
+            .map(|call| call.start)
+            .collect();
+        for call in self.threads.iter_mut().flat_map(|thread| &mut thread.calls) {
+            let told = |&at: &Nanos| call.start < at && at < call.end;
+            if call.phase_is_open() && call.phase == Phase::Waiting && writes.iter().any(told) {
+                "= eventfd".clone_into(&mut call.answer);
+            }
         }
     }
 
@@ -276,6 +316,45 @@ impl Story {
         }
         for &Wake { by: (thread, call), .. } in &self.wakes {
             self.threads[thread].calls[call].minor = false;
+        }
+    }
+
+    /// Signals that were not delivered but fetched, and who sent those that came from within.
+    fn find_signals(&mut self) {
+        const SOON: Nanos = 20_000_000;
+        for thread in &mut self.threads {
+            for call in &thread.calls {
+                let name = match call.answer.strip_prefix("= ") {
+                    Some(signal) if call.name == "rt_sigtimedwait" => signal.to_owned(),
+                    _ if call.title == "read(signalfd)" && !call.vain => String::new(),
+                    _ => continue,
+                };
+                thread.signals.push(Signal { name, at: call.end, from: None });
+            }
+            thread.signals.sort_by_key(|signal| signal.at);
+        }
+        for thread in 0..self.threads.len() {
+            for index in 0..self.threads[thread].calls.len() {
+                let call = &self.threads[thread].calls[index];
+                if !matches!(call.name.as_str(), "rt_sigqueueinfo" | "tgkill" | "kill") {
+                    continue;
+                }
+                let start = call.start;
+                let Some(name) = arguments(&call.args).into_iter().find(|part| part.starts_with("SIG")) else {
+                    continue;
+                };
+                let name = name.to_owned();
+                self.threads[thread].calls[index].answer.clone_from(&name);
+                let taken = (self.threads.iter_mut().flat_map(|thread| &mut thread.signals))
+                    .filter(|signal| signal.name.is_empty() || signal.name == name)
+                    .filter(|signal| (start..start + SOON).contains(&signal.at))
+                    .min_by_key(|signal| signal.at);
+                if let Some(signal) = taken {
+                    // One that is pending already is not sent again: the first sender counts.
+                    signal.name = name;
+                    signal.from = signal.from.or(Some((thread, index)));
+                }
+            }
         }
     }
 
@@ -346,6 +425,9 @@ impl Story {
             let new = indices.get(&(message.thread, message.call));
             new.inspect(|new| (message.thread, message.call) = **new).is_some()
         });
+        for signal in self.threads.iter_mut().flat_map(|thread| &mut thread.signals) {
+            signal.from = signal.from.and_then(|from| indices.get(&from).copied());
+        }
         self.wakes.retain_mut(|wake| match (indices.get(&wake.by), indices.get(&wake.woken)) {
             (Some(&by), Some(&woken)) => {
                 *wake = Wake { by, woken };
@@ -397,6 +479,9 @@ struct Teller<'a> {
     play: &'a Play,
     /// What `epoll_wait` will hand back for a descriptor, as `epoll_ctl` was told.
     tokens: HashMap<String, String>,
+    /// Which client is at the far end of a socket, by what strace says is behind its descriptor.
+    sockets: HashMap<String, usize>,
+    listener: Option<String>,
     /// Which client is behind a descriptor's number: what the server's log goes by.
     numbers: HashMap<String, usize>,
     /// The sockets that do not block.
@@ -405,25 +490,37 @@ struct Teller<'a> {
 
 impl<'a> Teller<'a> {
     fn new(server: &'static Server, play: &'a Play) -> Self {
-        Self { server, play, tokens: HashMap::new(), numbers: HashMap::new(), impatient: HashSet::new() }
-    }
-
-    /// Descriptors that are named before they are known, by a call that is traced later.
-    fn learn(&mut self, records: &[Record]) {
-        if self.server.kernel_copies {
-            for record in records {
-                if let Event::Call { name, args, .. } = &record.event {
-                    self.note_number(name, args);
-                }
-            }
+        Self {
+            server,
+            play,
+            tokens: HashMap::new(),
+            sockets: HashMap::new(),
+            listener: None,
+            numbers: HashMap::new(),
+            impatient: HashSet::new(),
         }
     }
 
-    fn note_number(&mut self, name: &str, args: &str) {
-        let first = arguments(args).first().copied().unwrap_or_default();
-        if let (false, Some(client)) = (is_wait(name), self.peer(first)) {
-            let number = first.split('<').next().unwrap_or_default();
-            self.numbers.insert(number.to_owned(), client);
+    /// Which sockets are whose: `accept` and `getpeername` say it, perhaps later than they are used.
+    fn learn(&mut self, records: &[Record]) {
+        for record in records {
+            let Event::Call { name, args, result, .. } = &record.event else { continue };
+            let parts = arguments(args);
+            let first = parts.first().copied();
+            let socket = match name.as_str() {
+                "accept" | "accept4" => result.as_deref(),
+                "getpeername" => first,
+                "listen" => {
+                    self.listener = first.and_then(identity).map(str::to_owned);
+                    continue;
+                }
+                _ => continue,
+            };
+            let port = args.split_once("htons(").and_then(|(_, rest)| rest.split(')').next());
+            if let (Some(socket), Some(client)) = (socket, port.and_then(|port| self.at_port(port))) {
+                self.sockets.extend(identity(socket).map(|socket| (socket.to_owned(), client)));
+                self.numbers.extend(number_of(socket).map(|number| (number.to_owned(), client)));
+            }
         }
     }
 
@@ -465,7 +562,11 @@ impl<'a> Teller<'a> {
                     }
                 }
                 Event::Signal { name, .. } => {
-                    threads[index].signals.push(Signal { name: name.clone(), at: record.at });
+                    threads[index].signals.push(Signal {
+                        name: name.clone(),
+                        at: record.at,
+                        from: None,
+                    });
                 }
                 Event::Exit => threads[index].died = Some(record.at),
             }
@@ -476,7 +577,6 @@ impl<'a> Teller<'a> {
                 call.end = end.max(call.start);
             }
             thread.end_suspensions();
-            thread.number_steps(self.server.steps);
         }
         threads
     }
@@ -496,7 +596,7 @@ impl<'a> Teller<'a> {
         let vain = error == Some("EAGAIN");
         let unblocks = args.contains("FIONBIO, [1]") || args.contains("O_NONBLOCK");
         if unblocks && (name == "ioctl" || name == "fcntl") {
-            self.impatient.extend(identity(parts.first()).map(str::to_owned));
+            self.impatient.extend(parts.first().copied().and_then(identity).map(str::to_owned));
         }
         let mut call = Call {
             name: name.to_owned(),
@@ -511,7 +611,7 @@ impl<'a> Teller<'a> {
             minor: is_minor(name),
             vain,
             patient: !args.contains("MSG_DONTWAIT")
-                && identity(parts.first()).is_none_or(|socket| !self.impatient.contains(socket)),
+                && parts.first().copied().and_then(identity).is_none_or(|socket| !self.impatient.contains(socket)),
             client,
             copied,
             step: None,
@@ -523,6 +623,11 @@ impl<'a> Teller<'a> {
                 call.answer = format!("= {}", name_of(client));
             } else {
                 call.title = format!("{name}({})", name_of(client));
+            }
+        } else if let Some(kind) = parts.first().and_then(|first| self.kind(first)) {
+            if copy_direction(name).is_some() {
+                call.title = format!("{name}({kind})");
+                call.answer.clear();
             }
         }
         if wait {
@@ -558,14 +663,29 @@ impl<'a> Teller<'a> {
     /// The waiting calls: for how long, and what ended them.
     fn describe_wait(&self, call: &mut Call, parts: &[&str], number: Option<i64>) {
         let lock = call.name == "futex" && !call.args.contains("FUTEX_WAIT");
-        let polled = parts.last().is_some_and(|last| *last == "0") && call.name.contains("poll");
+        let timeout = if call.name.starts_with("epoll") { 3 } else { 2 };
+        let polled = parts.get(timeout) == Some(&"0") && call.name.contains("poll");
         let at_once = polled || call.args.contains("{tv_sec=0, tv_nsec=0}") || call.vain;
-        if lock || at_once {
+        let timed_wait = call.name == "rt_sigtimedwait" && number.is_some_and(|signal| signal > 0);
+        if lock {
+            call.minor = true;
+            if let Some(count) = number {
+                call.answer = format!("wakes {count}");
+            }
+            return;
+        }
+        if !at_once {
+            call.phase = Phase::Waiting;
+        } else if !timed_wait {
             call.minor |= call.name == "futex";
             return;
         }
-        call.phase = Phase::Waiting;
-        if call.name == "futex" {
+        if call.name == "io_uring_enter" {
+            call.answer = match parts.get(1) {
+                Some(&"0") | None => String::new(),
+                Some(count) => format!("submits {count}"),
+            };
+        } else if call.name == "futex" {
             // Shorter ones are about a lock that was held for a moment.
             call.minor = call.end.saturating_sub(call.start) < BLOCKED;
             "sleeps".clone_into(&mut call.answer);
@@ -591,10 +711,8 @@ impl<'a> Teller<'a> {
     /// Who is ready, as far as it is a client or the listener.
     fn ready(&self, call: &Call, parts: &[&str]) -> Vec<String> {
         let name = |described: &str| {
-            self.peer(described).map(|client| self.play.clients[client].name.to_string()).or_else(|| {
-                let listener = described.contains("<TCP:[") || described.contains("<TCPv6:[");
-                listener.then(|| "new".to_owned())
-            })
+            let client = self.peer(described).map(|client| self.play.clients[client].name.to_string());
+            client.or_else(|| self.kind(described).map(str::to_owned))
         };
         let among = |number: &str| {
             let described = format!("{number}<");
@@ -602,7 +720,7 @@ impl<'a> Teller<'a> {
             let (at, _) = found.find(|&(at, _)| {
                 call.args[..at].ends_with(['[', ' ', '='])
             })?;
-            name(call.args[at..].split("]>").next()?)
+            name(&call.args[at..])
         };
         match call.name.as_str() {
             "epoll_wait" | "epoll_pwait" | "epoll_pwait2" => parts
@@ -642,30 +760,45 @@ impl<'a> Teller<'a> {
         if let Some(client) = self.peer(target) {
             call.client = Some(client);
             call.title = format!("epoll_ctl({})", self.play.clients[client].name);
+        } else {
+            // Timers and the like.
+            let kind = self.kind(target);
+            call.minor = kind != Some("listener");
+            if let Some(kind) = kind {
+                call.title = format!("epoll_ctl({kind})");
+            }
         }
     }
 
     /// Whose call it is: by the descriptor, by what `accept` returned, by a datagram's address.
-    fn client(&mut self, name: &str, parts: &[&str], result: &str) -> Option<usize> {
+    fn client(&self, name: &str, parts: &[&str], result: &str) -> Option<usize> {
         if name.starts_with("accept") {
             return self.peer(result);
         }
-        let first = parts.first().copied().unwrap_or_default();
-        let client = self.peer(first);
-        if let Some(client) = client {
-            let number = first.split('<').next().unwrap_or_default();
-            self.numbers.insert(number.to_owned(), client);
-        }
-        client.or_else(|| {
+        self.peer(parts.first()?).or_else(|| {
             let port = parts.iter().find_map(|part| part.split_once("htons("))?.1;
             self.at_port(port.split(')').next()?)
         })
     }
 
-    /// `8<TCP:[127.0.0.1:41433->127.0.0.1:41254]>`: the client at its far end.
+    /// `8<socket:[17813284]>`: the client at its far end.
     fn peer(&self, described: &str) -> Option<usize> {
-        let (_, far) = described.split_once("->")?;
-        self.at_port(far.split(']').next()?.rsplit(':').next()?)
+        self.sockets.get(identity(described)?).copied()
+    }
+
+    /// What is behind a descriptor that is no client's, in a word.
+    fn kind(&self, described: &str) -> Option<&'static str> {
+        let identity = identity(described)?;
+        if self.listener.as_deref() == Some(identity) {
+            return Some("listener");
+        }
+        let kinds = [
+            ("anon_inode:[signalfd]", "signalfd"),
+            ("anon_inode:[eventfd]", "eventfd"),
+            ("anon_inode:[timerfd]", "timerfd"),
+            ("pipe:[", "pipe"),
+        ];
+        kinds.into_iter().find(|(start, _)| identity.starts_with(start)).map(|(_, kind)| kind)
     }
 
     fn at_port(&self, port: &str) -> Option<usize> {
@@ -673,38 +806,49 @@ impl<'a> Teller<'a> {
         self.play.clients.iter().position(|client| client.port == port)
     }
 
-    /// `copy: recv(8) = 6` in what is written to stderr.
+    /// What the server's log tells that the kernel has done, in what is written to stderr:
+    /// `copy: recv(8) = 6`, and `127.0.0.1:41254 came`.
     fn told(&self, name: &str, args: &str, at: Nanos) -> Option<Call> {
-        let copy = (self.server.kernel_copies && name == "write" && args.starts_with('2'))
-            .then(|| args.split_once("copy: "))??
-            .1;
-        let (operation, rest) = copy.split_once('(')?;
-        let (number, rest) = rest.split_once(") = ")?;
-        let count: u64 = leading_number(rest)?;
-        let client = *self.numbers.get(number)?;
-        let direction = if operation.contains("send") || operation.contains("write") {
-            Direction::Out
-        } else {
-            Direction::In
-        };
-        Some(Call {
-            name: operation.to_owned(),
+        if !(self.server.kernel_copies && name == "write" && args.starts_with('2')) {
+            return None;
+        }
+        let mut call = Call {
+            name: String::new(),
             args: args.to_owned(),
-            result: count.to_string(),
+            result: String::new(),
             start: at,
             end: at,
             waited: None,
             phase: Phase::Copying,
-            title: format!("{operation}({})", self.play.clients[client].name),
-            answer: if count == 0 { "= 0, end".to_owned() } else { format!("= {count}") },
+            title: String::new(),
+            answer: String::new(),
             minor: false,
             vain: false,
             patient: false,
-            client: Some(client),
-            copied: Some((direction, count)),
+            client: None,
+            copied: None,
             step: None,
             told: true,
-        })
+        };
+        if let Some((before, _)) = args.split_once(" came") {
+            let client = self.at_port(before.rsplit(':').next()?)?;
+            "accept".clone_into(&mut call.name);
+            call.title.clone_from(&call.name);
+            call.answer = format!("= {}", self.play.clients[client].name);
+            call.client = Some(client);
+            return Some(call);
+        }
+        let (operation, rest) = args.split_once("copy: ")?.1.split_once('(')?;
+        let (number, rest) = rest.split_once(") = ")?;
+        let count: u64 = leading_number(rest)?;
+        let client = *self.numbers.get(number)?;
+        let outward = operation.contains("send") || operation.contains("write");
+        operation.clone_into(&mut call.name);
+        call.title = format!("{operation}({})", self.play.clients[client].name);
+        call.answer = if count == 0 { "= 0, end".to_owned() } else { format!("= {count}") };
+        call.client = Some(client);
+        call.copied = Some((if outward { Direction::Out } else { Direction::In }, count));
+        Some(call)
     }
 }
 
@@ -723,13 +867,22 @@ impl Thread {
     }
 
     fn number_steps(&mut self, steps: &'static [Step]) {
+        let mut answered = String::new();
         for call in &mut self.calls {
+            if is_wait(&call.name) && call.name != "futex" {
+                answered = format!("{} {}", call.args, call.answer);
+            }
             let step = steps.iter().find(|step| {
                 self.role.starts_with(step.thread)
                     && call.name == step.call
-                    && (call.args.contains(step.with) || call.result.contains(step.with))
+                    && !call.vain
+                    && (!call.minor || call.name != "epoll_ctl")
+                    && (call.args.contains(step.with) || call.answer.contains(step.with))
+                    && answered.contains(step.after)
             });
             call.step = step.map(|step| step.number);
+            // Where it wakes nobody, nobody sleeps: it is a step all the same.
+            call.minor &= call.step.is_none();
         }
     }
 }
@@ -771,9 +924,14 @@ fn is_hidden(name: &str, args: &str) -> bool {
         || name.starts_with("exit")
 }
 
-/// What strace says is behind a descriptor: the part of `8<TCP:[…]>` that is in the brackets.
-fn identity<'a>(described: Option<&&'a str>) -> Option<&'a str> {
-    Some(described?.split_once('<')?.1)
+/// What strace says is behind a descriptor: `socket:[17813284]` of `8<socket:[17813284]>`.
+fn identity(described: &str) -> Option<&str> {
+    described.split_once('<')?.1.split('>').next()
+}
+
+/// The number of a descriptor: `8`.
+fn number_of(described: &str) -> Option<&str> {
+    described.split('<').next()
 }
 
 fn leading_number<T: std::str::FromStr>(text: &str) -> Option<T> {

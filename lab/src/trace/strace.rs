@@ -9,7 +9,8 @@ pub type Nanos = i64;
 pub const FORMAT: &[&str] = &[
     "--follow-forks",
     "--decode-pids=comm",
-    "--decode-fds=all",
+    // And not `all`: to look up a socket's addresses can take milliseconds.
+    "--decode-fds=path",
     "--absolute-timestamps=format:unix,precision:ns",
     "--syscall-times=ns",
     "--string-limit=64",

@@ -22,7 +22,7 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Dej
 .head { font-size: 12.5px; font-weight: bold; }
 .muted { fill: #59636e; }
 .inside { fill: #1f2328; }
-.halo { stroke: #f6f8fa; stroke-width: 3px; paint-order: stroke; stroke-linejoin: round; }
+.halo { stroke: #f6f8fa; stroke-width: 4.5px; paint-order: stroke; stroke-linejoin: round; }
 .waiting { fill: #ffcf70; }
 .copying { fill: #4fc08d; }
 .neither { fill: #c3cad3; }
@@ -110,6 +110,16 @@ pub fn rectangle(class: &str, x: f64, y: f64, width: f64, height: f64) -> Rectan
         .set("x", round(x))
         .set("y", round(y))
         .set("width", round(width.max(0.0)))
+        .set("height", round(height))
+}
+
+/// The phase turns from waiting to copying somewhere in here.
+pub fn blend(x: f64, y: f64, width: f64, height: f64) -> Rectangle {
+    Rectangle::new()
+        .set("fill", "url(#blend)")
+        .set("x", round(x))
+        .set("y", round(y))
+        .set("width", round(width))
         .set("height", round(height))
 }
 
