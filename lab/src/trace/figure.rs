@@ -11,7 +11,8 @@ use super::repeat::{Item, again, items};
 use super::story::{Call, Direction, Message, Phase, Story, Thread};
 use super::strace::Nanos;
 use super::style::{
-    SMALL, WIDTH, amount, arrow, blend, class, duration, line, page, rectangle, spot, tear, text, wrap,
+    SMALL, WIDTH, amount, arrow, blend, class, duration, line, page, rectangle, spot, tear, text,
+    wrap,
 };
 
 const MARGIN: f64 = 14.0;
@@ -35,7 +36,8 @@ pub fn draw(story: &Story) -> Document {
         (0..story.play.acts.len()).map(|act| Panel::new(story, &lanes, act)).collect();
     let (header, top) = header(story);
     let height = top + panels.iter().map(|panel| panel.height + GAP).sum::<f64>() + 5.0;
-    let mut document = page(height, &format!("{} drawn from a trace of its system calls", story.server.name));
+    let mut document =
+        page(height, &format!("{} drawn from a trace of its system calls", story.server.name));
     document = document.add(header);
     let mut y = top;
     for panel in &panels {
@@ -75,7 +77,8 @@ fn lanes(story: &Story) -> Vec<Lane> {
     };
     let mut threads: Vec<usize> = (0..story.threads.len()).collect();
     threads.sort_by_key(|&thread| (group(thread), thread > 0, &story.threads[thread].role));
-    let (idlers, mut busy): (Vec<usize>, Vec<usize>) = threads.into_iter().partition(|&thread| idle(thread));
+    let (idlers, mut busy): (Vec<usize>, Vec<usize>) =
+        threads.into_iter().partition(|&thread| idle(thread));
     let middle = busy.iter().filter(|&&thread| group(thread) < 2).count();
     let others = busy.split_off(middle);
     let mut lanes: Vec<Lane> = busy.into_iter().map(|thread| Lane::Threads(vec![thread])).collect();
@@ -137,7 +140,11 @@ impl Legend {
         let vain = names(&|call| call.vain);
         let both = calls().any(|call| call.waited.is_some() && call.phase == Phase::Copying);
         let mut entries = Vec::new();
-        let waits = if waits.is_empty() { "waiting: in no call".to_owned() } else { format!("waiting, blocked in {waits}") };
+        let waits = if waits.is_empty() {
+            "waiting: in no call".to_owned()
+        } else {
+            format!("waiting, blocked in {waits}")
+        };
         entries.push((Mark::Bar("waiting"), waits));
         if both {
             entries.push((Mark::Blend, "wakes and copies, in the call that waited".to_owned()));
@@ -146,10 +153,17 @@ impl Legend {
             entries.push((Mark::Bar("copying"), format!("copying, in {copies}")));
         }
         if !told.is_empty() {
-            entries.push((Mark::Bar("told"), format!("no call: the server learns that {told} is done")));
+            entries.push((
+                Mark::Bar("told"),
+                format!("no call: the server learns that {told} is done"),
+            ));
         }
-        let neither = if vain.is_empty() { String::new() } else { " (EAGAIN: nothing there)".to_owned() };
-        entries.push((Mark::Bar("neither"), format!("neither: returned at once{neither}; a bare line: running")));
+        let neither =
+            if vain.is_empty() { String::new() } else { " (EAGAIN: nothing there)".to_owned() };
+        entries.push((
+            Mark::Bar("neither"),
+            format!("neither: returned at once{neither}; a bare line: running"),
+        ));
         entries.push((Mark::Arrow, "message".to_owned()));
         if story.threads.iter().any(|thread| !thread.signals.is_empty()) {
             entries.push((Mark::Signal, "signal".to_owned()));
@@ -157,7 +171,8 @@ impl Legend {
         if !story.wakes.is_empty() {
             entries.push((Mark::Wake, "one thread wakes another".to_owned()));
         }
-        let cut = "not to scale: long stretches are cut, durations stand below; strace slows every call";
+        let cut =
+            "not to scale: long stretches are cut, durations stand below; strace slows every call";
         entries.push((Mark::Tear, cut.to_owned()));
         Self { entries }
     }
@@ -175,11 +190,19 @@ impl Legend {
             group = match mark {
                 Mark::Bar(class) => group.add(rectangle(class, x, y, 20.0, 12.0).set("rx", 2)),
                 Mark::Blend => group.add(blend(x, y, 20.0, 12.0)),
-                Mark::Arrow => group.add(arrow("message", "spot", "", (x, middle), (x + 20.0, middle))),
-                Mark::Signal => {
-                    group.add(arrow("signal", "signal-head", "", (x + 10.0, y + 14.0), (x + 10.0, y - 1.0)))
+                Mark::Arrow => {
+                    group.add(arrow("message", "spot", "", (x, middle), (x + 20.0, middle)))
                 }
-                Mark::Wake => group.add(arrow("wake", "wake-head", "", (x, middle), (x + 20.0, middle))),
+                Mark::Signal => group.add(arrow(
+                    "signal",
+                    "signal-head",
+                    "",
+                    (x + 10.0, y + 14.0),
+                    (x + 10.0, y - 1.0),
+                )),
+                Mark::Wake => {
+                    group.add(arrow("wake", "wake-head", "", (x, middle), (x + 20.0, middle)))
+                }
                 Mark::Tear => group.add(tear(x + 4.0, x + 16.0, y - 1.0, y + 13.0)),
             };
             group = group.add(text("muted", "start", x + 26.0, y + 10.0, label));
@@ -220,7 +243,8 @@ impl<'a> Panel<'a> {
             height: 0.0,
         };
         panel.axis = panel.lay_out();
-        panel.height = HEAD + lanes.iter().map(|lane| panel.lane_height(lane) + GAP).sum::<f64>() + RULER;
+        panel.height =
+            HEAD + lanes.iter().map(|lane| panel.lane_height(lane) + GAP).sum::<f64>() + RULER;
         panel
     }
 
@@ -319,7 +343,11 @@ impl<'a> Panel<'a> {
                     let (from, mut to) = self.visible(call);
                     if call.told {
                         // It has no length: it may take the time until the next call.
-                        to = items[index + 1..].iter().map(|item| calls[item.first()].start).next().unwrap_or(self.to);
+                        to = items[index + 1..]
+                            .iter()
+                            .map(|item| calls[item.first()].start)
+                            .next()
+                            .unwrap_or(self.to);
                     }
                     times.extend(call.waited);
                     let rank = match (call.minor, call.vain, call.main_phase()) {
@@ -331,13 +359,24 @@ impl<'a> Panel<'a> {
                         (.., Phase::Waiting) if to - from < QUIET => 2,
                         _ => 1,
                     };
-                    let width = label_width(call) + AROUND + if to - from >= QUIET { 16.0 } else { 0.0 };
-                    let least = if call.step.is_some() && call.start >= self.from { 17.0 } else { 4.0 };
+                    let extra = if call.told {
+                        5.0
+                    } else if to - from >= QUIET {
+                        16.0
+                    } else {
+                        0.0
+                    };
+                    let width = label_width(call) + AROUND + extra;
+                    let least =
+                        if call.step.is_some() && call.start >= self.from { 17.0 } else { 4.0 };
                     wants.push(Want { from, to, width: least, rank: 0 });
                     (from, to, width, rank)
                 }
                 Item::Again { calls: range, times } => {
-                    let (from, to) = (calls[range.start].start.max(self.from), calls[range.end - 1].end.min(self.to));
+                    let (from, to) = (
+                        calls[range.start].start.max(self.from),
+                        calls[range.end - 1].end.min(self.to),
+                    );
                     (from, to, text_width(&again(*times), SMALL) + AROUND + 16.0, 2)
                 }
             };
@@ -366,7 +405,10 @@ impl<'a> Panel<'a> {
         let bottom = y - GAP;
         let title = format!("{}. {}", self.act + 1, self.story.play.acts[self.act].title);
         let mut group = Group::new()
-            .add(rectangle("panel", MARGIN - 6.0, top, WIDTH - 2.0 * MARGIN + 12.0, self.height).set("rx", 6))
+            .add(
+                rectangle("panel", MARGIN - 6.0, top, WIDTH - 2.0 * MARGIN + 12.0, self.height)
+                    .set("rx", 6),
+            )
             .add(text("head", "start", MARGIN, top + 18.0, &title));
         for (lane, &y) in self.lanes.iter().zip(&tops) {
             group = group.add(self.draw_life(lane, y));
@@ -438,7 +480,13 @@ impl<'a> Panel<'a> {
         matches!((lane, &self.lanes[0]), (Lane::Client(a), Lane::Client(b)) if a == b)
     }
 
-    fn draw_client(&self, client: usize, top: f64, mut bars: Group, mut labels: Group) -> (Group, Group) {
+    fn draw_client(
+        &self,
+        client: usize,
+        top: f64,
+        mut bars: Group,
+        mut labels: Group,
+    ) -> (Group, Group) {
         let lane = Lane::Client(client);
         let y = self.client_line(&lane, top);
         let label_y = if self.is_first(&lane) { y - 9.0 } else { y + 17.0 };
@@ -450,7 +498,8 @@ impl<'a> Panel<'a> {
             } else {
                 bars.add(spot("spot", x, y, 3.5))
             };
-            let next = goings.get(index + 1).map_or(LEFT + FIELD, |next| self.axis.place(next.from));
+            let next =
+                goings.get(index + 1).map_or(LEFT + FIELD, |next| self.axis.place(next.from));
             if next - x >= text_width(&going.label, SMALL) {
                 labels = labels.add(text("halo", "start", x - 3.0, label_y, &going.label));
             }
@@ -458,14 +507,22 @@ impl<'a> Panel<'a> {
         (bars, labels)
     }
 
-    fn draw_thread(&self, threads: &[usize], top: f64, mut bars: Group, mut labels: Group) -> (Group, Group) {
+    fn draw_thread(
+        &self,
+        threads: &[usize],
+        top: f64,
+        mut bars: Group,
+        mut labels: Group,
+    ) -> (Group, Group) {
         let thread = &self.story.threads[threads[0]];
         let y = top + self.above();
         let items = self.items(threads[0]);
         for (index, item) in items.iter().enumerate() {
             (bars, labels) = match item {
                 Item::One(call) => {
-                    let next = items.get(index + 1).map_or(self.to, |item| thread.calls[item.first()].start);
+                    let next = items
+                        .get(index + 1)
+                        .map_or(self.to, |item| thread.calls[item.first()].start);
                     self.draw_call(&thread.calls[*call], next, y, bars, labels)
                 }
                 Item::Again { calls, times } => {
@@ -473,7 +530,9 @@ impl<'a> Panel<'a> {
                 }
             };
         }
-        for signal in thread.signals.iter().filter(|signal| (self.from..self.to).contains(&signal.at)) {
+        for signal in
+            thread.signals.iter().filter(|signal| (self.from..self.to).contains(&signal.at))
+        {
             let x = self.axis.place(signal.at);
             let tail = y + BAR + NOTES - 1.0;
             if signal.from.is_none() {
@@ -488,16 +547,24 @@ impl<'a> Panel<'a> {
         (bars, labels)
     }
 
-    fn draw_call(&self, call: &Call, next: Nanos, y: f64, bars: Group, mut labels: Group) -> (Group, Group) {
+    fn draw_call(
+        &self,
+        call: &Call,
+        next: Nanos,
+        y: f64,
+        bars: Group,
+        mut labels: Group,
+    ) -> (Group, Group) {
         let (from, to) = self.visible(call);
         let (x, mut end) = (self.axis.place(from), self.axis.place(to));
         if call.told {
-            end = (x + label_width(call) + AROUND - 2.0).min(self.axis.place(next) - 2.0);
+            end = (x + label_width(call) + AROUND + 2.0).min(self.axis.place(next) - 2.0);
         }
         end = end.max(x + 2.0);
         let mut bar = Group::new().add(Title::new(describe(call)));
         if call.told {
-            bar = bar.add(rectangle("told", x + 1.0, y + 1.0, end - x - 2.0, BAR - 2.0).set("rx", 3));
+            bar =
+                bar.add(rectangle("told", x + 1.0, y + 1.0, end - x - 2.0, BAR - 2.0).set("rx", 3));
         } else {
             let mut rest = x;
             if let Some(waited) = call.waited {
@@ -515,7 +582,13 @@ impl<'a> Panel<'a> {
         }
         // What came of it is not known before it is over, and stands there.
         let answer = Some(&call.answer).filter(|answer| !answer.is_empty() && call.end <= self.to);
-        let style = if call.told { "" } else { "inside" };
+        // On a bar of one colour the label keeps arrows off.
+        let style = match (call.told, call.waited.is_some()) {
+            (true, _) => String::new(),
+            (_, true) => "inside".to_owned(),
+            _ => format!("inside on {}-label", class(call.phase)),
+        };
+        let style = style.as_str();
         let free = self.axis.free(x, end);
         let fits = |part: &(f64, f64), label: &str| part.1 - part.0 >= text_width(label, SMALL);
         let middle = |part: &(f64, f64)| f64::midpoint(part.0, part.1);
@@ -524,30 +597,51 @@ impl<'a> Panel<'a> {
         });
         if let (Some(last), Some(answer)) = (last, answer) {
             let at = middle(&free[last]);
-            labels = labels
-                .add(text(style, "middle", at, y + 14.0, &call.title))
-                .add(text(style, "middle", at, y + 28.0, answer));
+            labels = labels.add(text(style, "middle", at, y + 14.0, &call.title)).add(text(
+                style,
+                "middle",
+                at,
+                y + 28.0,
+                answer,
+            ));
         }
         // And its name at the beginning too, where a cut is between.
-        let first = free.iter().position(|part| fits(part, &call.title)).filter(|&first| Some(first) != last);
+        let first = free
+            .iter()
+            .position(|part| fits(part, &call.title))
+            .filter(|&first| Some(first) != last);
         if let Some(first) = first {
             let at = middle(&free[first]);
             labels = labels.add(text(style, "middle", at, y + BAR / 2.0 + 4.0, &call.title));
         }
         if let Some(step) = call.step.filter(|_| call.start >= self.from) {
             let at = x + 8.0;
-            labels = labels
-                .add(spot("step", at, y - 9.0, 7.5))
-                .add(text("step-number", "middle", at, y - 5.2, step));
+            labels = labels.add(spot("step", at, y - 9.0, 7.5)).add(text(
+                "step-number",
+                "middle",
+                at,
+                y - 5.2,
+                step,
+            ));
         }
         (bars.add(bar), labels)
     }
 
     /// The calls that repeat those before: without names, and how often.
-    fn draw_again(&self, calls: &[Call], times: usize, y: f64, mut bars: Group, mut labels: Group) -> (Group, Group) {
+    fn draw_again(
+        &self,
+        calls: &[Call],
+        times: usize,
+        y: f64,
+        mut bars: Group,
+        mut labels: Group,
+    ) -> (Group, Group) {
         const COMB: f64 = 14.0;
-        let (Some(first), Some(last)) = (calls.first(), calls.last()) else { return (bars, labels) };
-        let (x, end) = (self.axis.place(first.start.max(self.from)), self.axis.place(last.end.min(self.to)));
+        let (Some(first), Some(last)) = (calls.first(), calls.last()) else {
+            return (bars, labels);
+        };
+        let (x, end) =
+            (self.axis.place(first.start.max(self.from)), self.axis.place(last.end.min(self.to)));
         // As many teeth as can be told apart; each is one of the calls, in its colour.
         let count = (((end - x) / 4.0) as usize).clamp(1, calls.len());
         let step = (end - x) / count as f64;
@@ -559,26 +653,34 @@ impl<'a> Panel<'a> {
         let label = again(times);
         let free = self.axis.free(x, end);
         if let Some(part) = free.iter().find(|part| part.1 - part.0 >= text_width(&label, SMALL)) {
-            labels = labels.add(text("halo", "middle", f64::midpoint(part.0, part.1), y + 14.0, &label));
+            labels =
+                labels.add(text("halo", "middle", f64::midpoint(part.0, part.1), y + 14.0, &label));
         }
         (bars, labels)
     }
 
     fn lane_of_thread(&self, thread: usize) -> Option<usize> {
-        self.lanes.iter().position(|lane| matches!(lane, Lane::Threads(threads) if threads.contains(&thread)))
+        self.lanes
+            .iter()
+            .position(|lane| matches!(lane, Lane::Threads(threads) if threads.contains(&thread)))
     }
 
     fn draw_message(&self, message: &Message, tops: &[f64]) -> Option<Group> {
         let &Message { client, deed, thread, call, direction } = message;
         let Lane::Threads(_) = self.lanes[self.lane_of_thread(thread)?] else { return None };
         let thread_lane = self.lane_of_thread(thread)?;
-        let client_lane =
-            self.lanes.iter().position(|lane| matches!(lane, Lane::Client(other) if *other == client))?;
+        let client_lane = self
+            .lanes
+            .iter()
+            .position(|lane| matches!(lane, Lane::Client(other) if *other == client))?;
         let deed = self.story.play.clients[client].deeds[deed];
         let call_index = call;
         let call = &self.story.threads[thread].calls[call];
         // Of calls that are drawn as a repetition only the first ones have a place.
-        let shown = self.items(thread).iter().any(|item| matches!(item, Item::One(one) if *one == call_index));
+        let shown = self
+            .items(thread)
+            .iter()
+            .any(|item| matches!(item, Item::One(one) if *one == call_index));
         let deed_at = moment(&deed);
         let call_at = deed_at.clamp(call.start, call.end);
         let early = deed_at < self.from;
@@ -596,16 +698,29 @@ impl<'a> Panel<'a> {
         Some(match direction {
             Direction::In => {
                 // Into the bar and not to its edge, where the next one may begin.
-                let width = self.axis.place(self.visible(call).1) - self.axis.place(self.visible(call).0);
+                let width =
+                    self.axis.place(self.visible(call).1) - self.axis.place(self.visible(call).0);
                 let inside = if call_at == call.start { (width / 2.0).min(6.0) } else { 0.0 };
-                arrow("message", "spot", dash, (at_client.0, at_client.1 + gap), (at_call.0 + inside, at_call.1))
+                arrow(
+                    "message",
+                    "spot",
+                    dash,
+                    (at_client.0, at_client.1 + gap),
+                    (at_call.0 + inside, at_call.1),
+                )
             }
             Direction::Out => {
                 if early {
                     return None;
                 }
                 let inside = if call_at == call.end { -3.0 } else { 0.0 };
-                arrow("message", "spot", dash, (at_call.0 + inside, at_call.1), (at_client.0, at_client.1 + gap))
+                arrow(
+                    "message",
+                    "spot",
+                    dash,
+                    (at_call.0 + inside, at_call.1),
+                    (at_client.0, at_client.1 + gap),
+                )
             }
         })
     }
@@ -642,7 +757,8 @@ impl<'a> Panel<'a> {
                 let lanes = (self.lane_of_thread(sender), self.lane_of_thread(taker));
                 if let ((Some(from), Some(to)), true) = (lanes, inside(at)) {
                     let (from_y, to_y) = (tops[from] + self.above(), tops[to] + self.above());
-                    let (from_y, to_y) = if from_y < to_y { (from_y + BAR, to_y) } else { (from_y, to_y + BAR) };
+                    let (from_y, to_y) =
+                        if from_y < to_y { (from_y + BAR, to_y) } else { (from_y, to_y + BAR) };
                     let (from_x, to_x) = (self.axis.place(at) + 3.0, self.axis.place(signal.at));
                     arrows.push(arrow("signal", "signal-head", "", (from_x, from_y), (to_x, to_y)));
                 }
@@ -669,7 +785,13 @@ impl<'a> Panel<'a> {
             let label = duration(length);
             let width = text_width(&label, SMALL);
             let middle = f64::midpoint(from, to);
-            group = group.add(line("rule", from, y, from, y + 6.0)).add(line("rule", to, y, to, y + 6.0));
+            group = group.add(line("rule", from, y, from, y + 6.0)).add(line(
+                "rule",
+                to,
+                y,
+                to,
+                y + 6.0,
+            ));
             group = group.add(line("rule", from, y + 3.0, to, y + 3.0));
             if to - from >= width + 2.0 {
                 group = group.add(text("muted", "middle", middle, y + 15.0, &label));

@@ -46,11 +46,9 @@ impl Axis {
         let mut widths = satisfy(&lengths, &wants);
         while widths.iter().sum::<f64>() > width {
             // The least important; and among those the widest, so that few have to go.
-            let last = (wants.iter().enumerate())
-                .filter(|(_, (.., want))| want.rank > 0)
-                .max_by(|(_, (.., a)), (_, (.., b))| {
-                    a.rank.cmp(&b.rank).then(a.width.total_cmp(&b.width))
-                });
+            let last = (wants.iter().enumerate()).filter(|(_, (.., want))| want.rank > 0).max_by(
+                |(_, (.., a)), (_, (.., b))| a.rank.cmp(&b.rank).then(a.width.total_cmp(&b.width)),
+            );
             let Some((last, _)) = last else { break };
             wants.remove(last);
             widths = satisfy(&lengths, &wants);
@@ -86,7 +84,8 @@ impl Axis {
 
     /// Where the marks of the cuts are.
     pub fn cuts(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
-        let quiet = self.stretches().filter(|&(length, from, to)| length >= QUIET && to - from > CUT + 4.0);
+        let quiet =
+            self.stretches().filter(|&(length, from, to)| length >= QUIET && to - from > CUT + 4.0);
         quiet.map(|(_, _, to)| (to - CUT - 3.0, to - 7.0))
     }
 
@@ -128,7 +127,7 @@ fn fill(widths: &mut [f64], lengths: &[Nanos], width: f64) {
     };
     let (mut low, mut high) = (0.0, 1.0);
     for _ in 0..60 {
-        let middle = (low + high) / 2.0;
+        let middle = f64::midpoint(low, high);
         if stretched(middle).iter().sum::<f64>() > width {
             high = middle;
         } else {
@@ -139,7 +138,9 @@ fn fill(widths: &mut [f64], lengths: &[Nanos], width: f64) {
     widths.copy_from_slice(&result);
     // Whatever the rounding or the lack of room has left: the same for all.
     let factor = width / widths.iter().sum::<f64>();
-    widths.iter_mut().for_each(|each| *each *= factor);
+    for each in widths {
+        *each *= factor;
+    }
 }
 
 /// How wide `text` is in most fonts, at most: `DejaVu Sans`, which is wider than the others that a

@@ -3,10 +3,14 @@
 //! - [`play`]: what the two clients do to each server, the same to all, and when they did it.
 //! - [`record`]: runs a server under strace while they play.
 //! - [`strace`]: reads what strace wrote.
-//! - [`story`]: what that means: phases, messages, signals, steps.
+//! - [`calls`]: makes calls of it, and [`story`] a story: phases, messages, signals, steps.
 //! - [`figure`] and [`comparison`] draw it, with [`layout`] for the places and [`style`] for the
 //!   looks; [`text`] tells it in the terminal.
 
+// Places in a drawing, and times below a minute: nothing is lost.
+#![allow(clippy::cast_precision_loss)]
+
+mod calls;
 mod comparison;
 mod figure;
 mod layout;
@@ -17,6 +21,8 @@ mod servers;
 mod story;
 mod strace;
 mod style;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::fs;
@@ -54,6 +60,7 @@ pub struct Trace {
 impl Trace {
     /// Draws.
     pub fn run(self) -> Result<()> {
+        let servers = self.servers()?;
         let records = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("trace");
         let out = self.out.as_ref().unwrap_or(&records);
         for directory in [&records, out] {
@@ -64,9 +71,10 @@ impl Trace {
             bail!(hindrance);
         }
         let mut stories = Vec::new();
-        for server in self.servers()? {
+        for server in servers {
             let path = records.join(format!("{}.trace", server.name));
-            let story = if self.recorded { read(server, &path) } else { self.record(server, &path) };
+            let story =
+                if self.recorded { read(server, &path) } else { self.record(server, &path) };
             let story = match story {
                 Ok(story) => story,
                 // One that cannot run here (io_uring may be refused) is no reason to draw none.

@@ -118,7 +118,8 @@ impl Play {
             }
             "end" => self.end = rest.parse().ok()?,
             name => {
-                let client = self.clients.iter_mut().find(|client| name.starts_with(client.name))?;
+                let client =
+                    self.clients.iter_mut().find(|client| name.starts_with(client.name))?;
                 let mut words = rest.split(' ');
                 let (from, to) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
                 let (what, bytes) = (words.next()?, words.next().and_then(|n| n.parse().ok()));
@@ -145,7 +146,8 @@ impl Play {
         // In the chat it is B who hears it.
         let from = deeds[sent].from;
         let b = self.clients.get(1)?.deeds.iter().copied().filter(|deed| deed.from > from);
-        let answered = heard(&deeds[sent..]).into_iter().chain(heard(&b.collect::<Vec<_>>())).min()?;
+        let answered =
+            heard(&deeds[sent..]).into_iter().chain(heard(&b.collect::<Vec<_>>())).min()?;
         Some(answered - from)
     }
 
@@ -278,8 +280,10 @@ impl Stage {
             let watched: Vec<_> = (self.actors.iter().enumerate())
                 .filter_map(|(index, actor)| Some((index, actor.socket.as_ref()?, actor.events()?)))
                 .collect();
-            let mut fds: Vec<_> =
-                watched.iter().map(|(_, socket, events)| PollFd::new(socket.as_fd(), *events)).collect();
+            let mut fds: Vec<_> = watched
+                .iter()
+                .map(|(_, socket, events)| PollFd::new(socket.as_fd(), *events))
+                .collect();
             match poll(&mut fds, timeout) {
                 Ok(0) => return Ok(()),
                 Ok(_) => {}
@@ -329,7 +333,7 @@ impl Actor {
 
     fn receive(&mut self) -> Result<()> {
         let Some(mut socket) = self.socket.as_ref() else { return Ok(()) };
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = [0; 16 * 1024];
         let from = now();
         match socket.read(&mut buffer) {
             Ok(0) => self.socket = None, // the server has closed

@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why nothing can be traced on this machine; `None` where it can.
 pub fn hindrance() -> Option<String> {
-    let probe = Command::new("strace").args(strace::FORMAT).args(["-o", "/dev/null", "true"]).output();
+    let probe =
+        Command::new("strace").args(strace::FORMAT).args(["-o", "/dev/null", "true"]).output();
     match probe {
         Err(error) if error.kind() == ErrorKind::NotFound => Some(
             "strace is not installed; install it with\n  \

@@ -48,7 +48,8 @@ pub fn items(calls: &[Call], from: Nanos, to: Nanos) -> Vec<Item> {
 
 /// How many of the first calls make a round that is repeated, and how often it comes in all.
 fn repetition(calls: &[Call]) -> (usize, usize) {
-    let short = |call: &Call| call.end - call.start < LONG && call.step.is_none();
+    // In vain nobody waits: such a call is only long where its thread was held up in it.
+    let short = |call: &Call| (call.vain || call.end - call.start < LONG) && call.step.is_none();
     let alike = |(next, before): &(&Call, &Call)| {
         let same = next.title == before.title && next.vain == before.vain;
         same && next.phase == before.phase && short(next) && short(before)

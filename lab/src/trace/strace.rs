@@ -56,8 +56,9 @@ pub fn parse(trace: &str) -> Vec<Record> {
         } else if rest.starts_with("+++ ") {
             Event::Exit
         } else if let Some(resumed) = rest.strip_prefix("<... ") {
-            let begun = unfinished.remove(&tid).and_then(|index| records.get_mut(index));
-            finish(begun, resumed, at);
+            if let Some(begun) = unfinished.remove(&tid).and_then(|index| records.get_mut(index)) {
+                finish(begun, resumed, at);
+            }
             continue;
         } else if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
             unfinished.insert(tid, records.len());
@@ -83,9 +84,9 @@ fn parse_head(line: &str) -> Option<(i32, &str, Nanos, &str)> {
     let (comm, rest) = match rest.strip_prefix('<') {
         // A name may hold anything; the time that follows it begins with a digit.
         Some(named) => {
-            let end = named.match_indices("> ").find(|&(at, _)| {
-                named[at + 2..].starts_with(|c: char| c.is_ascii_digit())
-            })?;
+            let end = named
+                .match_indices("> ")
+                .find(|&(at, _)| named[at + 2..].starts_with(|c: char| c.is_ascii_digit()))?;
             (&named[..end.0], &named[end.0 + 2..])
         }
         None => ("", rest.trim_start()),
@@ -105,7 +106,8 @@ pub fn parse_time(seconds: &str) -> Option<Nanos> {
 /// `args) = result <0.000001>`: the three of them.
 fn parse_tail(tail: &str) -> Option<(&str, &str, Option<Nanos>)> {
     // The last one: strings among the arguments may hold what looks like it.
-    let (at, _) = tail.rmatch_indices(" = ").find(|(at, _)| tail[..*at].trim_end().ends_with(')'))?;
+    let (at, _) =
+        tail.rmatch_indices(" = ").find(|(at, _)| tail[..*at].trim_end().ends_with(')'))?;
     let args = tail[..at].trim_end().strip_suffix(')')?;
     let rest = tail[at + 3..].trim();
     let timed = rest.strip_suffix('>').and_then(|rest| rest.rsplit_once('<'));
@@ -114,10 +116,8 @@ fn parse_tail(tail: &str) -> Option<(&str, &str, Option<Nanos>)> {
 }
 
 /// `name resumed>args) = result <0.000001>`, the second half of a call, written when it returned.
-fn finish(begun: Option<&mut Record>, resumed: &str, at: Nanos) {
-    let Some(Record { event: Event::Call { args, result, end, .. }, .. }) = begun else {
-        return;
-    };
+fn finish(begun: &mut Record, resumed: &str, at: Nanos) {
+    let Event::Call { args, result, end, .. } = &mut begun.event else { return };
     let tail = resumed.split_once("resumed>").map(|(_, tail)| tail);
     if let Some((more, answer, duration)) = tail.and_then(parse_tail) {
         // Where an argument ended is not told in the first half: `sendto(4, "x", 1 ` and `) = 1`.

@@ -1,7 +1,9 @@
 //! Colours, fonts, and the shapes that all figures share.
 
 use svg::Document;
-use svg::node::element::{Circle, Definitions, Group, Line, LinearGradient, Path, Rectangle, Stop, Style, Text};
+use svg::node::element::{
+    Circle, Definitions, Group, Line, LinearGradient, Path, Rectangle, Stop, Style, Text,
+};
 
 use super::layout::text_width;
 use super::story::Phase;
@@ -23,6 +25,10 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Dej
 .muted { fill: #59636e; }
 .inside { fill: #1f2328; }
 .halo { stroke: #f6f8fa; stroke-width: 4.5px; paint-order: stroke; stroke-linejoin: round; }
+.on { stroke-width: 4px; paint-order: stroke; stroke-linejoin: round; }
+.on.waiting-label { stroke: #ffcf70; }
+.on.copying-label { stroke: #4fc08d; }
+.on.neither-label { stroke: #c3cad3; }
 .waiting { fill: #ffcf70; }
 .copying { fill: #4fc08d; }
 .neither { fill: #c3cad3; }
@@ -51,6 +57,9 @@ text { fill: #e6edf3; }
 .muted { fill: #9198a1; }
 .inside { fill: #10151b; }
 .halo { stroke: #161b22; }
+.on.waiting-label { stroke: #e3b341; }
+.on.copying-label { stroke: #3fb37f; }
+.on.neither-label { stroke: #848d97; }
 .waiting { fill: #e3b341; }
 .copying { fill: #3fb37f; }
 .neither { fill: #848d97; }
@@ -186,7 +195,11 @@ pub fn wrap(text: &str, size: f64, width: f64) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.len() - 1;
-        let longer = if lines[last].is_empty() { word.to_owned() } else { format!("{} {word}", lines[last]) };
+        let longer = if lines[last].is_empty() {
+            word.to_owned()
+        } else {
+            format!("{} {word}", lines[last])
+        };
         if text_width(&longer, size) <= width {
             lines[last] = longer;
         } else {

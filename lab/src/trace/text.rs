@@ -28,7 +28,8 @@ struct Line {
 pub fn tell(story: &Story) -> String {
     let start = story.play.acts.first().map_or(0, |act| act.at);
     let mut text = format!("{}: {}\n", story.server.name, story.server.idea);
-    text += "milliseconds, who, phase, what, and how long it took (strace makes every call slower);\n";
+    text +=
+        "milliseconds, who, phase, what, and how long it took (strace makes every call slower);\n";
     text += "a call that waited stands where it ended\n";
     for (number, act) in story.play.acts.iter().enumerate() {
         let bold = Style::new().bold();
@@ -39,9 +40,9 @@ pub fn tell(story: &Story) -> String {
         for Line { at, who, phase, what, took, style } in lines {
             let millis = (at - start) as f64 / 1e6;
             let took = took.map(duration).unwrap_or_default();
-            text += &format!("{millis:10.3}  {who:<12} {style}{phase:<11} {what:<40}{style:#} {FAINT}{took}{FAINT:#}")
-                .trim_end()
-                .to_owned();
+            let what = format!("{style}{phase:<11} {what:<40}{style:#}");
+            let line = format!("{millis:10.3}  {who:<12} {what} {FAINT}{took}{FAINT:#}");
+            text += line.trim_end();
             text.push('\n');
         }
     }
@@ -49,7 +50,11 @@ pub fn tell(story: &Story) -> String {
 }
 
 fn client_lines(story: &Story, from: Nanos, to: Nanos) -> Vec<Line> {
-    let deeds = story.play.clients.iter().flat_map(|client| client.deeds.iter().map(move |deed| (client, deed)));
+    let deeds = story
+        .play
+        .clients
+        .iter()
+        .flat_map(|client| client.deeds.iter().map(move |deed| (client, deed)));
     let line = |(client, deed): (&super::play::Client, &super::play::Deed)| {
         let what = match deed.what {
             What::Connect => "connects".to_owned(),
