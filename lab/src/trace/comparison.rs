@@ -269,7 +269,7 @@ impl<'a> Row<'a> {
         // In the part that is to scale; or in the wait before it, left of its cut; or beside it.
         let width = text_width(&call.name, SMALL);
         let fits = |part: &&(f64, f64)| part.1 - part.0 > width + 4.0;
-        let before = std::mem::replace(taken, end);
+        let before = std::mem::replace(taken, end).max(COMES);
         if let Some(part) = [(x, end.min(CUT)), (x.max(COMES), end)].iter().find(fits) {
             labels = labels.add(text(
                 "inside",

@@ -357,6 +357,7 @@ impl<'a> Panel<'a> {
                         _ if call.step.is_some() => 1,
                         (.., Phase::Neither) => 3,
                         (.., Phase::Waiting) if to - from < QUIET => 2,
+                        _ if call.told => 2,
                         _ => 1,
                     };
                     let extra = if call.told {

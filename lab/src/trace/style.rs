@@ -32,7 +32,7 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Dej
 .waiting { fill: #ffcf70; }
 .copying { fill: #4fc08d; }
 .neither { fill: #c3cad3; }
-.told { fill: none; stroke: #1a7f55; stroke-dasharray: 3 2; }
+.told { fill: #f6f8fa; stroke: #1a7f55; stroke-dasharray: 3 2; }
 .edge { fill: none; stroke: #ffffff; stroke-width: 0.6; }
 .life { stroke: #8c959f; stroke-width: 1.5; }
 .client { stroke: #2f6fd0; stroke-width: 1.5; }
@@ -63,7 +63,7 @@ text { fill: #e6edf3; }
 .waiting { fill: #e3b341; }
 .copying { fill: #3fb37f; }
 .neither { fill: #848d97; }
-.told { stroke: #3fb37f; }
+.told { fill: #161b22; stroke: #3fb37f; }
 .edge { stroke: #161b22; }
 .life { stroke: #6e7681; }
 .client { stroke: #6cb0ff; }
