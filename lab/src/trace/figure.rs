@@ -222,7 +222,7 @@ struct Going {
 
 struct Panel<'a> {
     story: &'a Story,
-    lanes: &'a [Lane],
+    lanes: Vec<Lane>,
     act: usize,
     from: Nanos,
     to: Nanos,
@@ -231,8 +231,17 @@ struct Panel<'a> {
 }
 
 impl<'a> Panel<'a> {
-    fn new(story: &'a Story, lanes: &'a [Lane], act: usize) -> Self {
+    fn new(story: &'a Story, lanes: &[Lane], act: usize) -> Self {
         let (from, to) = (story.play.acts[act].at, story.play.act_end(act));
+        // Threads that are not there yet, or not any more, take no room.
+        let there = |lane: &&Lane| match lane {
+            Lane::Client(_) => true,
+            Lane::Threads(threads) => {
+                let thread = &story.threads[threads[0]];
+                thread.born < to && thread.died.is_none_or(|died| died > from)
+            }
+        };
+        let lanes: Vec<Lane> = lanes.iter().filter(there).cloned().collect();
         let mut panel = Self {
             story,
             lanes,
@@ -243,8 +252,9 @@ impl<'a> Panel<'a> {
             height: 0.0,
         };
         panel.axis = panel.lay_out();
-        panel.height =
-            HEAD + lanes.iter().map(|lane| panel.lane_height(lane) + GAP).sum::<f64>() + RULER;
+        panel.height = HEAD
+            + panel.lanes.iter().map(|lane| panel.lane_height(lane) + GAP).sum::<f64>()
+            + RULER;
         panel
     }
 
@@ -312,7 +322,7 @@ impl<'a> Panel<'a> {
     fn lay_out(&self) -> Axis {
         let mut times = vec![self.from, self.to];
         let mut wants = Vec::new();
-        for lane in self.lanes {
+        for lane in &self.lanes {
             match lane {
                 Lane::Client(client) => {
                     let goings = self.goings(*client);
@@ -321,7 +331,7 @@ impl<'a> Panel<'a> {
                         let next = goings.get(index + 1).map_or(self.to, |next| next.from);
                         let cut = if next - going.from >= QUIET { CUT + 6.0 } else { 0.0 };
                         let width = text_width(&going.label, SMALL) + AROUND + cut;
-                        wants.push(Want { from: going.from, to: next, width, rank: 1 });
+                        wants.push(Want { from: going.from, to: next, width, rank: 0 });
                     }
                 }
                 Lane::Threads(threads) => {
@@ -399,7 +409,7 @@ impl<'a> Panel<'a> {
     fn draw(&self, top: f64) -> Group {
         let mut tops = Vec::new();
         let mut y = top + HEAD;
-        for lane in self.lanes {
+        for lane in &self.lanes {
             tops.push(y);
             y += self.lane_height(lane) + GAP;
         }

@@ -135,20 +135,18 @@ impl Play {
         Some(())
     }
 
-    /// How long A waited for the answer to the message that breaks the silence: the calmer the
-    /// machine, the shorter.
-    pub fn answer_time(&self) -> Option<Nanos> {
-        let deeds = &self.clients.first()?.deeds;
-        let sent = deeds.iter().position(|deed| matches!(deed.what, What::Send(_)))?;
-        let heard = |deeds: &[Deed]| {
-            deeds.iter().find(|deed| matches!(deed.what, What::Receive(_))).map(moment)
-        };
-        // In the chat it is B who hears it.
-        let from = deeds[sent].from;
-        let b = self.clients.get(1)?.deeds.iter().copied().filter(|deed| deed.from > from);
-        let answered =
-            heard(&deeds[sent..]).into_iter().chain(heard(&b.collect::<Vec<_>>())).min()?;
-        Some(answered - from)
+    /// The less, the calmer the machine was: whatever holds up the server makes the play longer.
+    ///
+    /// What counts most is the answer to the message that breaks the silence, which is compared.
+    pub fn unrest(&self) -> Nanos {
+        const WEIGHT: Nanos = 20;
+        let start = self.acts.first().map_or(0, |act| act.at);
+        let deeds = || self.clients.iter().flat_map(|client| &client.deeds);
+        let sent = deeds().filter(|deed| matches!(deed.what, What::Send(_))).map(moment).min();
+        // In the chat it is B who hears it, and the room has greeted both before.
+        let heard = deeds().filter(|deed| matches!(deed.what, What::Receive(_))).map(moment);
+        let answer = sent.and_then(|sent| Some(heard.filter(|&at| at > sent).min()? - sent));
+        self.end - start + WEIGHT * answer.unwrap_or(0)
     }
 
     /// When act number `index` is over.
