@@ -818,6 +818,9 @@ fn label_width(call: &Call) -> f64 {
 
 /// What one sees who points at a bar.
 fn describe(call: &Call) -> String {
+    if call.told {
+        return format!("No call; the server's log says: {} {}", call.title, call.answer);
+    }
     let args: String = call.args.chars().take(160).collect();
     format!("{}({args}) = {}, {}", call.name, call.result, duration(call.end - call.start))
 }

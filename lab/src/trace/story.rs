@@ -118,6 +118,7 @@ impl Story {
         teller.learn(records);
         let threads = teller.tell(records);
         let mut story = Self { server, play, threads, messages: Vec::new(), wakes: Vec::new() };
+        story.correct_ends();
         story.match_messages();
         story.credit_kernel();
         story.find_waits();
@@ -240,6 +241,27 @@ impl Story {
                     {
                         call.wait_until(read);
                     }
+                }
+            }
+        }
+    }
+
+    /// A wait ends after that which it waited for: see [`Call::wait_until`].
+    fn correct_ends(&mut self) {
+        let mut deeds: Vec<Nanos> = (self.play.clients.iter())
+            .flat_map(|client| client.deeds.iter().map(|deed| deed.from))
+            .collect();
+        deeds.sort_unstable();
+        for thread in &mut self.threads {
+            for index in 0..thread.calls.len() {
+                let next = thread.calls.get(index + 1).map_or(self.play.end, |next| next.start);
+                let call = &mut thread.calls[index];
+                if call.phase != Phase::Waiting || call.end - call.start < BLOCKED {
+                    continue;
+                }
+                let first = deeds.partition_point(|&deed| deed <= call.end - BLOCKED);
+                if let Some(&deed) = deeds.get(first).filter(|&&deed| deed <= next) {
+                    call.end = call.end.max(deed);
                 }
             }
         }
