@@ -1,7 +1,8 @@
 //! What every server here shares, and nothing that tells them apart.
 //!
 //! - [`run`]: the command line, the log, and one clear line when the start fails.
-//! - [`listen`], [`accept`] and [`accepted`]: the listening socket, and what `accept(2)` can answer.
+//! - [`listen`], [`accept`], [`accepted`]: the listening socket, and what `accept(2)` can answer;
+//!   [`bind_udp`] and [`announce`]: the socket for datagrams.
 //! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
 //!   whose sockets do not block. The first phase, the *wait*, is what the servers are about.
 //! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear them.
@@ -13,5 +14,5 @@ mod start;
 
 pub use connection::{BUFFER, Connection, Next};
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
-pub use socket::{Accepted, accept, accepted, listen};
+pub use socket::{Accepted, accept, accepted, announce, bind_udp, listen};
 pub use start::{Arg, ECHO_ADDR, run};

@@ -1,7 +1,7 @@
 //! The listening socket, and what `accept(2)` can answer.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -22,35 +22,56 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// An address that cannot be parsed, resolved or bound; the message names it.
 pub fn listen(addr: &str) -> anyhow::Result<TcpListener> {
-    let listener = bind(addr).with_context(|| format!("cannot listen on {addr:?}"))?;
-    let bound = listener.local_addr()?;
-    // That nobody reads our stdout is no reason not to serve.
-    let _ = writeln!(io::stdout(), "{} listening on {bound}", program_name());
+    let listener: TcpListener = bind(addr, Type::STREAM)?.into();
+    announce(listener.local_addr()?);
     Ok(listener)
 }
 
-/// Binds the first of the addresses behind `addr` that can be bound.
-fn bind(addr: &str) -> io::Result<TcpListener> {
-    let mut failure = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in addr.to_socket_addrs()? {
-        match bind_one(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
+/// As [`listen`] does for connections, for datagrams; but the server has options to set, and says
+/// that it listens by [`announce`] when it has.
+///
+/// # Errors
+/// An address that cannot be parsed, resolved or bound; the message names it.
+pub fn bind_udp(addr: &str) -> anyhow::Result<UdpSocket> {
+    Ok(bind(addr, Type::DGRAM)?.into())
 }
 
-fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    // Connections of an earlier run that linger in TIME_WAIT do not keep us from binding.
-    socket.set_reuse_address(true)?;
+/// Says in one line on stdout that the server listens on `bound`.
+pub fn announce(bound: SocketAddr) {
+    // That nobody reads our stdout is no reason not to serve.
+    let _ = writeln!(io::stdout(), "{} listening on {bound}", program_name());
+}
+
+/// Binds the first of the addresses behind `addr` that can be bound.
+fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
+    let first = || {
+        let mut failure = io::Error::new(ErrorKind::NotFound, "the name has no address");
+        for address in addr.to_socket_addrs()? {
+            match bind_one(address, kind) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    };
+    first().with_context(|| format!("cannot listen on {addr:?}"))
+}
+
+fn bind_one(address: SocketAddr, kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    if kind == Type::STREAM {
+        // Connections of an earlier run that linger in TIME_WAIT do not keep us from binding.
+        // (For datagrams it would let a second server bind the same port, and take them.)
+        socket.set_reuse_address(true)?;
+    }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    if kind == Type::STREAM {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
 }
 
 /// What `accept(2)` answered.

@@ -1,0 +1,111 @@
+//! A peer that sends and receives as fast as it can, from threads of its own.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Result, anyhow};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
+
+use crate::wait::{PATIENCE, until};
+use crate::{Client, Running};
+
+/// Sent at once.
+const CHUNK: usize = 256 * 1024;
+/// How soon it notices that it is to stop.
+const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+
+/// A flooding peer. It stops when dropped.
+///
+/// It has a thread for each direction, so that it is never its own fault that there is nothing
+/// to read for the server, or no room to write.
+#[derive(Debug)]
+pub struct Flood {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    stream: TcpStream,
+    stop: AtomicBool,
+    echoed: AtomicU64,
+}
+
+impl Flood {
+    /// Connects and begins; returns when the first bytes have come back.
+    pub fn start(running: &Running) -> Result<Self> {
+        let stream = Client::connect(running)?.into_stream();
+        stream.set_nonblocking(true)?;
+        let stop = AtomicBool::new(false);
+        let shared = Arc::new(Shared { stream, stop, echoed: AtomicU64::new(0) });
+        let mut flood = Self { shared, threads: Vec::new() };
+        for direction in [Shared::send, Shared::receive] {
+            let shared = Arc::clone(&flood.shared);
+            flood.threads.push(thread::Builder::new().spawn(move || direction(&shared))?);
+        }
+        until("an echo to the flooding peer", PATIENCE, || Ok((flood.echoed() > 0).then_some(())))?;
+        Ok(flood)
+    }
+
+    /// How many bytes have come back.
+    #[must_use]
+    pub fn echoed(&self) -> u64 {
+        self.shared.echoed.load(Ordering::Relaxed)
+    }
+
+    /// Stops; an error where the server ended the connection before.
+    pub fn stop(mut self) -> Result<()> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().map_err(|_| anyhow!("a flooding thread panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn send(&self) -> io::Result<()> {
+        let chunk = vec![0; CHUNK];
+        self.whenever(PollFlags::OUT, || (&self.stream).write(&chunk).map(drop))
+    }
+
+    fn receive(&self) -> io::Result<()> {
+        let mut room = vec![0; CHUNK];
+        self.whenever(PollFlags::IN, || {
+            // `TRUNC`: a TCP socket throws the bytes away and copies nothing, so that this peer
+            // is faster than a server that has to copy them twice.
+            let (_, count) = recv(&self.stream, &mut room[..], RecvFlags::TRUNC)?;
+            self.echoed.fetch_add(count as u64, Ordering::Relaxed);
+            if count == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        })
+    }
+
+    fn whenever(
+        &self,
+        ready: PollFlags,
+        mut call: impl FnMut() -> io::Result<()>,
+    ) -> io::Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            match call() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    poll(&mut [PollFd::new(&self.stream, ready)], Some(&GLANCE))?;
+                }
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! After the peer's FIN all that is owed is delivered, then the connection is closed.
+
+use std::slice;
+
+use anyhow::{Context, Result};
+use integration_tests::client::message;
+use integration_tests::{Client, Exchange, Server, exchange};
+
+use crate::case::Case;
+
+pub const CASES: &[Case] = &[
+    Case::new("large", large),
+    Case::new("small", small),
+    Case::new("nothing", nothing),
+    Case::new("data_and_fin_at_once", data_and_fin_at_once),
+    Case::new("all_before_accepted", all_before_accepted),
+    Case::new("reads_late", reads_late),
+];
+
+fn large(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        let mut transfer = Exchange::connect(running, 1, 8 << 20)?.then_half_close();
+        exchange::run(slice::from_mut(&mut transfer))
+    })
+}
+
+fn small(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        for size in [1, 2, 1000, 50_000] {
+            let bytes = message(1, size);
+            let client = Client::connect(running)?;
+            client.send(&bytes)?;
+            client.half_close()?;
+            client.expect(&bytes)?;
+            client.expect_end()?;
+        }
+        Ok(())
+    })
+}
+
+fn nothing(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        for _ in 0..10 {
+            let client = Client::connect(running)?;
+            client.half_close()?;
+            client.expect_end()?;
+        }
+        Ok(())
+    })
+}
+
+/// Data and FIN are both there when the server looks: one wake-up for the two.
+fn data_and_fin_at_once(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        for size in [0, 1, 1000, 50_000] {
+            let bytes = message(1, size);
+            let client = Client::connect(running)?;
+            client.echo(b"in")?;
+            running.paused(|| {
+                client.send(&bytes)?;
+                client.half_close()
+            })?;
+            client.expect(&bytes).with_context(|| format!("{size} bytes and FIN"))?;
+            client.expect_end().with_context(|| format!("after {size} bytes and FIN"))?;
+        }
+        Ok(())
+    })
+}
+
+/// The connection, its data and its FIN are all there when the server looks.
+fn all_before_accepted(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        let bytes = message(1, 1000);
+        let clients = running.paused(|| {
+            let connect = |_| {
+                let client = Client::connect(running)?;
+                client.send(&bytes)?;
+                client.half_close()?;
+                Ok(client)
+            };
+            (0..10).map(connect).collect::<Result<Vec<_>>>()
+        })?;
+        for client in clients {
+            client.expect(&bytes)?;
+            client.expect_end()?;
+        }
+        Ok(())
+    })
+}
+
+/// The FIN waits behind more than the server can send: megabytes are owed when it comes.
+fn reads_late(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        let mut transfer = Exchange::connect(running, 1, 64 << 20)?;
+        transfer.send_until_blocked()?;
+        transfer.half_close_here()?;
+        exchange::run(slice::from_mut(&mut transfer))
+    })
+}

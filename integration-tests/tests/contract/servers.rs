@@ -1,0 +1,91 @@
+//! The table of servers: each with what sets it apart, and so with the cases that it is spared.
+
+use integration_tests::Server;
+use integration_tests::server::ECHO;
+use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
+
+/// A number below `FD_SETSIZE`, as the server has descriptors of its own.
+const SELECT_HOLDS: usize = 900;
+
+/// Bytes that an idle client may cost a server that has no thread or process for it: its entry
+/// in the tables, which may be half empty after they have grown; far less than any buffer.
+const AN_ENTRY: u64 = 300;
+
+pub const SERVERS: &[Server] = &[
+    Server { package: "blocking-echo", name: "blocking-echo", ..ECHO },
+    Server {
+        package: "blocking-echo",
+        name: "blocking-echo-iterative",
+        // The next client waits until this one has left, whatever it does meanwhile: nothing
+        // about a peer beside another can hold.
+        at_once: 1,
+        ..ECHO
+    },
+    Server {
+        package: "blocking-echo",
+        name: "blocking-echo-fork",
+        // Each client's is open in a process of its own: the one that accepts is never short.
+        descriptors_per_client: 0,
+        ..ECHO
+    },
+    Server {
+        package: "blocking-echo",
+        name: "blocking-echo-pool",
+        argument: Some("64"),
+        at_once: 64,
+        bad_arguments: &["0", "-1", "x", ""],
+        ..ECHO
+    },
+    Server {
+        package: "nonblocking-echo",
+        name: "nonblocking-echo",
+        argument: Some("0"),
+        // To use a core all the time, idle or starved, is the model's point.
+        calm_argument: Some("20"),
+        // Each round asks every one of them.
+        idle_clients: 500,
+        bad_arguments: &["-1", "501", "x", "", "NaN", "inf"],
+        ..ECHO
+    },
+    Server {
+        package: "select-echo",
+        name: "select-echo",
+        highest_descriptor: Some(1024),
+        // With so few the allocator's own pages weigh more.
+        idle_memory: Some(2 * AN_ENTRY),
+        idle_clients: SELECT_HOLDS,
+        ..ECHO
+    },
+    Server {
+        package: "poll-echo",
+        name: "poll-echo",
+        idle_memory: Some(AN_ENTRY),
+        idle_clients: 5000,
+        ..ECHO
+    },
+    Server {
+        package: "epoll-echo",
+        name: "epoll-echo",
+        idle_memory: Some(AN_ENTRY),
+        idle_clients: 5000,
+        ..ECHO
+    },
+    Server {
+        package: "epoll-echo",
+        name: "epoll-echo-edge",
+        idle_memory: Some(AN_ENTRY),
+        idle_clients: 5000,
+        ..ECHO
+    },
+    Server { package: "aio-echo", name: "aio-echo", ..ECHO },
+    Server { package: "aio-echo", name: "aio-echo-uring", lacks: no_io_uring, ..ECHO },
+];
+
+/// Asks the kernel for what the server asks it for.
+fn no_io_uring() -> Option<&'static str> {
+    let mut options = io_uring_params::default();
+    options.flags = IoringSetupFlags::SINGLE_ISSUER | IoringSetupFlags::DEFER_TASKRUN;
+    // SAFETY: no flag is set that makes the kernel use memory of ours.
+    let ring = unsafe { io_uring_setup(1, &mut options) };
+    ring.is_err().then_some("the kernel refuses io_uring")
+}

@@ -1,0 +1,83 @@
+//! Every byte accepted is echoed, once, in order, whatever the sizes of the reads and writes.
+
+use std::slice;
+
+use anyhow::{Context, Result};
+use integration_tests::{Client, Exchange, Server, exchange};
+
+use crate::case::Case;
+
+pub const CASES: &[Case] = &[
+    Case::new("sizes", sizes),
+    Case::new("windows", windows),
+    Case::new("short_writes", short_writes),
+    Case::new("large", large),
+    Case::new("many_clients", many_clients),
+];
+
+/// One message after another on one connection, around the sizes that buffers have.
+fn sizes(server: &Server) -> Result<()> {
+    let powers = [1, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 128 << 10, 1 << 20];
+    server.launch().serve(|running| {
+        let mut transfer = Exchange::connect(running, 1, 0)?;
+        for size in powers.into_iter().flat_map(|power| power - 1..=power + 1) {
+            transfer.prolong(size);
+            exchange::run(slice::from_mut(&mut transfer))
+                .with_context(|| format!("a message of {size} bytes"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Chunks of random sizes, with more or less of them on the way at the same time.
+fn windows(server: &Server) -> Result<()> {
+    let shapes = [
+        (1, 1, 500),
+        (10, 3, 5_000),
+        (1_000, 10, 20_000),
+        (1_000, 1_000, 200_000),
+        (70_000, 20_000, 2_000_000),
+        (u64::MAX, 100, 200_000),
+        (u64::MAX, 65_536, 3_000_000),
+    ];
+    server.launch().serve(|running| {
+        for (seed, (window, chunks, total)) in (0..).zip(shapes) {
+            let transfer = Exchange::connect(running, seed, total)?;
+            let mut transfer = transfer.window(window).chunks(chunks).then_half_close();
+            exchange::run(slice::from_mut(&mut transfer)).with_context(|| {
+                format!("chunks of up to {chunks} bytes, at most {window} on the way")
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// The socket takes what the server owes in parts: the second write may be short again.
+fn short_writes(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        let client = Client::connect_narrow(running)?;
+        let mut transfer = Exchange::new(client, 1, 250_000)?.sips().then_half_close();
+        exchange::run(slice::from_mut(&mut transfer))
+    })
+}
+
+fn large(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        let mut transfer = Exchange::connect(running, 1, 48 << 20)?.then_half_close();
+        exchange::run(slice::from_mut(&mut transfer))
+    })
+}
+
+/// Nobody gets another's bytes.
+fn many_clients(server: &Server) -> Result<()> {
+    let count = server.at_once.min(200) as u64;
+    server.launch().serve(|running| {
+        let clients: Vec<_> =
+            (0..count).map(|_| Client::connect(running)).collect::<Result<_>>()?;
+        let mut transfers: Vec<_> = (0..)
+            .zip(clients)
+            .map(|(seed, client)| Ok(Exchange::new(client, seed, 100_000)?.then_half_close()))
+            .collect::<Result<_>>()?;
+        exchange::run(&mut transfers)
+    })
+}
