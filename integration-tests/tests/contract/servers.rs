@@ -2,6 +2,7 @@
 
 use integration_tests::Server;
 use integration_tests::server::ECHO;
+use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
 
 /// A number below `FD_SETSIZE`, as the server has descriptors of its own.
 const SELECT_HOLDS: usize = 900;
@@ -76,4 +77,15 @@ pub const SERVERS: &[Server] = &[
         idle_clients: 5000,
         ..ECHO
     },
+    Server { package: "aio-echo", name: "aio-echo", ..ECHO },
+    Server { package: "aio-echo", name: "aio-echo-uring", lacks: no_io_uring, ..ECHO },
 ];
+
+/// Asks the kernel for what the server asks it for.
+fn no_io_uring() -> Option<&'static str> {
+    let mut options = io_uring_params::default();
+    options.flags = IoringSetupFlags::SINGLE_ISSUER | IoringSetupFlags::DEFER_TASKRUN;
+    // SAFETY: no flag is set that makes the kernel use memory of ours.
+    let ring = unsafe { io_uring_setup(1, &mut options) };
+    ring.is_err().then_some("the kernel refuses io_uring")
+}
