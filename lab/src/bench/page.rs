@@ -91,7 +91,7 @@ fn how(method: Method) -> String {
   every line. A server that fails the check is in no figure.
 - The servers take turns under each load, round after round; a ratio is taken between two samples of a round.
 - Server and load have a core each, if there are two. A sample in which something else had one of them for more than
-  10 % of the time is repeated, up to {REPEATS} times, and then marked `~`.
+  5 % of the time is repeated, up to {REPEATS} times, and then marked `~`.
 - CPU time: the clocks of the server's processes, by the nanosecond. `user`: their proportion, by the ticks.
 - System calls: {calls}.
 - Latency: from the first byte sent to the last byte back, by the client's clock.

@@ -27,11 +27,9 @@ pub struct Method {
     pub counter: Counter,
 }
 
-/// The share of a core that others may have, beyond which a sample is not believed.
-///
-/// Interrupts, and the way from idle to running and back for each message, belong to it too: a few
-/// per cent. And the kernel counts idle time in hundredths of a second.
-const TAKEN: f64 = 0.1;
+/// The share of a core that others may have, beyond which a sample is not believed. More in a
+/// short sample: the kernel counts a core's idle time in hundredths of a second.
+const TAKEN: f64 = 0.05;
 const TICK: Duration = Duration::from_millis(10);
 
 /// How long one message now and then is sent at least: some of them must come.
@@ -237,7 +235,7 @@ fn measure(
         threads: Some(tree.threads()?),
         server_ran: Some(share(used.time)),
         load_ran: Some(share(usage.load)),
-        server_taken: apart.then(|| usage.taken_from_server(used.time)),
+        server_taken: apart.then(|| usage.taken_from_server(used.time, used.slices)),
         load_taken: apart.then(|| usage.taken_from_load()),
         ..Figures::default()
     };
@@ -268,7 +266,7 @@ fn now_and_then(server: &Server, method: Method) -> Result<Figures> {
     thread::sleep(time / 2);
     let (end, after) = (Moment::now(method.cores)?, tree.used()?);
     let usage = end.since(start);
-    let used = after.since(before).time;
+    let used = after.since(before);
 
     let shape = echo::Shape { connections: 1, message: SMALL, window: 1, patience: PATIENCE };
     let tally = echo::now_and_then(server.addr, shape, APART, time)?;
@@ -281,9 +279,9 @@ fn now_and_then(server: &Server, method: Method) -> Result<Figures> {
         p50_us: Some(microseconds(0.5)),
         p99_us: Some(microseconds(0.99)),
         p999_us: Some(microseconds(0.999)),
-        idle_cpu: Some(used.as_secs_f64() / usage.wall.as_secs_f64()),
+        idle_cpu: Some(used.time.as_secs_f64() / usage.wall.as_secs_f64()),
         threads: Some(tree.threads()?),
-        server_taken: apart.then(|| usage.taken_from_server(used)),
+        server_taken: apart.then(|| usage.taken_from_server(used.time, used.slices)),
         ..Figures::default()
     })
 }
