@@ -59,7 +59,7 @@ pub struct Bench {
     /// Where the samples, the page and the plots go [default: below target/]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How often each sample is taken [default: 5, or 1 with --quick]
+    /// How often each sample is taken [default: 9, or 1 with --quick]
     #[arg(long)]
     rounds: Option<usize>,
 }
@@ -91,7 +91,7 @@ impl Bench {
         host::pin(cores.load)?;
         let plan = Plan {
             points: points::plan(&self.scenario, self.quick),
-            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 5 }),
+            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 9 }),
             method: Method::new(self.quick, cores, Counter::choose()),
             descriptors: host::raise_descriptors()?,
             subjects,
@@ -140,8 +140,10 @@ impl Bench {
 }
 
 impl Method {
+    /// Many short samples rather than a few long ones: what drifts meanwhile is the same for all
+    /// servers of a round, and an outlier leaves the median of nine rounds where it is.
     fn new(quick: bool, cores: Cores, counter: Counter) -> Self {
-        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [200, 800, 200] };
+        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [100, 300, 100] };
         let [warm_up, time, counting] = [warm_up, time, counting].map(Duration::from_millis);
         Self { cores, warm_up, time, counting, counter }
     }

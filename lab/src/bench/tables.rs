@@ -64,10 +64,10 @@ const RATIO: Column = Column {
     head: "× epoll-echo",
     show: |measured| {
         let ratio = measured.ratio?;
-        Some(if (ratio.max - ratio.min) < 0.005 {
+        Some(if (ratio.upper - ratio.lower) < 0.005 {
             format!("{:.2}", ratio.median)
         } else {
-            format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max)
+            format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.lower, ratio.upper)
         })
     },
 };
@@ -293,7 +293,7 @@ fn instead(cell: Option<Cell>) -> String {
 pub fn legend() -> String {
     format!(
         "CPU time is that of all threads and processes of the server. × {REFERENCE}: the median of \
-         the rounds, and between what. `~`: other programs had the cores for too long. `holds N`: \
+         the rounds, and between what their middle half lies. `~`: other programs had the cores for too long. `holds N`: \
          the server takes no more connections. `–`: not measured."
     )
 }
