@@ -104,9 +104,7 @@ impl Bench {
         if cfg!(debug_assertions) {
             say("A build without optimisation: the figures mean nothing.");
         }
-        let samples = plan.measure()?;
-
-        write_samples(&out.join("samples.csv"), &samples)?;
+        let samples = plan.measure(&out.join("samples.csv"))?;
         let summary = Summary::new(samples);
         let Plan { subjects, points, rounds, method, .. } = plan;
         let plots = plots::draw(&out, &summary, &points, &subjects)?;
@@ -116,7 +114,7 @@ impl Bench {
         {
             say(&format!("\n{title}{}{note}\n{table}", if note.is_empty() { "" } else { ". " }));
         }
-        say(&format!("\n{}", tables::legend()));
+        say(&format!("\n{}", tables::legend(&summary)));
         say(&format!("\nSamples, tables and plots: {}", out.display()));
         let failures = summary.failures();
         if !failures.is_empty() {
@@ -151,7 +149,10 @@ impl Method {
 
 impl Plan {
     /// The servers take turns under each load, and so round after round.
-    fn measure(&self) -> Result<Vec<Sample>> {
+    ///
+    /// Each sample is written at once: what was measured is kept, however this ends.
+    fn measure(&self, path: &Path) -> Result<Vec<Sample>> {
+        let mut file = csv::Writer::from_path(path)?;
         let mut turns = Vec::new();
         for round in 1..=self.rounds {
             for &point in &self.points {
@@ -171,27 +172,31 @@ impl Plan {
             bar.set_prefix(HumanDuration(left).to_string());
             bar.set_message(format!("{} · {point} · round {round}", subject.name));
             bar.tick();
-            self.sample(round, point, subject, &mut samples, &mut repeats);
+            let taken = self.samples(round, point, subject, &mut repeats);
+            for sample in &taken {
+                file.serialize(sample.row())?;
+            }
+            file.flush()?;
+            samples.extend(taken);
             bar.inc(self.cost(round, point, subject).as_millis() as u64);
         }
         bar.finish_and_clear();
         Ok(samples)
     }
 
-    /// Adds a sample, and those before it that were not good enough.
-    fn sample(
+    /// A sample, after those that were not good enough.
+    fn samples(
         &self,
         round: usize,
         point: Point,
         subject: &'static Subject,
-        samples: &mut Vec<Sample>,
         repeats: &mut Duration,
-    ) {
+    ) -> Vec<Sample> {
         if let Some(note) = self.impossible(point, subject) {
-            samples.push(Sample::skipped(round, point, subject, note));
-            return;
+            return vec![Sample::skipped(round, point, subject, note)];
         }
         let cost = self.cost(round, point, subject);
+        let mut samples = Vec::new();
         for attempt in 0..=REPEATS {
             // The count of system calls does not vary from round to round.
             let counting = round == 1 && attempt == 0;
@@ -203,6 +208,7 @@ impl Plan {
             }
             *repeats -= cost;
         }
+        samples
     }
 
     fn impossible(&self, point: Point, subject: &Subject) -> Option<String> {
@@ -233,13 +239,4 @@ impl Plan {
 /// Prints, if somebody reads it.
 fn say(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
-}
-
-fn write_samples(path: &Path, samples: &[Sample]) -> Result<()> {
-    let mut file = csv::Writer::from_path(path)?;
-    for sample in samples {
-        file.serialize(sample.row())?;
-    }
-    file.flush()?;
-    Ok(())
 }

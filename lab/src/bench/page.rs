@@ -53,7 +53,7 @@ pub fn page(
     for (name, title) in plots {
         page += &format!("\n![{title}]({name}.svg)\n");
     }
-    page += &format!("\n{}\n", tables::legend());
+    page += &format!("\n{}\n", tables::legend(summary));
     add(&mut page, "##", tables::overview(summary, points, subjects, Medium::Page));
     page += &format!("\n## What the figures do not show\n\n{NOT_SHOWN}");
     page += &format!("\n## How it is measured\n\n{}", how(method));

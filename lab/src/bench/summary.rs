@@ -64,6 +64,13 @@ impl Summary {
         Self { samples }
     }
 
+    /// How many samples were disturbed, and of how many.
+    pub fn disturbed(&self) -> (usize, usize) {
+        let taken = self.samples.iter().filter(|sample| sample.outcome != Outcome::Skipped);
+        let disturbed = taken.clone().filter(|sample| sample.outcome == Outcome::Disturbed);
+        (disturbed.count(), taken.count())
+    }
+
     /// The subjects that failed, with what and under which load, each once.
     pub fn failures(&self) -> Vec<String> {
         let mut failures: Vec<_> = self

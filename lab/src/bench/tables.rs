@@ -290,11 +290,13 @@ fn instead(cell: Option<Cell>) -> String {
 }
 
 /// What the marks in the tables mean.
-pub fn legend() -> String {
+pub fn legend(summary: &Summary) -> String {
+    let (disturbed, all) = summary.disturbed();
     format!(
         "CPU time is that of all threads and processes of the server. × {REFERENCE}: the median of \
-         the rounds, and between what their middle half lies. `~`: other programs had the cores for too long. `holds N`: \
-         the server takes no more connections. `–`: not measured."
+         the rounds, and between what their middle half lies. `~`: in every sample something else \
+         had the cores for too long (in {disturbed} of all {all} samples). `holds N`: the server \
+         takes no more connections. `–`: not measured."
     )
 }
 
