@@ -221,17 +221,16 @@ fn measure(
     let tally = clients.take();
     let usage = end.since(start);
     let used = after.since(before);
-    let microseconds = |quantile| tally.latency.value_at_quantile(quantile) as f64 / 1e3;
     let share = |time: Duration| time.as_secs_f64() / usage.wall.as_secs_f64();
     let apart = !method.cores.shared();
     let mut figures = Figures {
         seconds: usage.wall.as_secs_f64(),
         messages: tally.messages,
-        cpu_us: Some(used.time.as_secs_f64() * 1e6 / tally.messages as f64),
+        cpu_us: (tally.messages > 0).then(|| used.time.as_secs_f64() * 1e6 / tally.messages as f64),
         user_share: used.user_share(),
-        p50_us: Some(microseconds(0.5)),
-        p99_us: Some(microseconds(0.99)),
-        p999_us: Some(microseconds(0.999)),
+        p50_us: tally.quantile_us(0.5),
+        p99_us: tally.quantile_us(0.99),
+        p999_us: tally.quantile_us(0.999),
         threads: Some(tree.threads()?),
         server_ran: Some(share(used.time)),
         load_ran: Some(share(usage.load)),
@@ -273,14 +272,13 @@ fn now_and_then(server: &Server, method: Method) -> Result<Figures> {
     let shape = echo::Shape { connections: 1, message: SMALL, window: 1, patience: PATIENCE };
     let tally = echo::now_and_then(server.addr, shape, APART, time)?;
     idle.check()?;
-    let microseconds = |quantile| tally.latency.value_at_quantile(quantile) as f64 / 1e3;
     let apart = !method.cores.shared();
     Ok(Figures {
         seconds: usage.wall.as_secs_f64(),
         messages: tally.messages,
-        p50_us: Some(microseconds(0.5)),
-        p99_us: Some(microseconds(0.99)),
-        p999_us: Some(microseconds(0.999)),
+        p50_us: tally.quantile_us(0.5),
+        p99_us: tally.quantile_us(0.99),
+        p999_us: tally.quantile_us(0.999),
         idle_cpu: Some(used.time.as_secs_f64() / usage.wall.as_secs_f64()),
         threads: Some(tree.threads()?),
         server_taken: apart.then(|| usage.taken_from_server(used.time, used.slices)),
