@@ -178,8 +178,9 @@ mod tests {
     fn counts_what_a_process_calls() {
         for counter in [Counter::Perf, Counter::Strace] {
             match counter.count_cat() {
-                // A read and a write for each line; and the read that goes on, before or after.
-                Ok(calls) => assert!((200..=202).contains(&calls), "{counter:?}: {calls}"),
+                // A read and a write for each line; one more or less at the beginning, where it
+                // sleeps in a read, and at the end, where strace may leave before a write returns.
+                Ok(calls) => assert!((198..=202).contains(&calls), "{counter:?}: {calls}"),
                 Err(error) => eprintln!("{counter:?} may not count here: {error:#}"),
             }
         }
