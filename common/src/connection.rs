@@ -110,7 +110,10 @@ impl AsRawFd for Connection {
 // Neither call can fail with `EINTR`: it never sleeps, so no signal finds it sleeping.
 
 /// Reads once; `None` where there is nothing to read yet, 0 at the end of the input.
-fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+///
+/// # Errors
+/// The connection is lost.
+pub fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     match stream.read(buffer) {
         Ok(count) => {
             trace!("copy: read({}) = {count}", stream.as_raw_fd());
@@ -125,7 +128,10 @@ fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> 
 }
 
 /// Writes once, as much as the socket takes, which may be nothing.
-fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+///
+/// # Errors
+/// The connection is lost.
+pub fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     let count = match stream.write(bytes) {
         Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
         result => result?,

@@ -2,9 +2,11 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 use std::time::Instant;
 
 /// A positional argument.
@@ -18,11 +20,19 @@ pub struct Arg {
 }
 
 /// The address an echo server listens on.
-pub const ECHO_ADDR: Arg = Arg {
-    name: "ADDR",
-    default: "127.0.0.1:7000",
-    meaning: "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one",
+pub const ECHO_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7000", meaning: LISTEN_ON };
+
+/// The address a chat server listens on.
+pub const CHAT_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7001", meaning: LISTEN_ON };
+
+/// How long a client of a chat server may be idle.
+pub const IDLE: Arg = Arg {
+    name: "IDLE",
+    default: "300",
+    meaning: "seconds until a client that says nothing is sent away; 0 for never",
 };
+
+const LISTEN_ON: &str = "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one";
 
 /// Runs `program` with the values of its `args`, from the command line or their defaults.
 ///
@@ -52,6 +62,36 @@ pub fn run<const N: usize>(
     match program(values) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &format!("{error:#}")),
+    }
+}
+
+/// A command line that is none of a program's own: what [`run_roles`] expects for it.
+#[derive(Debug)]
+pub struct Misuse;
+
+impl std::error::Error for Misuse {}
+
+impl fmt::Display for Misuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no such command line; try --help")
+    }
+}
+
+/// Like [`run`], for a program of several roles: it is given all of its arguments, and answers
+/// [`Misuse`] where they are none of its `usage`.
+pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()>) -> ExitCode {
+    let given: Vec<_> = env::args_os().skip(1).collect();
+    let given: Vec<_> = given.iter().map(|arg| arg.to_string_lossy()).collect();
+    let given: Vec<&str> = given.iter().map(AsRef::as_ref).collect();
+    if given.contains(&"-h") || given.contains(&"--help") {
+        let _ = io::stdout().write_all(usage.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+
+    start_log();
+    match program(&given) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(if error.is::<Misuse>() { 2 } else { 1 }, &format!("{error:#}")),
     }
 }
 
@@ -87,7 +127,12 @@ fn start_log() {
         .parse_default_env()
         .format(move |line, record| {
             let seconds = start.elapsed().as_secs_f64();
-            writeln!(line, "{seconds:11.6} {:5} {}", record.level(), record.args())
+            write!(line, "{seconds:11.6} {:5} ", record.level())?;
+            // Where threads have parts to play they have names.
+            if let Some(name) = thread::current().name().filter(|&name| name != "main") {
+                write!(line, "{name}: ")?;
+            }
+            writeln!(line, "{}", record.args())
         })
         .init();
 }

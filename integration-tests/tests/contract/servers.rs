@@ -51,8 +51,7 @@ pub const SERVERS: &[Server] = &[
         package: "select-echo",
         name: "select-echo",
         highest_descriptor: Some(1024),
-        // With so few the allocator's own pages weigh more.
-        idle_memory: Some(2 * AN_ENTRY),
+        idle_memory: Some(AN_ENTRY),
         idle_clients: SELECT_HOLDS,
         ..ECHO
     },
@@ -77,9 +76,29 @@ pub const SERVERS: &[Server] = &[
         idle_clients: 5000,
         ..ECHO
     },
-    Server { package: "aio-echo", name: "aio-echo", ..ECHO },
+    Server {
+        package: "sigio-echo",
+        name: "sigio-echo",
+        is_told_by_signals: true,
+        idle_memory: Some(AN_ENTRY),
+        // Each signal has it try every one of them.
+        idle_clients: 2000,
+        ..ECHO
+    },
+    Server {
+        package: "sigio-echo",
+        name: "sigio-echo-realtime",
+        is_told_by_signals: true,
+        idle_memory: Some(AN_ENTRY),
+        idle_clients: 5000,
+        ..ECHO
+    },
+    Server { package: "aio-echo", name: "aio-echo", is_told_by_signals: true, ..ECHO },
     Server { package: "aio-echo", name: "aio-echo-uring", lacks: no_io_uring, ..ECHO },
 ];
+
+/// The one that has no connections: it has cases of its own.
+pub const DATAGRAMS: Server = Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO };
 
 /// Asks the kernel for what the server asks it for.
 fn no_io_uring() -> Option<&'static str> {
