@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, kill_process_group, pidfd_open,
-    prlimit, set_parent_process_death_signal, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
+    pidfd_open, prlimit, set_parent_process_death_signal, setrlimit,
 };
 use socket2::{Domain, Socket, Type};
 
 use crate::wait::{PATIENCE, until};
-use crate::{Figures, binaries, figures};
+use crate::{Client, Figures, binaries, figures, guest};
 
 /// A server, with the properties that decide which tests apply to it.
 ///
@@ -49,6 +49,10 @@ pub struct Server {
     pub bad_arguments: &'static [&'static str],
     /// What it needs and this machine lacks, if anything.
     pub lacks: fn() -> Option<&'static str>,
+    /// What a new client does to know that it is served.
+    pub greet: fn(&Client) -> Result<()>,
+    /// Where it listens unless it is told.
+    pub default_address: &'static str,
 }
 
 /// A server that serves everybody at the same time, one descriptor each, takes no second
@@ -65,6 +69,17 @@ pub const ECHO: Server = Server {
     idle_clients: 1000,
     bad_arguments: &[],
     lacks: || None,
+    greet: |client| client.echo(b"hello"),
+    default_address: "127.0.0.1:7000",
+};
+
+/// A chat server.
+pub const CHAT: Server = Server {
+    argument: Some("300"),
+    bad_arguments: &["-1", "x", "", "1.5", "4294967296"],
+    greet: |client| guest::welcome(client).map(drop),
+    default_address: "127.0.0.1:7001",
+    ..ECHO
 };
 
 impl Server {
@@ -92,7 +107,7 @@ impl Server {
     #[must_use]
     pub fn launch_with<A: Into<OsString>>(&self, arguments: impl IntoIterator<Item = A>) -> Launch {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Launch { name: self.name, arguments, log: None, descriptors: None }
+        Launch { name: self.name, arguments, log: None, descriptors: None, soft: false }
     }
 }
 
@@ -103,6 +118,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     log: Option<&'static str>,
     descriptors: Option<u64>,
+    soft: bool,
 }
 
 impl Launch {
@@ -116,6 +132,12 @@ impl Launch {
     #[must_use]
     pub fn descriptors(self, limit: u64) -> Self {
         Self { descriptors: Some(limit), ..self }
+    }
+
+    /// With the soft `RLIMIT_NOFILE` set: [`Running::limit_descriptors`] can raise it.
+    #[must_use]
+    pub fn soft_descriptors(self, limit: u64) -> Self {
+        Self { descriptors: Some(limit), soft: true, ..self }
     }
 
     /// Runs `case` against the server. After it the server must still be alive, unless the case
@@ -198,11 +220,12 @@ impl Launch {
         // A group of its own, which its children are in too: SIGSTOP and SIGKILL reach all.
         command.process_group(0);
         let limit = self.descriptors;
+        let maximum = if self.soft { getrlimit(Resource::Nofile).maximum } else { limit };
         let before_exec = move || {
             // It ends with the thread that starts it, in whatever way the tests end.
             set_parent_process_death_signal(Some(Signal::KILL))?;
             if limit.is_some() {
-                setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit })?;
+                setrlimit(Resource::Nofile, Rlimit { current: limit, maximum })?;
             }
             Ok(())
         };
