@@ -32,6 +32,7 @@ pub struct Connection {
     pub writer: Half,
     /// The last write did not find enough room in time.
     slow: bool,
+    _seat: Arc<()>,
 }
 
 /// One direction of a connection: one of the two, or none where the system has refused it.
@@ -41,12 +42,13 @@ pub struct Half {
 }
 
 impl Connection {
-    pub fn new(reader: TcpStream, writer: TcpStream, peer: SocketAddr) -> io::Result<Self> {
-        writer.set_write_timeout(Some(PATIENCE))?;
-        let socket = Arc::new(reader);
+    /// Takes a second descriptor, and has the seat until it is forgotten.
+    pub fn new(socket: TcpStream, peer: SocketAddr, seat: Arc<()>) -> io::Result<Self> {
+        socket.set_write_timeout(Some(PATIENCE))?;
+        let writer = Half::new(Arc::new(socket.try_clone()?), Vec::new());
+        let socket = Arc::new(socket);
         let reader = Half::new(Arc::clone(&socket), Vec::with_capacity(READ));
-        let writer = Half::new(Arc::new(writer), Vec::new());
-        Ok(Self { peer, closed: false, socket, reader, writer, slow: false })
+        Ok(Self { peer, closed: false, socket, reader, writer, slow: false, _seat: seat })
     }
 
     /// Has the next bytes read (1).

@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
-use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::Receiver;
 use std::thread;
@@ -15,19 +14,14 @@ use log::{debug, info, trace, warn};
 
 use crate::connection::Connection;
 
-/// Clients served.
-pub const CONNECTIONS: usize = 1024;
 /// Clients let in at once, so that a crowd at the door does not keep the others waiting.
 const WELCOMES: usize = 64;
-
-/// A client at the door: a descriptor to read from, one to write to.
-pub type Arrival = (TcpStream, TcpStream, SocketAddr);
 
 /// All that there is to handle: the worker's own. Nothing is shared, and nothing is locked.
 pub struct Worker {
     /// Readable: something has completed, or somebody has arrived.
     hints: UnixStream,
-    arrivals: Receiver<Arrival>,
+    arrivals: Receiver<Connection>,
     room: Room,
     effects: Effects,
     connections: BTreeMap<Id, Connection>,
@@ -39,7 +33,7 @@ pub struct Worker {
 
 impl Worker {
     /// Starts it; it ends with the process.
-    pub fn start(room: Room, hints: UnixStream, arrivals: Receiver<Arrival>) -> io::Result<()> {
+    pub fn start(room: Room, hints: UnixStream, arrivals: Receiver<Connection>) -> io::Result<()> {
         let worker = Self {
             hints,
             arrivals,
@@ -71,13 +65,14 @@ impl Worker {
     /// Lets in some of those who have arrived; `true` if there may be more.
     fn welcome(&mut self) -> bool {
         for _ in 0..WELCOMES {
-            let Ok(arrival) = self.arrivals.try_recv() else { return false };
-            let peer = arrival.2;
-            if self.connections.len() == CONNECTIONS {
-                warn!("{peer} refused: {CONNECTIONS} are here, each with two helper threads");
-            } else if let Err(error) = self.add(arrival) {
-                warn!("{peer} refused: {error}");
+            let Ok(mut connection) = self.arrivals.try_recv() else { return false };
+            // (1)
+            if let Err(error) = connection.read() {
+                warn!("{} refused: {error}", connection.peer);
+                continue;
             }
+            let id = self.room.join(Instant::now(), &mut self.effects);
+            self.connections.insert(id, connection);
         }
         true
     }
@@ -89,14 +84,6 @@ impl Worker {
         let _ = self.hints.set_read_timeout(self.room.next_expiry().map(in_time));
         // A hint, or none, or an interruption: what there is to do is looked for.
         let _ = self.hints.read(&mut [0; 1024]);
-    }
-
-    fn add(&mut self, (reader, writer, peer): Arrival) -> io::Result<()> {
-        let mut connection = Connection::new(reader, writer, peer)?;
-        connection.read()?; // (1)
-        let id = self.room.join(Instant::now(), &mut self.effects);
-        self.connections.insert(id, connection);
-        Ok(())
     }
 
     /// Takes back all that has completed, which the signal does not say.
