@@ -104,6 +104,8 @@ pub const DATAGRAMS: &[Server] =
 /// The chat servers, over which the room's rules and most of the contract run.
 pub const CHATS: &[Server] = &[
     Server { package: "reactor-chat", name: "reactor-chat", ..CHAT },
+    // It reads through one descriptor of a client's and writes through another.
+    Server { package: "proactor-chat", name: "proactor-chat", descriptors_per_client: 2, ..CHAT },
     Server { package: "proactor-chat", name: "proactor-chat-simulated", ..CHAT },
     Server { package: "proactor-chat", name: "proactor-chat-uring", lacks: no_io_uring, ..CHAT },
 ];
