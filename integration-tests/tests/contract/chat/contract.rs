@@ -222,7 +222,12 @@ fn come_in(waiting: &mut Vec<Client>, inside: &mut Vec<Guest>, count: usize) -> 
 fn starved_without_connections(server: &Server) -> Result<()> {
     let mut lowest_free = None;
     server.launch().serve(|running| {
-        Guest::arrive(running)?.leave()?;
+        let guest = Guest::arrive(running)?;
+        let with_a_guest = running.figures()?.descriptors;
+        guest.leave()?;
+        until("a guest's descriptor being closed", PATIENCE, || {
+            Ok((running.figures()?.descriptors < with_a_guest).then_some(()))
+        })?;
         lowest_free = running.free_descriptors(LIMIT)?.first().copied();
         Ok(())
     })?;
@@ -366,9 +371,13 @@ fn no_buffer(server: &Server) -> Result<()> {
         crowd(running, 10)?;
         let before = running.figures()?.memory;
         let _idle = crowd(running, count)?;
-        let grown = running.figures()?.memory.saturating_sub(before);
-        ensure!(grown < allowed, "{count} idle guests take {grown} bytes of memory");
-        Ok(())
+        // Not all have been told yet who came after them.
+        let mut grown = 0;
+        until("idle guests taking less", PATIENCE, || {
+            grown = running.figures()?.memory.saturating_sub(before);
+            Ok((grown < allowed).then_some(()))
+        })
+        .with_context(|| format!("{count} idle guests take {grown} bytes of memory"))
     })
 }
 
