@@ -102,7 +102,7 @@ pub fn help(server: &Server) -> Result<()> {
         let output = server.launch_with([option]).output()?;
         ensure!(output.status.code() == Some(0), "it ended with {}", output.status);
         ensure!(output.stderr.is_empty(), "it wrote to stderr: {:?}", output.stderr);
-        for part in ["Usage:", server.name, "127.0.0.1:7000", "RUST_LOG"] {
+        for part in ["Usage:", server.name, server.default_address, "RUST_LOG"] {
             ensure!(output.stdout.contains(part), "no {part:?} in {:?}", output.stdout);
         }
     }
@@ -112,7 +112,7 @@ pub fn help(server: &Server) -> Result<()> {
 fn localhost(server: &Server) -> Result<()> {
     server.launch_with(["localhost:0"]).serve(|running| {
         ensure!(running.address().ip().is_loopback(), "it listens on {}", running.address());
-        Client::connect(running)?.echo(b"hello")
+        (server.greet)(&Client::connect(running)?)
     })
 }
 
@@ -122,22 +122,22 @@ pub fn no_ipv6() -> Option<&'static str> {
 }
 
 fn ipv6(server: &Server) -> Result<()> {
-    server.launch_with(["[::1]:0"]).serve(|running| Client::connect(running)?.echo(b"hello"))
+    server.launch_with(["[::1]:0"]).serve(|running| (server.greet)(&Client::connect(running)?))
 }
 
 fn dual_stack(server: &Server) -> Result<()> {
     server.launch_with(["[::]:0"]).serve(|running| {
         let port = running.address().port();
         let over_v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Client::connect_to(over_v4)?.echo(b"hello").context("over IPv4")?;
+        (server.greet)(&Client::connect_to(over_v4)?).context("over IPv4")?;
         let over_v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        Client::connect_to(over_v6)?.echo(b"hello").context("over IPv6")
+        (server.greet)(&Client::connect_to(over_v6)?).context("over IPv6")
     })
 }
 
 fn stdout_closed(server: &Server) -> Result<()> {
     let running = server.launch().start_unheard(None)?;
-    Client::connect(&running)?.echo(b"hello")?;
+    (server.greet)(&Client::connect(&running)?)?;
     running.check_health()
 }
 
@@ -145,6 +145,6 @@ fn stdout_broken(server: &Server) -> Result<()> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     drop(reader);
     let running = server.launch().start_unheard(Some(writer))?;
-    Client::connect(&running)?.echo(b"hello")?;
+    (server.greet)(&Client::connect(&running)?)?;
     running.check_health()
 }
