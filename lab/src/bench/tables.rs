@@ -160,8 +160,9 @@ pub fn overview(
         for &point in &pauses {
             for subject in subjects.iter().filter(|subject| point.concerns(subject)) {
                 let pause = match point {
+                    Point::Pause { pause: Some(0) } => "none".to_owned(),
                     Point::Pause { pause: Some(pause) } => time(pause as f64),
-                    _ => "–".to_owned(),
+                    _ => "waits".to_owned(),
                 };
                 let head = [subject.name.to_owned(), pause];
                 add(&mut table, head, summary.cell(point, subject), &[P50, P99, IDLE_CPU]);
@@ -216,7 +217,9 @@ fn matrix(
     for subject in subjects.iter().filter(|subject| points.iter().any(|p| p.concerns(subject))) {
         let cells = points.iter().map(|&point| match summary.cell(point, subject) {
             Some(Cell::Measured(measured)) => {
-                let mark = if measured.disturbed { "~" } else { "" };
+                // Who else had the cores does not change what memory was taken.
+                let disturbed = measured.disturbed && column.head != MEMORY.head;
+                let mark = if disturbed { "~" } else { "" };
                 (column.show)(&measured).map_or("–".to_owned(), |text| format!("{mark}{text}"))
             }
             other => instead(other),
