@@ -504,7 +504,7 @@ fn around(values: &[f64]) -> (f64, f64) {
 fn ticks(from: f64, to: f64) -> Vec<f64> {
     let steps: &[f64] = match to / from {
         ratio if ratio > 2000.0 => &[1.0],
-        ratio if ratio > 20.0 => &[1.0, 2.0, 5.0],
+        ratio if ratio > 5.0 => &[1.0, 2.0, 5.0],
         _ => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
     };
     let decades = from.log10().floor() as i32..=to.log10().ceil() as i32;
