@@ -112,7 +112,10 @@ impl Door {
             ];
             trace!("wait: poll"); // (2)
             match poll(&mut ready, timeout) {
-                Err(Errno::EINTR) => continue, // (3), (6): and the handler has run
+                Err(Errno::EINTR) => {
+                    trace!("wait: poll = interrupted"); // (3), (6): the handler (4) has run
+                    continue;
+                }
                 result => result?,
             };
             let [stop, incoming] = ready.map(|fd| fd.any().unwrap_or(true));
