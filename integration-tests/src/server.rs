@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, kill_process_group, pidfd_open,
-    prlimit, set_parent_process_death_signal, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
+    pidfd_open, prlimit, set_parent_process_death_signal, setrlimit,
 };
 use socket2::{Domain, Socket, Type};
 
 use crate::wait::{PATIENCE, until};
-use crate::{Figures, binaries, figures};
+use crate::{Client, Figures, binaries, figures, guest};
 
 /// A server, with the properties that decide which tests apply to it.
 ///
@@ -45,10 +45,16 @@ pub struct Server {
     pub idle_memory: Option<u64>,
     /// How many idle clients the tests burden it with.
     pub idle_clients: usize,
+    /// Whether signals tell it of its sockets.
+    pub is_told_by_signals: bool,
     /// What it has to refuse as its second argument.
     pub bad_arguments: &'static [&'static str],
     /// What it needs and this machine lacks, if anything.
     pub lacks: fn() -> Option<&'static str>,
+    /// What a new client does to know that it is served.
+    pub greet: fn(&Client) -> Result<()>,
+    /// Where it listens unless it is told.
+    pub default_address: &'static str,
 }
 
 /// A server that serves everybody at the same time, one descriptor each, takes no second
@@ -63,8 +69,20 @@ pub const ECHO: Server = Server {
     calm_argument: None,
     idle_memory: None,
     idle_clients: 1000,
+    is_told_by_signals: false,
     bad_arguments: &[],
     lacks: || None,
+    greet: |client| client.echo(b"hello"),
+    default_address: "127.0.0.1:7000",
+};
+
+/// A chat server.
+pub const CHAT: Server = Server {
+    argument: Some("300"),
+    bad_arguments: &["-1", "x", "", "1.5", "4294967296"],
+    greet: |client| guest::welcome(client).map(drop),
+    default_address: "127.0.0.1:7001",
+    ..ECHO
 };
 
 impl Server {
@@ -92,7 +110,14 @@ impl Server {
     #[must_use]
     pub fn launch_with<A: Into<OsString>>(&self, arguments: impl IntoIterator<Item = A>) -> Launch {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Launch { name: self.name, arguments, log: None, descriptors: None }
+        Launch {
+            name: self.name,
+            arguments,
+            log: None,
+            descriptors: None,
+            soft: false,
+            queued_signals: None,
+        }
     }
 }
 
@@ -103,6 +128,8 @@ pub struct Launch {
     arguments: Vec<OsString>,
     log: Option<&'static str>,
     descriptors: Option<u64>,
+    soft: bool,
+    queued_signals: Option<u64>,
 }
 
 impl Launch {
@@ -116,6 +143,18 @@ impl Launch {
     #[must_use]
     pub fn descriptors(self, limit: u64) -> Self {
         Self { descriptors: Some(limit), ..self }
+    }
+
+    /// With the soft `RLIMIT_NOFILE` set: [`Running::limit_descriptors`] can raise it.
+    #[must_use]
+    pub fn soft_descriptors(self, limit: u64) -> Self {
+        Self { descriptors: Some(limit), soft: true, ..self }
+    }
+
+    /// With `RLIMIT_SIGPENDING` set: how many signals of the user's can be queued.
+    #[must_use]
+    pub fn queued_signals(self, limit: u64) -> Self {
+        Self { queued_signals: Some(limit), ..self }
     }
 
     /// Runs `case` against the server. After it the server must still be alive, unless the case
@@ -197,12 +236,18 @@ impl Launch {
         command.envs(self.log.map(|level| ("RUST_LOG", level)));
         // A group of its own, which its children are in too: SIGSTOP and SIGKILL reach all.
         command.process_group(0);
-        let limit = self.descriptors;
+        let hard = if self.soft { getrlimit(Resource::Nofile).maximum } else { self.descriptors };
+        let limits = [
+            (Resource::Nofile, self.descriptors, hard),
+            (Resource::Sigpending, self.queued_signals, self.queued_signals),
+        ];
         let before_exec = move || {
             // It ends with the thread that starts it, in whatever way the tests end.
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            if limit.is_some() {
-                setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit })?;
+            for (resource, limit, maximum) in limits {
+                if limit.is_some() {
+                    setrlimit(resource, Rlimit { current: limit, maximum })?;
+                }
             }
             Ok(())
         };

@@ -3,12 +3,17 @@
 //! `cargo test half_close` runs one line, `cargo test epoll_echo` one server,
 //! `cargo test half_close::epoll_echo` one line on one server. A pair of a case and a server
 //! that it does not apply to is not there; what this machine cannot run shows as `ignored`.
+//!
+//! A chat server keeps the same contract, but speaks otherwise: its cases are in `chat`, and those
+//! of the room's rules with them. `cargo test chat` runs all of these. For the server that has no
+//! connections, `datagrams` says what the contract comes to.
 
 mod case;
 mod servers;
 
 mod accept;
 mod backpressure;
+mod datagrams;
 mod fairness;
 mod half_close;
 mod idle;
@@ -21,14 +26,16 @@ mod shutdown;
 mod start;
 mod whole;
 
+mod chat;
+
 use std::process::ExitCode;
 
-use integration_tests::binaries;
+use integration_tests::{Server, binaries};
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use case::Case;
-use servers::SERVERS;
+use servers::{CHATS, DATAGRAMS, SERVERS};
 
 /// The lines of the contract, in its order; then what the command line promises.
 const CONTRACT: &[(&str, &[Case])] = &[
@@ -50,7 +57,8 @@ const CONTRACT: &[(&str, &[Case])] = &[
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list {
-        let mut packages: Vec<_> = SERVERS.iter().map(|server| server.package).collect();
+        let servers = SERVERS.iter().chain(CHATS);
+        let mut packages: Vec<_> = servers.map(|server| server.package).collect();
         packages.dedup();
         if let Err(error) = binaries::build(&packages) {
             eprintln!("{error:#}");
@@ -65,10 +73,17 @@ fn main() -> ExitCode {
 }
 
 fn trials() -> Vec<Trial> {
+    let mut trials = trials_of(CONTRACT, SERVERS);
+    trials.extend(trials_of(&[("datagrams", datagrams::CASES)], DATAGRAMS));
+    trials.extend(trials_of(chat::CONTRACT, CHATS));
+    trials
+}
+
+fn trials_of(contract: &'static [(&str, &[Case])], servers: &'static [Server]) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for (line, cases) in CONTRACT {
+    for (line, cases) in contract {
         for case in *cases {
-            for server in SERVERS.iter().filter(|server| (case.applies)(server)) {
+            for server in servers.iter().filter(|server| (case.applies)(server)) {
                 let name = format!("{line}::{}::{}", server.name.replace('-', "_"), case.name);
                 trials.push(Trial::ignorable_test(name, || case.trial(server)));
             }

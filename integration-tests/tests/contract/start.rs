@@ -45,23 +45,23 @@ fn refuses<A: Into<OsString>>(
     Ok(output.stderr)
 }
 
-fn refuses_address(server: &Server, address: &str) -> Result<()> {
+pub fn refuses_address(server: &Server, address: &str) -> Result<()> {
     let line = refuses(server, [address], &[1, 2]).with_context(|| format!("{address:?}"))?;
     ensure!(line.contains(address), "{address:?} is not named in {line:?}");
     Ok(())
 }
 
-fn unparsable(server: &Server) -> Result<()> {
+pub fn unparsable(server: &Server) -> Result<()> {
     let bad = ["", "nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:x", ":0:0"];
     bad.into_iter().try_for_each(|address| refuses_address(server, address))
 }
 
-fn unresolvable(server: &Server) -> Result<()> {
+pub fn unresolvable(server: &Server) -> Result<()> {
     // A label of more than 63 characters is no name, so that nobody on the network is asked.
     refuses_address(server, &format!("{}.invalid:7000", "x".repeat(64)))
 }
 
-fn not_ours(server: &Server) -> Result<()> {
+pub fn not_ours(server: &Server) -> Result<()> {
     // TEST-NET-3 (RFC 5737), which nobody has.
     refuses_address(server, "203.0.113.1:0")
 }
@@ -71,7 +71,7 @@ fn in_use(server: &Server) -> Result<()> {
     refuses_address(server, &listener.local_addr()?.to_string())
 }
 
-fn not_utf8(server: &Server) -> Result<()> {
+pub fn not_utf8(server: &Server) -> Result<()> {
     let bad = || OsString::from_vec(b"\xff\xfe:0".to_vec());
     refuses(server, [bad()], &[1, 2])?;
     refuses(server, ["127.0.0.1:0".into(), bad()], &[1, 2])?;
@@ -85,24 +85,24 @@ fn bad_argument(server: &Server) -> Result<()> {
     Ok(())
 }
 
-fn surplus_argument(server: &Server) -> Result<()> {
+pub fn surplus_argument(server: &Server) -> Result<()> {
     let arguments = ["127.0.0.1:0"].into_iter().chain(server.argument).chain(["surplus"]);
     refuses(server, arguments, &[2])?;
     Ok(())
 }
 
-fn unknown_option(server: &Server) -> Result<()> {
+pub fn unknown_option(server: &Server) -> Result<()> {
     refuses(server, ["--frobnicate"], &[2])?;
     refuses(server, ["127.0.0.1:0", "-x"], &[2])?;
     Ok(())
 }
 
-fn help(server: &Server) -> Result<()> {
+pub fn help(server: &Server) -> Result<()> {
     for option in ["-h", "--help"] {
         let output = server.launch_with([option]).output()?;
         ensure!(output.status.code() == Some(0), "it ended with {}", output.status);
         ensure!(output.stderr.is_empty(), "it wrote to stderr: {:?}", output.stderr);
-        for part in ["Usage:", server.name, "127.0.0.1:7000", "RUST_LOG"] {
+        for part in ["Usage:", server.name, server.default_address, "RUST_LOG"] {
             ensure!(output.stdout.contains(part), "no {part:?} in {:?}", output.stdout);
         }
     }
@@ -112,32 +112,32 @@ fn help(server: &Server) -> Result<()> {
 fn localhost(server: &Server) -> Result<()> {
     server.launch_with(["localhost:0"]).serve(|running| {
         ensure!(running.address().ip().is_loopback(), "it listens on {}", running.address());
-        Client::connect(running)?.echo(b"hello")
+        (server.greet)(&Client::connect(running)?)
     })
 }
 
-fn no_ipv6() -> Option<&'static str> {
+pub fn no_ipv6() -> Option<&'static str> {
     let missing = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err();
     missing.then_some("this machine has no IPv6")
 }
 
 fn ipv6(server: &Server) -> Result<()> {
-    server.launch_with(["[::1]:0"]).serve(|running| Client::connect(running)?.echo(b"hello"))
+    server.launch_with(["[::1]:0"]).serve(|running| (server.greet)(&Client::connect(running)?))
 }
 
 fn dual_stack(server: &Server) -> Result<()> {
     server.launch_with(["[::]:0"]).serve(|running| {
         let port = running.address().port();
         let over_v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Client::connect_to(over_v4)?.echo(b"hello").context("over IPv4")?;
+        (server.greet)(&Client::connect_to(over_v4)?).context("over IPv4")?;
         let over_v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        Client::connect_to(over_v6)?.echo(b"hello").context("over IPv6")
+        (server.greet)(&Client::connect_to(over_v6)?).context("over IPv6")
     })
 }
 
 fn stdout_closed(server: &Server) -> Result<()> {
     let running = server.launch().start_unheard(None)?;
-    Client::connect(&running)?.echo(b"hello")?;
+    (server.greet)(&Client::connect(&running)?)?;
     running.check_health()
 }
 
@@ -145,6 +145,6 @@ fn stdout_broken(server: &Server) -> Result<()> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     drop(reader);
     let running = server.launch().start_unheard(Some(writer))?;
-    Client::connect(&running)?.echo(b"hello")?;
+    (server.greet)(&Client::connect(&running)?)?;
     running.check_health()
 }
