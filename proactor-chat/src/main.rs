@@ -36,7 +36,7 @@
 //! ```
 //!
 //! Use it when: you want to see the pattern as it was drawn. On Linux "the system" is glibc, with a
-//! thread that blocks for each operation: a delivery to one of 1000 clients takes 1.5 times the CPU
+//! thread that blocks for each operation: a delivery to one of 1000 clients takes 1.3 times the CPU
 //! of a plain tokio chat, as nearly each one wakes a thread, and sends a signal that wakes two more;
 //! with 100 clients and ten who talk without a pause it is a tenth, as lines go out in batches.
 //! Limits: glibc only. A client is two descriptors and up to two threads; 1024 are served, and one
