@@ -65,7 +65,9 @@ impl Connection {
     /// The result of a read that has completed.
     pub fn has_read(&mut self) -> Option<io::Result<usize>> {
         let result = self.reader.take_back()?;
-        trace!("copy: aio_read({}) = {result:?}", self.socket.as_raw_fd());
+        if let Ok(count) = &result {
+            trace!("copy: aio_read({}) = {count}", self.socket.as_raw_fd());
+        }
         Some(result)
     }
 
@@ -75,8 +77,10 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0), // in time, that is
             result => result,
         };
-        trace!("copy: aio_write({}) = {result:?}", self.socket.as_raw_fd());
         let all = self.writer.buffer().map_or(0, |lines| lines.len());
+        if let Ok(count) = &result {
+            trace!("copy: aio_write({}) = {count} of {all}", self.socket.as_raw_fd());
+        }
         let slow = result.as_ref().is_ok_and(|&count| count < all);
         if slow != self.slow {
             self.slow = slow;
