@@ -31,4 +31,4 @@ pub use exchange::Exchange;
 pub use figures::Figures;
 pub use flood::Flood;
 pub use server::{Launch, Running, Server};
-pub use wait::{PATIENCE, until};
+pub use wait::{PATIENCE, patience, until};

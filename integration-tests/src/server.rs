@@ -125,7 +125,11 @@ impl Launch {
     pub fn serve(self, case: impl FnOnce(&mut Running) -> Result<()>) -> Result<()> {
         let mut running = self.start()?;
         let result = case(&mut running).and_then(|()| running.check_health());
-        result.map_err(|error| anyhow!("{error:#}\n{}", running.last_words()))
+        result.map_err(|error| {
+            let ended = running.child.try_wait().ok().flatten();
+            let ended = ended.map(|status| format!("\nThe server has ended: {status}"));
+            anyhow!("{error:#}{}\n{}", ended.unwrap_or_default(), running.last_words())
+        })
     }
 
     /// Starts the server, and returns when it listens.

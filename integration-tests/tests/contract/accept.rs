@@ -5,14 +5,15 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use integration_tests::client::message;
-use integration_tests::{Client, PATIENCE, Running, Server, until};
+use integration_tests::client::{crowd, message};
+use integration_tests::{Client, Running, Server, patience, until};
 
 use crate::case::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("starved", |server| starve(server, 200, |_| Ok(()))),
     Case::new("starved_without_connections", starved_without_connections),
+    Case::new("full", full),
 ];
 
 /// A descriptor limit that a crowd reaches soon.
@@ -43,7 +44,7 @@ impl Crowd {
     pub fn expect(&mut self, count: usize) -> Result<()> {
         let goal = self.served.len() + count;
         let what = format!("an echo for {count} more of {} that wait", self.waiting.len());
-        until(&what, PATIENCE, || {
+        until(&what, patience(), || {
             let mut still_waiting = Vec::new();
             for waiting in self.waiting.drain(..) {
                 if waiting.client.has_answer()? {
@@ -111,6 +112,16 @@ fn costs_little(running: &Running) -> Result<()> {
         }
     }
     bail!("starved, it used {} ms of processor time in a second", used.as_millis())
+}
+
+/// As many clients as there is room for are served on, whatever becomes of those beyond.
+fn full(server: &Server) -> Result<()> {
+    server.calm().launch().descriptors(LIMIT).serve(|running| {
+        let inside = crowd(running, fits(server, running)?.min(100))?;
+        let _beyond: Vec<_> = (0..10).map(|_| Client::connect(running)).collect::<Result<_>>()?;
+        costs_little(running).context("full")?;
+        inside.iter().try_for_each(|client| client.echo(b"and on")).context("full")
+    })
 }
 
 /// The limit falls below what the server has open, as when the system's own table is full: no

@@ -21,6 +21,8 @@ mod shutdown;
 mod start;
 mod whole;
 
+mod pitfalls;
+
 use std::process::ExitCode;
 
 use integration_tests::binaries;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
     if !arguments.list {
         let mut packages: Vec<_> = SERVERS.iter().map(|server| server.package).collect();
         packages.dedup();
+        packages.push(pitfalls::PACKAGE);
         if let Err(error) = binaries::build(&packages) {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;
@@ -74,5 +77,6 @@ fn trials() -> Vec<Trial> {
             }
         }
     }
+    trials.extend(pitfalls::trials());
     trials
 }
