@@ -7,9 +7,11 @@
 //! unless that case fails, for the reason that the header gives.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -175,4 +177,41 @@ pub fn aio(
     } else {
         Err(io::Error::from_raw_os_error(error))
     }
+}
+
+/// A client of a small chat has come: it gets a name and is told so; `enter` puts it into the room.
+///
+/// # Errors
+/// It is lost already.
+pub fn welcome(
+    mut stream: &TcpStream,
+    enter: impl FnOnce(u64) -> io::Result<()>,
+) -> io::Result<(u64, String)> {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("guest{id}");
+    enter(id)?;
+    stream.write_all(format!("* you are {name}\n").as_bytes())?;
+    Ok((id, name))
+}
+
+/// Says a line to a client, or disconnects it where it is lost or does not take it.
+pub fn tell(mut stream: &TcpStream, line: &str) {
+    if stream.write_all(line.as_bytes()).is_err() {
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Locks, as no thread panics with a lock held.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The lines that end in `bytes`, the first of them begun in `unfinished`, each said by `name`.
+pub fn lines(name: &str, unfinished: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
+    unfinished.extend(bytes);
+    let end = unfinished.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+    let lines: Vec<u8> = unfinished.drain(..end).collect();
+    let said = |line| [name.as_bytes(), b": ", line].concat();
+    lines.split_inclusive(|&byte| byte == b'\n').flat_map(said).collect()
 }

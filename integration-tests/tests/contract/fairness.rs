@@ -39,16 +39,17 @@ fn alone(server: &Server) -> Result<()> {
     const DELAYED: Duration = Duration::from_millis(35);
     server.launch().serve(|running| {
         let client = Client::connect(running)?;
-        let mut fastest = Duration::MAX;
+        let mut times = Vec::new();
         for seed in 0..50 {
             let sent = Instant::now();
             client.echo(&message(seed, 100))?;
-            // The first acknowledgements of a connection are not delayed.
-            if seed >= 25 {
-                fastest = fastest.min(sent.elapsed());
-            }
+            times.push(sent.elapsed());
         }
-        ensure!(fastest < DELAYED, "the fastest of 25 echoes took {} ms", fastest.as_millis());
+        // The first acknowledgements of a connection are not delayed.
+        times.drain(..20);
+        times.sort_unstable();
+        let time = times[times.len() / 4];
+        ensure!(time < DELAYED, "three of four echoes took {} ms or more", time.as_millis());
         Ok(())
     })
 }

@@ -22,6 +22,7 @@ mod start;
 mod whole;
 
 mod pitfalls;
+mod room;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
     if !arguments.list {
         let mut packages: Vec<_> = SERVERS.iter().map(|server| server.package).collect();
         packages.dedup();
+        packages.extend(room::SERVERS.iter().map(|server| server.package));
         packages.push(pitfalls::PACKAGE);
         if let Err(error) = binaries::build(&packages) {
             eprintln!("{error:#}");
@@ -77,6 +79,7 @@ fn trials() -> Vec<Trial> {
             }
         }
     }
+    trials.extend(room::trials());
     trials.extend(pitfalls::trials());
     trials
 }
