@@ -156,8 +156,9 @@ impl<S> InFlight<S> {
     }
 }
 
-/// Lets the library have `count` threads, which it starts as it needs them and ends after a second
-/// without work. To be called before the first operation: later it has no effect.
+/// Lets the library have `count` threads. It starts one where an operation finds none idle, and
+/// ends it after a second without work (or as soon as another has taken the work that it was woken
+/// for: under load, that is often). Call it before the first operation: later it has no effect.
 ///
 /// By itself it has 20, and the 21st operation waits until one of those before it has completed:
 /// a write, too, behind 20 reads from clients that say nothing.

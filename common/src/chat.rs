@@ -30,9 +30,10 @@ pub const READ: usize = 4096;
 /// The most that should be read and not yet offered, as lines, to everybody's socket.
 ///
 /// A server that reads on and on from those who send, before it gets to writing, would take for a
-/// client that does not read what is a server that does not write. So much input makes 160 KiB of
-/// lines at worst: below the [`BOUND`], and for lines as people write them it is hundreds.
-pub const UNDER_WAY: usize = 4 * READ;
+/// client that does not read what is a server that does not write. So much input makes 120 KiB of
+/// lines at worst. Twice that is still below the [`BOUND`], for where a write is under way while the
+/// next lines come; and of lines as people write them, it is hundreds.
+pub const UNDER_WAY: usize = 3 * READ;
 
 /// How long a client that leaves may take over its last lines.
 const LINGER: Duration = Duration::from_secs(10);

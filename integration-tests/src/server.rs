@@ -45,6 +45,8 @@ pub struct Server {
     pub idle_memory: Option<u64>,
     /// How many idle clients the tests burden it with.
     pub idle_clients: usize,
+    /// Whether signals tell it of its sockets.
+    pub is_told_by_signals: bool,
     /// What it has to refuse as its second argument.
     pub bad_arguments: &'static [&'static str],
     /// What it needs and this machine lacks, if anything.
@@ -63,6 +65,7 @@ pub const ECHO: Server = Server {
     calm_argument: None,
     idle_memory: None,
     idle_clients: 1000,
+    is_told_by_signals: false,
     bad_arguments: &[],
     lacks: || None,
 };
@@ -92,7 +95,7 @@ impl Server {
     #[must_use]
     pub fn launch_with<A: Into<OsString>>(&self, arguments: impl IntoIterator<Item = A>) -> Launch {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Launch { name: self.name, arguments, log: None, descriptors: None }
+        Launch { name: self.name, arguments, log: None, descriptors: None, queued_signals: None }
     }
 }
 
@@ -103,6 +106,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     log: Option<&'static str>,
     descriptors: Option<u64>,
+    queued_signals: Option<u64>,
 }
 
 impl Launch {
@@ -116,6 +120,12 @@ impl Launch {
     #[must_use]
     pub fn descriptors(self, limit: u64) -> Self {
         Self { descriptors: Some(limit), ..self }
+    }
+
+    /// With `RLIMIT_SIGPENDING` set: how many signals of the user's can be queued.
+    #[must_use]
+    pub fn queued_signals(self, limit: u64) -> Self {
+        Self { queued_signals: Some(limit), ..self }
     }
 
     /// Runs `case` against the server, which has to survive it: see [`Running::judge`].
@@ -194,12 +204,15 @@ impl Launch {
         command.envs(self.log.map(|level| ("RUST_LOG", level)));
         // A group of its own, which its children are in too: SIGSTOP and SIGKILL reach all.
         command.process_group(0);
-        let limit = self.descriptors;
+        let limits =
+            [(Resource::Nofile, self.descriptors), (Resource::Sigpending, self.queued_signals)];
         let before_exec = move || {
             // It ends with the thread that starts it, in whatever way the tests end.
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            if limit.is_some() {
-                setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit })?;
+            for (resource, limit) in limits {
+                if limit.is_some() {
+                    setrlimit(resource, Rlimit { current: limit, maximum: limit })?;
+                }
             }
             Ok(())
         };

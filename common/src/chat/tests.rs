@@ -464,12 +464,12 @@ fn one_that_asks_for_more_than_the_bound_is_cut_off() {
 }
 
 #[test]
-fn the_most_that_is_under_way_stays_below_the_bound() {
+fn twice_the_most_that_is_under_way_stays_below_the_bound() {
     // The worst: the longest name, before lines of one letter.
     let (mut scene, [a, b]) = scene_of();
     scene.say(a, "/nick abcdefghijklmnop\n");
     scene.read(b);
-    for _ in 0..UNDER_WAY / READ {
+    for _ in 0..2 * UNDER_WAY / READ {
         scene.say(a, "x\n".repeat(READ / 2));
     }
     assert!(scene.room.members[&b].waiting < BOUND);

@@ -73,7 +73,7 @@ impl Kind {
                 // In one process, so that nothing outlives it when it is killed.
                 let file = file.to_string_lossy();
                 let args = ["-p", &dir.path().to_string_lossy(), "-c", &file];
-                let args = [&args[..], &["-g", "master_process off;"]].concat();
+                let args = [&args[..], &["-e", "stderr", "-g", "master_process off;"]].concat();
                 let process = Process::start("", Path::new(&find("nginx")), &args)?;
                 process.expect("getrlimit")?; // The first line after it listens.
                 let addr = shut.addr.clone();

@@ -149,6 +149,8 @@ fn queue_groups(kind: Kind) -> Result<()> {
     for id in 100..200 {
         watcher.lines(&["MSG jobs 1 3", &id.to_string()])?;
     }
+    // The watcher may have its message before the worker has.
+    done(&mut watcher)?;
     let mut seen = BTreeSet::new();
     for mut worker in workers {
         worker.send("PING\r\n")?;

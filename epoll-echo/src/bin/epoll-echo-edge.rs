@@ -47,8 +47,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 const EVENTS: usize = 256;
 /// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
 const ACCEPTS: usize = 64;
-/// Steps of the copy for one connection in a round: the others wait for a megabyte at most.
-const STEPS: usize = 16;
+/// Steps of the copy for one connection in a round: a flood keeps the others waiting no longer.
+const STEPS: usize = 4;
 /// Milliseconds until `accept` is tried again while descriptors are short.
 const RETRY: u16 = 100;
 

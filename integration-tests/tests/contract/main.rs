@@ -2,13 +2,14 @@
 //!
 //! `cargo test half_close` runs one line, `cargo test epoll_echo` one server,
 //! `cargo test half_close::epoll_echo` one line on one server. A pair of a case and a server
-//! that it does not apply to is not there; what this machine cannot run shows as `ignored`.
+//! that it does not apply to is not there (the server of datagrams has a line of its own); what this machine cannot run shows as `ignored`.
 
 mod case;
 mod servers;
 
 mod accept;
 mod backpressure;
+mod datagrams;
 mod fairness;
 mod half_close;
 mod idle;
@@ -31,7 +32,7 @@ use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use case::Case;
-use servers::SERVERS;
+use servers::{DATAGRAMS, SERVERS};
 
 /// The lines of the contract, in its order; then what the command line promises.
 const CONTRACT: &[(&str, &[Case])] = &[
@@ -71,6 +72,10 @@ fn main() -> ExitCode {
 
 fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
+    for case in datagrams::CASES {
+        let name = format!("datagrams::{}::{}", DATAGRAMS.name.replace('-', "_"), case.name);
+        trials.push(Trial::ignorable_test(name, || case.trial(&DATAGRAMS)));
+    }
     for (line, cases) in CONTRACT {
         for case in *cases {
             for server in SERVERS.iter().filter(|server| (case.applies)(server)) {

@@ -2,6 +2,7 @@
 
 use integration_tests::Server;
 use integration_tests::server::ECHO;
+use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
 
 /// A number below `FD_SETSIZE`, as the server has descriptors of its own.
 const SELECT_HOLDS: usize = 900;
@@ -50,8 +51,7 @@ pub const SERVERS: &[Server] = &[
         package: "select-echo",
         name: "select-echo",
         highest_descriptor: Some(1024),
-        // With so few the allocator's own pages weigh more.
-        idle_memory: Some(2 * AN_ENTRY),
+        idle_memory: Some(AN_ENTRY),
         idle_clients: SELECT_HOLDS,
         ..ECHO
     },
@@ -76,4 +76,35 @@ pub const SERVERS: &[Server] = &[
         idle_clients: 5000,
         ..ECHO
     },
+    Server {
+        package: "sigio-echo",
+        name: "sigio-echo",
+        is_told_by_signals: true,
+        idle_memory: Some(AN_ENTRY),
+        // Each signal has it try every one of them.
+        idle_clients: 2000,
+        ..ECHO
+    },
+    Server {
+        package: "sigio-echo",
+        name: "sigio-echo-realtime",
+        is_told_by_signals: true,
+        idle_memory: Some(AN_ENTRY),
+        idle_clients: 5000,
+        ..ECHO
+    },
+    Server { package: "aio-echo", name: "aio-echo", is_told_by_signals: true, ..ECHO },
+    Server { package: "aio-echo", name: "aio-echo-uring", lacks: no_io_uring, ..ECHO },
 ];
+
+/// The one that has no connections: it has cases of its own.
+pub const DATAGRAMS: Server = Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO };
+
+/// Asks the kernel for what the server asks it for.
+fn no_io_uring() -> Option<&'static str> {
+    let mut options = io_uring_params::default();
+    options.flags = IoringSetupFlags::SINGLE_ISSUER | IoringSetupFlags::DEFER_TASKRUN;
+    // SAFETY: no flag is set that makes the kernel use memory of ours.
+    let ring = unsafe { io_uring_setup(1, &mut options) };
+    ring.is_err().then_some("the kernel refuses io_uring")
+}

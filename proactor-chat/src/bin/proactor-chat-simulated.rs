@@ -264,7 +264,7 @@ impl Server {
 
     /// Reads from those who are ready, once from each, and passes on what is complete (3).
     fn read_some(&mut self) {
-        while self.under_way < chat::UNDER_WAY {
+        while self.under_way + chat::READ <= chat::UNDER_WAY {
             let Some(id) = self.ready.pop_front() else { return };
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match read(&connection.stream, &mut self.buffer) {

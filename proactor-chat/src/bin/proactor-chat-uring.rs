@@ -58,8 +58,8 @@ use socket2::SockRef;
 
 /// Operations handed over in one call.
 const OPERATIONS: u32 = 256;
-/// Completions dealt with at once, so that a crowd at the door does not keep the others waiting.
-const COMPLETIONS: usize = 256;
+/// Clients welcomed at once, so that a crowd at the door does not keep the others waiting.
+const WELCOMES: usize = 64;
 /// Until `accept` is tried again while descriptors are short.
 const RETRY: Duration = Duration::from_millis(100);
 /// The time is over; a signal; no room in the kernel just now: what is done makes some.
@@ -93,6 +93,8 @@ struct Server {
     /// Operations that are done, taken back from the kernel.
     done: VecDeque<cqueue::Entry>,
     workers: Arc<Workers>,
+    /// Who has been accepted, and is not in the room yet.
+    arrived: VecDeque<(TcpStream, SocketAddr)>,
     connections: BTreeMap<Id, Connection>,
     /// What is complete and not with a worker yet.
     completed: VecDeque<(Id, Read)>,
@@ -119,6 +121,7 @@ fn main() -> ExitCode {
             ring,
             done: VecDeque::new(),
             workers: Workers::start(room)?,
+            arrived: VecDeque::new(),
             connections: BTreeMap::new(),
             completed: VecDeque::new(),
             under_way: 0,
@@ -138,11 +141,10 @@ impl Server {
         let mut effects = Effects::default();
         loop {
             trace!("wait: io_uring_enter"); // (2), (5)
-            self.enter(usize::from(self.done.is_empty()))?;
+            self.enter(usize::from(self.done.is_empty() && self.arrived.is_empty()))?;
             trace!("wait: io_uring_enter = {} done", self.done.len());
 
-            for _ in 0..COMPLETIONS {
-                let Some(entry) = self.done.pop_front() else { break };
+            while let Some(entry) = self.done.pop_front() {
                 let more = cqueue::more(entry.flags());
                 // As the system call would have returned it, or minus its `errno`.
                 let result = usize::try_from(entry.result())
@@ -153,11 +155,15 @@ impl Server {
                         // holds the address: the next server would find it in use.
                         return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?);
                     }
-                    LISTENER => self.accepted(result, more, &mut effects)?,
+                    LISTENER => self.accepted(result, more)?,
                     ANSWERS if more => {} // they are taken anyway
                     ANSWERS => self.watch_answers()?,
                     name => self.go_on(name, result)?,
                 }
+            }
+            for _ in 0..WELCOMES {
+                let Some((stream, peer)) = self.arrived.pop_front() else { break };
+                self.add(stream, peer, &mut effects)?;
             }
             let handled = self.workers.answers(&mut effects);
             // First what has been read goes to everybody; then more is read.
@@ -174,10 +180,7 @@ impl Server {
                     self.receive(id, buffer)?;
                 }
             }
-            // A send that is done and not seen yet would make its client look as if it did not read.
-            if self.done.is_empty() {
-                self.hand_over();
-            }
+            self.hand_over();
             if self.retry.is_some_and(|retry| retry <= Instant::now()) {
                 self.accept()?;
             }
@@ -255,7 +258,7 @@ impl Server {
 
     /// Gives the workers what is complete, as much as may be under way.
     fn hand_over(&mut self) {
-        while self.under_way < chat::UNDER_WAY {
+        while self.under_way + chat::READ <= chat::UNDER_WAY {
             let Some((id, read)) = self.completed.pop_front() else { return };
             self.under_way += read.as_ref().map_or(0, Vec::len);
             self.workers.handle(id, read);
@@ -289,19 +292,14 @@ impl Server {
         self.begin(LISTENER, &accept.flags(libc::SOCK_CLOEXEC).build())
     }
 
-    fn accepted(
-        &mut self,
-        result: io::Result<usize>,
-        more: bool,
-        effects: &mut Effects,
-    ) -> io::Result<()> {
+    fn accepted(&mut self, result: io::Result<usize>, more: bool) -> io::Result<()> {
         let answer = result.and_then(|fd| {
             // SAFETY: the kernel has just opened it for us.
             let stream = TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
             stream.peer_addr().map(|peer| (stream, peer))
         });
         match accepted(answer)? {
-            Some(Accepted::Connection(stream, peer)) => self.add(stream, peer, effects)?,
+            Some(Accepted::Connection(stream, peer)) => self.arrived.push_back((stream, peer)),
             Some(Accepted::OutOfDescriptors) => self.retry = Some(Instant::now() + RETRY),
             Some(Accepted::NobodyWaits) | None => {}
         }

@@ -28,10 +28,10 @@
 //! ```
 //!
 //! Use it when: you keep a program from before epoll, which was made to replace this.
-//! Limits: Linux only. Each event costs a signal, and a system call to fetch it.
+//! Limits: Linux only. A signal an event, and a call to fetch each: with 64 busy connections 3.2
+//! system calls a message for `epoll-echo`'s 2.0, and 1.06 times its CPU. Idle ones cost nothing.
 //! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which
-//! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`
-//! (the same loop; epoll's list has room for everybody).
+//! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::{self, MaybeUninit};

@@ -1,0 +1,236 @@
+//! What each server costs, side by side.
+
+#![allow(clippy::cast_precision_loss, reason = "no figure here has more than 15 digits")]
+
+mod calls;
+mod host;
+mod load;
+mod page;
+mod plots;
+mod points;
+mod sample;
+mod server;
+mod subjects;
+mod summary;
+mod tables;
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+
+use calls::Counter;
+use host::Cores;
+use points::{Point, Scenario};
+use sample::{Method, Outcome, Sample};
+use server::Binaries;
+use subjects::{SUBJECTS, Subject};
+use summary::Summary;
+use tables::Medium;
+
+/// How often a sample is repeated in which something else had a core for too long.
+const REPEATS: usize = 2;
+/// All repeats together take so much of the planned time: a third.
+const REPEATS_SHARE: u32 = 3;
+/// Descriptors that server and load each need besides those for the connections.
+const SPARE: usize = 64;
+/// What a sample takes besides the time it measures; and each of its connections. They are only
+/// for the progress bar.
+const START: Duration = Duration::from_millis(120);
+const CONNECTION: Duration = Duration::from_micros(100);
+
+/// Arguments of `lab bench`.
+#[derive(Args)]
+pub struct Bench {
+    /// Measure everything shortly: about a minute
+    #[arg(long)]
+    quick: bool,
+    /// Only these servers, peers and floors
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    servers: Vec<String>,
+    /// Only these scenarios
+    #[arg(long, value_delimiter = ',', value_enum)]
+    scenario: Vec<Scenario>,
+    /// Where the samples, the page and the plots go [default: below target/]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How often each sample is taken [default: 5, or 1 with --quick]
+    #[arg(long)]
+    rounds: Option<usize>,
+}
+
+/// What is to be measured, and how.
+struct Plan {
+    subjects: Vec<&'static Subject>,
+    points: Vec<Point>,
+    rounds: usize,
+    method: Method,
+    /// Limit on descriptors.
+    descriptors: usize,
+    binaries: Binaries,
+}
+
+impl Bench {
+    /// Measures, and writes what there is to see.
+    pub fn run(self) -> Result<()> {
+        let subjects = self.subjects()?;
+        let binaries = server::build(&subjects)?;
+        let out = match &self.out {
+            Some(out) => out.clone(),
+            // The lab is at target/PROFILE/lab.
+            None => env::current_exe()?.ancestors().nth(2).unwrap_or(Path::new(".")).join("bench"),
+        };
+        fs::create_dir_all(&out).with_context(|| format!("cannot write to {}", out.display()))?;
+
+        let cores = Cores::choose()?;
+        host::pin(cores.load)?;
+        let plan = Plan {
+            points: points::plan(&self.scenario, self.quick),
+            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 5 }),
+            method: Method::new(self.quick, cores, Counter::choose()),
+            descriptors: host::raise_descriptors()?,
+            subjects,
+            binaries,
+        };
+        let machine = host::describe(cores)?;
+        for line in &machine {
+            println!("{line}");
+        }
+        if cfg!(debug_assertions) {
+            println!("A build without optimisation: the figures mean nothing.");
+        }
+        let samples = plan.measure()?;
+        write_samples(&out.join("samples.csv"), &samples)?;
+
+        let summary = Summary::new(samples);
+        for (title, note, table) in
+            tables::overview(&summary, &plan.points, &plan.subjects, Medium::Terminal)
+        {
+            println!("\n{title}{}{note}\n{table}", if note.is_empty() { "" } else { ". " });
+        }
+        println!("\n{}", tables::legend());
+        let plots = plots::draw(&out, &summary, &plan.points, &plan.subjects)?;
+        let Plan { subjects, points, rounds, method, .. } = plan;
+        let page = page::page(&summary, &points, &subjects, method, &machine, rounds, &plots);
+        fs::write(out.join("README.md"), page)?;
+        println!("\nSamples, tables and plots: {}", out.display());
+        let failures = summary.failures();
+        if !failures.is_empty() {
+            bail!("failed:\n{}", failures.join("\n"));
+        }
+        Ok(())
+    }
+
+    fn subjects(&self) -> Result<Vec<&'static Subject>> {
+        if self.servers.is_empty() {
+            return Ok(SUBJECTS.iter().collect());
+        }
+        let find = |name: &String| {
+            subjects::find(name).with_context(|| {
+                let names: Vec<_> = SUBJECTS.iter().map(|subject| subject.name).collect();
+                format!("there is no server {name:?}; there are {}", names.join(", "))
+            })
+        };
+        self.servers.iter().map(find).collect()
+    }
+}
+
+impl Method {
+    fn new(quick: bool, cores: Cores, counter: Counter) -> Self {
+        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [200, 1000, 200] };
+        let [warm_up, time, counting] = [warm_up, time, counting].map(Duration::from_millis);
+        Self { cores, warm_up, time, counting, counter }
+    }
+}
+
+impl Plan {
+    /// The servers take turns under each load, and so round after round.
+    fn measure(&self) -> Result<Vec<Sample>> {
+        let mut turns = Vec::new();
+        for round in 1..=self.rounds {
+            for &point in &self.points {
+                let subjects = self.subjects.iter().filter(|subject| point.concerns(subject));
+                turns.extend(subjects.map(|&subject| (round, point, subject)));
+            }
+        }
+        let costs = turns.iter().map(|&(round, point, subject)| self.cost(round, point, subject));
+        let total: Duration = costs.sum();
+        let bar = ProgressBar::new(total.as_millis() as u64);
+        bar.set_style(ProgressStyle::with_template("{bar:30} {prefix} left  {wide_msg}")?);
+        let mut samples = Vec::new();
+        let mut repeats = total / REPEATS_SHARE;
+        for (round, point, subject) in turns {
+            bar.set_prefix(HumanDuration(bar.eta()).to_string());
+            bar.set_message(format!("{} · {point} · round {round}", subject.name));
+            bar.tick();
+            self.sample(round, point, subject, &mut samples, &mut repeats);
+            bar.inc(self.cost(round, point, subject).as_millis() as u64);
+        }
+        bar.finish_and_clear();
+        Ok(samples)
+    }
+
+    /// Adds a sample, and those before it that were not good enough.
+    fn sample(
+        &self,
+        round: usize,
+        point: Point,
+        subject: &'static Subject,
+        samples: &mut Vec<Sample>,
+        repeats: &mut Duration,
+    ) {
+        if let Some(note) = self.impossible(point, subject) {
+            samples.push(Sample::skipped(round, point, subject, note));
+            return;
+        }
+        let cost = self.cost(round, point, subject);
+        for attempt in 0..=REPEATS {
+            // The count of system calls does not vary from round to round.
+            let counting = round == 1 && attempt == 0;
+            let sample = Sample::take(round, point, subject, &self.binaries, self.method, counting);
+            let outcome = sample.outcome;
+            samples.push(sample);
+            if outcome != Outcome::Disturbed || *repeats < cost {
+                break;
+            }
+            *repeats -= cost;
+        }
+    }
+
+    fn impossible(&self, point: Point, subject: &Subject) -> Option<String> {
+        let connections = point.connections();
+        if connections > subject.holds {
+            Some(format!("holds {}", subject.holds))
+        } else if connections + SPARE > self.descriptors {
+            Some(format!("the limit on descriptors here is {}", self.descriptors))
+        } else {
+            None
+        }
+    }
+
+    fn cost(&self, round: usize, point: Point, subject: &Subject) -> Duration {
+        if self.impossible(point, subject).is_some() {
+            return Duration::ZERO;
+        }
+        let counting = if round == 1 { self.method.counting + START } else { Duration::ZERO };
+        let joins = if let Point::Chat { clients } = point { clients * clients / 50 } else { 0 };
+        START
+            + self.method.warm_up
+            + self.method.time
+            + counting
+            + CONNECTION * (point.connections() + joins) as u32
+    }
+}
+
+fn write_samples(path: &Path, samples: &[Sample]) -> Result<()> {
+    let mut file = csv::Writer::from_path(path)?;
+    for sample in samples {
+        file.serialize(sample.row())?;
+    }
+    file.flush()?;
+    Ok(())
+}
