@@ -24,6 +24,7 @@ mod whole;
 
 mod pitfalls;
 mod room;
+mod table;
 
 use std::process::ExitCode;
 
@@ -86,5 +87,6 @@ fn trials() -> Vec<Trial> {
     }
     trials.extend(room::trials());
     trials.extend(pitfalls::trials());
+    trials.extend(table::trials());
     trials
 }

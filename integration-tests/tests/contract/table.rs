@@ -1,0 +1,203 @@
+//! `docs/contract.md`: the contract as the tests have it. Each line and server, kept or not; each
+//! pitfall, and the case that catches it.
+//!
+//! It says nothing about the machine that it is made on: what cannot be run there is promised all
+//! the same. A tick is true where the run of the other tests passes.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::Server;
+use libtest_mimic::{Completion, Failed, Trial};
+
+use crate::CONTRACT;
+use crate::pitfalls::PITFALLS;
+use crate::servers::SERVERS;
+
+/// Rewrites the table where it is set.
+const UPDATE: &str = "UPDATE_DOCS";
+
+/// Not of the contract: what the log shows, and what a chat room promises beside it.
+const BESIDE: &[&str] = &["log"];
+
+type Test = fn() -> Result<()>;
+
+pub fn trials() -> impl Iterator<Item = Trial> {
+    let tests: [(&str, Test); 4] = [
+        ("docs_contract_md", is_current),
+        ("every_line_can_fail", every_line_can_fail),
+        ("every_pitfall_is_caught", every_pitfall_is_caught),
+        ("every_gap_has_a_reason", every_gap_has_a_reason),
+    ];
+    tests.into_iter().map(|(name, test)| {
+        Trial::ignorable_test(format!("table::{name}"), move || {
+            test().map_err(|error| Failed::from(format!("{error:#}")))?;
+            Ok(Completion::Completed)
+        })
+    })
+}
+
+fn root(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
+}
+
+fn lines() -> impl Iterator<Item = &'static str> {
+    CONTRACT.iter().map(|(line, _)| *line).filter(|line| !BESIDE.contains(line))
+}
+
+/// Why the model of the server does not keep the line, or not all of it.
+fn why_not(line: &str, server: &Server) -> Option<&'static str> {
+    match line {
+        "isolation" | "fairness" if !server.is_concurrent() => {
+            Some("one client is served at a time: the others wait for it, however slow it is")
+        }
+        "limits" if server.at_once < usize::MAX => {
+            Some("who comes when all places are taken is not refused, but waits for one")
+        }
+        "idle" if server.calm_argument.is_some() => {
+            Some("asking costs processor time, answered or not")
+        }
+        "idle" if server.idle_memory.is_none() => {
+            Some("what waits for an idle client needs its buffer before anything has come")
+        }
+        _ => None,
+    }
+}
+
+/// Nothing of the line can be asked of the server: its model has no such limit.
+fn has_nothing_to_keep(line: &str, server: &Server) -> bool {
+    let mut all = CONTRACT.iter().filter(|(name, _)| *name == line).flat_map(|(_, cases)| *cases);
+    !all.any(|case| (case.applies)(server))
+}
+
+fn is_current() -> Result<()> {
+    let (path, text) = (root("docs/contract.md"), text()?);
+    if env::var_os(UPDATE).is_some() {
+        return fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    let both = committed.lines().zip(text.lines());
+    let differs = both.take_while(|(committed, line)| committed == line).count() + 1;
+    ensure!(
+        committed == text,
+        "docs/contract.md is not what the tests say, from line {differs} on; \
+         {UPDATE}=1 cargo test table:: rewrites it"
+    );
+    Ok(())
+}
+
+fn text() -> Result<String> {
+    let mut text = "\
+# The contract, as the tests have it
+
+Made by `UPDATE_DOCS=1 cargo test table::`, and compared with by each `cargo test`.
+
+## Who keeps what
+
+✓: kept, and tested. ·: the model has no such limit. A number: not kept, or not all of it, for
+the reason below.
+
+| server |"
+        .to_owned();
+    let mut reasons = Vec::new();
+    for line in lines() {
+        text += &format!(" {} |", line.replace('_', "-"));
+    }
+    text += &format!("\n|---|{}\n", "---|".repeat(lines().count()));
+    for server in SERVERS {
+        text += &format!("| `{}` |", server.name);
+        for line in lines() {
+            let cell = if let Some(reason) = why_not(line, server) {
+                let known = reasons.iter().position(|it| *it == reason);
+                let number = known.unwrap_or_else(|| {
+                    reasons.push(reason);
+                    reasons.len() - 1
+                });
+                (number + 1).to_string()
+            } else if has_nothing_to_keep(line, server) {
+                "·".to_owned()
+            } else {
+                "✓".to_owned()
+            };
+            text += &format!(" {cell} |");
+        }
+        text += "\n";
+    }
+    text += "\n";
+    for (number, reason) in (1..).zip(&reasons) {
+        text += &format!("{number}. {reason}\n");
+    }
+    text += "
+## What catches what
+
+Each of these servers, in [`pitfalls/`](../pitfalls/src/bin), is wrong in one way, and fails this case of the contract
+for that reason: `cargo test pitfalls`. So each line of the contract is proven to be able to fail.
+
+| pitfall | the mistake | caught by |
+|---|---|---|
+";
+    for pitfall in PITFALLS {
+        let (name, mistake) = (pitfall.server.name, mistake(pitfall.server.name)?);
+        text += &format!(
+            "| [`{name}`](../pitfalls/src/bin/{name}.rs) | {mistake} | `{}::{}` |\n",
+            pitfall.line, pitfall.case
+        );
+    }
+    Ok(text)
+}
+
+/// The first sentence of the header of a wrong server.
+fn mistake(name: &str) -> Result<String> {
+    let path = root("pitfalls/src/bin").join(format!("{name}.rs"));
+    let source =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let header = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let header = header.collect::<Vec<_>>().join("\n");
+    let paragraphs: Vec<_> = header.split("\n\n").collect();
+    for (label, paragraph) in ["Mistake", "Seen", "Rule", "Show", "Right"].iter().zip(&paragraphs) {
+        let begins = paragraph.starts_with(&format!("{label}: "));
+        ensure!(begins, "the header of {name} has {paragraph:?} in place of its {label:?}");
+    }
+    let mistake = paragraphs[0].strip_prefix("Mistake: ").context("no mistake")?;
+    Ok(mistake.trim_end_matches('.').replace('\n', " "))
+}
+
+fn every_line_can_fail() -> Result<()> {
+    for line in lines() {
+        let caught = PITFALLS.iter().any(|pitfall| pitfall.line == line);
+        ensure!(caught, "no pitfall shows that {line:?} can fail");
+    }
+    Ok(())
+}
+
+fn every_pitfall_is_caught() -> Result<()> {
+    let mut there = BTreeSet::new();
+    for entry in fs::read_dir(root("pitfalls/src/bin"))? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        there.insert(name.trim_end_matches(".rs").to_owned());
+    }
+    let caught: BTreeSet<_> = PITFALLS.iter().map(|it| it.server.name.to_owned()).collect();
+    ensure!(there == caught, "the pitfalls are {there:?}, and those caught are {caught:?}");
+    Ok(())
+}
+
+/// A case that a server is spared is about a limit of other models, or there is a reason for it.
+fn every_gap_has_a_reason() -> Result<()> {
+    for (line, cases) in CONTRACT.iter().filter(|(line, _)| !BESIDE.contains(line)) {
+        for server in SERVERS {
+            let spared = cases.iter().find(|case| !(case.applies)(server));
+            let Some(case) = spared else { continue };
+            let about_others = matches!(*line, "limits" | "start");
+            ensure!(
+                about_others || why_not(line, server).is_some(),
+                "{} is spared {line}::{}, and nothing says why",
+                server.name,
+                case.name
+            );
+        }
+    }
+    Ok(())
+}
