@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -97,6 +97,40 @@ pub fn epoll<C: AsFd>(
             starved = short;
             let interest = if starved { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
             epoll.modify(&listener, &mut event(interest, door))?;
+        }
+    }
+}
+
+/// Four threads and one epoll: each takes one event at a time, and calls `go_on` with the client
+/// that it is about; `enter` registers a new one.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub fn workers(
+    addr: &str,
+    enter: fn(&Epoll, TcpStream) -> io::Result<()>,
+    go_on: fn(&Epoll, RawFd),
+) -> anyhow::Result<()> {
+    exit_on_stop()?;
+    let listener = listen(addr)?;
+    let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
+    for _ in 0..4 {
+        let epoll = Arc::clone(&epoll);
+        thread::Builder::new().spawn(move || {
+            let mut events = [EpollEvent::empty()];
+            loop {
+                // Or EINTR.
+                if epoll.wait(&mut events, EpollTimeout::NONE) == Ok(1) {
+                    go_on(&epoll, events[0].data() as RawFd);
+                }
+            }
+        })?;
+    }
+    loop {
+        match accept(&listener)? {
+            // That a peer is lost is its own affair.
+            Accepted::Connection(stream, _) => drop(enter(&epoll, stream)),
+            _ => thread::sleep(Duration::from_millis(RETRY.into())),
         }
     }
 }

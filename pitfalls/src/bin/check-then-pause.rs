@@ -6,9 +6,8 @@
 //! `pause` waits for the *next* one. `sigsuspend(2)` unblocks the signal and sleeps in one
 //! step.
 //!
-//! Show: `cargo run -p pitfalls --bin check-then-pause`, then `yes | head -50 | while read x;
-//! do echo $x; sleep 0.003; done | timeout 3 nc 127.0.0.1 7000 | wc -l` often counts fewer than
-//! 50.
+//! Show: `cargo run -p pitfalls --bin check-then-pause`, then `for i in 1 2 3 4 5 6; do echo
+//! hello | timeout 1 nc 127.0.0.1 7000; done`: some of them get nothing.
 //!
 //! Right: `main` (blocked) and `Server::serve` (`suspend`) in `sigio-echo/src/main.rs`.
 

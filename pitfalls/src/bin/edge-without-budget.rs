@@ -6,8 +6,8 @@
 //! Rule: to drain the socket until EAGAIN is what `EPOLLET` asks for; but where the peer sends
 //! as fast as the server reads, EAGAIN never comes.
 //!
-//! Show: `cargo run -p pitfalls --bin edge-without-budget`, then `yes | nc 127.0.0.1 7000 | wc
-//! -c` in two terminals; `nc 127.0.0.1 7000` in a third answers late, or never.
+//! Show: `cargo test edge_without_budget`. It takes a client that is faster than the server, as
+//! one over two threads is; `nc` is not.
 //!
 //! Right: `STEPS` and `ready` in `epoll-echo/src/bin/epoll-echo-edge.rs`: so many steps, and
 //! the rest in the next round.

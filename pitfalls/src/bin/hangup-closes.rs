@@ -6,8 +6,9 @@
 //! Rule: `EPOLLRDHUP` says that the peer will send no more; it may well read, and what it sent
 //! before may still be unread here. (`EPOLLHUP` is when both directions are down.)
 //!
-//! Show: `cargo run -p pitfalls --bin hangup-closes`, then `echo hello | nc -N 127.0.0.1 7000`
-//! often prints nothing: the FIN is there when the server looks.
+//! Show: `cargo run -p pitfalls --bin hangup-closes`, Ctrl-Z; `echo hello | nc -N 127.0.0.1
+//! 7000` in another terminal; and `fg`: data and FIN are both there when the server looks, and
+//! nothing comes back.
 //!
 //! Right: `Connection::copy` in `common/src/connection.rs`: it closes at the end of what it
 //! reads, which comes after all that was sent, and when nothing is owed.

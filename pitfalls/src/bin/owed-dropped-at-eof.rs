@@ -6,8 +6,9 @@
 //! peer still wants to read; `close(2)` delivers what the *kernel* has, not what the process
 //! keeps.
 //!
-//! Show: `cargo run -p pitfalls --bin owed-dropped-at-eof`, then `echo hello | nc -N 127.0.0.1
-//! 7000` prints nothing, where data and FIN come close together.
+//! Show: `cargo run -p pitfalls --bin owed-dropped-at-eof`, Ctrl-Z; `echo hello | nc -N
+//! 127.0.0.1 7000` in another terminal; and `fg`: data and FIN are both there when the server
+//! looks, and nothing comes back.
 //!
 //! Right: `Connection::copy` in `common/src/connection.rs`: it reads only when nothing is owed,
 //! so it cannot see the end before all is delivered.

@@ -7,7 +7,7 @@
 //!
 //! Show: `cargo run -p pitfalls --bin peer-error-ends`, then `python3 -c 'import socket as s; c
 //! = s.create_connection(("127.0.0.1", 7000)); c.setsockopt(s.SOL_SOCKET, s.SO_LINGER,
-//! bytes([1] + 7 * [0]))'`.
+//! bytes([1] + 7 * [0]))'`, which leaves with an RST.
 //!
 //! Right: `Connection::go_on` in `common/src/connection.rs`: it is logged, and ends the
 //! connection; `serve` in `blocking-echo/src/bin/blocking-echo-iterative.rs`.

@@ -7,9 +7,9 @@
 //! and the peer delays its acknowledgement (40 ms on Linux), in the hope of an answer to send
 //! it with. Each waits for the other.
 //!
-//! Show: `cargo run -p pitfalls --bin two-small-writes`, then `time (for i in $(seq 50); do
-//! echo hello there; sleep 0.001; done | nc -N 127.0.0.1 7000 > /dev/null)`, or `strace -r` on
-//! the client.
+//! Show: `cargo run -p pitfalls --bin two-small-writes`, then in bash `exec
+//! 3<>/dev/tcp/127.0.0.1/7000; time for i in {1..50}; do echo hello there >&3; read -u 3;
+//! done`: two seconds.
 //!
 //! Right: `Connection::copy` in `common/src/connection.rs`: one write for all there is; and
 //! `accepted` in `common/src/socket.rs`: `set_nodelay`.

@@ -6,9 +6,8 @@
 //! Rule: the count that `write(2)` returns is of this call, not of the message: it has to be
 //! added up.
 //!
-//! Show: `cargo run -p pitfalls --bin wrong-offset`, then `head -c 20M /dev/urandom > sent; (nc
-//! -N 127.0.0.1 7000; true) < sent | (sleep 2; timeout 5 cmp - sent)` names a byte that
-//! differs.
+//! Show: `cargo test wrong_offset`. It takes a client whose window is narrower than the
+//! server's buffer: with `nc` on loopback the kernel has room for the rest at once.
 //!
 //! Right: `Connection::copy` in `common/src/connection.rs`: `self.sent += write(…)`.
 
