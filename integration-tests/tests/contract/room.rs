@@ -135,28 +135,29 @@ fn bounded_queue(server: &Server) -> Result<()> {
     })
 }
 
-/// All talk at the same time: everybody hears all the others, each one's lines in their order.
+/// All talk at the same time, many lines at once: everybody hears all the others, each one's lines
+/// in their order.
 fn crosstalk(server: &Server) -> Result<()> {
-    const ROUNDS: usize = 40;
-    const LINES: usize = 50;
+    const ROUNDS: usize = 100;
     server.launch().serve(|running| {
         let mut guests: Vec<_> = (0..4).map(|_| Guest::enter(running)).collect::<Result<_>>()?;
         let names: Vec<_> = guests.iter().map(|guest| guest.name.clone()).collect();
         for round in 0..ROUNDS {
-            for line in 0..LINES {
-                guests.iter().try_for_each(|guest| guest.say(&format!("{round}, {line}")))?;
-            }
+            // So many that where reads end, in the lines, is another place each time.
+            let count = 100 + 7 * round % 50;
+            let texts: Vec<_> = (0..count).map(|line| format!("{round}, {line:030}")).collect();
+            guests.iter().try_for_each(|guest| guest.say(&texts.join("\n")))?;
             for guest in &mut guests {
-                let mut next = vec![0; names.len()];
-                for _ in 0..LINES * (names.len() - 1) {
+                let mut heard_of = vec![0; names.len()];
+                for _ in 0..count * (names.len() - 1) {
                     let heard = guest.hear()?;
-                    let from =
-                        names.iter().position(|name| heard.starts_with(&format!("{name}: ")));
+                    let said_by = |name: &String| heard.starts_with(&format!("{name}: "));
+                    let from = names.iter().position(said_by);
                     let from =
                         from.with_context(|| format!("heard {heard:?} instead of a line"))?;
-                    let expected = format!("{}: {round}, {}", names[from], next[from]);
+                    let expected = format!("{}: {}", names[from], texts[heard_of[from] % count]);
                     ensure!(heard == expected, "heard {heard:?} instead of {expected:?}");
-                    next[from] += 1;
+                    heard_of[from] += 1;
                 }
             }
         }

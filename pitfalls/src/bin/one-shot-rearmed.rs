@@ -20,6 +20,8 @@ use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use common::chat::BOUND;
 use common::{CHAT_ADDR, run};
@@ -30,9 +32,6 @@ use pitfalls::{event, lines, lock, unless_it_blocks, welcome, workers};
 type Room = BTreeMap<RawFd, (Arc<TcpStream>, String, Vec<u8>, Vec<u8>)>;
 static ROOM: Mutex<Room> = Mutex::new(Room::new());
 
-const READ: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLONESHOT);
-const BOTH: EpollFlags = EpollFlags::EPOLLOUT.union(READ);
-
 fn main() -> ExitCode {
     run([CHAT_ADDR], |[addr]| workers(&addr, enter, go_on))
 }
@@ -40,17 +39,19 @@ fn main() -> ExitCode {
 fn enter(epoll: &Epoll, stream: TcpStream) -> io::Result<()> {
     let (fd, mut room) = (stream.as_raw_fd(), lock(&ROOM));
     let (_, name) = welcome(&stream, |_| stream.set_nonblocking(true))?;
-    epoll.add(&stream, event(READ, fd))?;
+    epoll.add(&stream, event(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, fd))?;
     room.insert(fd, (Arc::new(stream), name, Vec::new(), Vec::new()));
     Ok(())
 }
 
-/// A worker has an event of `own`, and nobody else has one before it is registered again.
+/// A worker has an event of `own`: nobody else has one before it is registered again.
 fn go_on(epoll: &Epoll, own: RawFd) {
     let Some(stream) = lock(&ROOM).get(&own).map(|it| Arc::clone(&it.0)) else { return };
     let mut buffer = [0; 512];
     let read = unless_it_blocks((&*stream).read(&mut buffer)).unwrap_or(Some(0));
-    // So it would be. But another worker may have the next bytes, and be the first to go on.
+    // Handling takes its time, or there would be no need of workers. And meanwhile another one may
+    // have the next bytes of this client, and be done with them earlier.
+    thread::sleep(Duration::from_micros(read.unwrap_or(0) as u64));
     let mut room = lock(&ROOM);
     let Some((_, name, unfinished, _)) = room.get_mut(&own) else { return };
     let said = lines(name, unfinished, &buffer[..read.unwrap_or(0)]);
@@ -62,7 +63,8 @@ fn go_on(epoll: &Epoll, own: RawFd) {
         } else {
             owed.extend(&said);
         }
-        let interest = if owed.is_empty() { READ } else { BOTH };
+        let mut interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
+        interest.set(EpollFlags::EPOLLOUT, !owed.is_empty());
         let _ = epoll.modify(&**stream, &mut event(interest, fd)); // <- the mistake, if not `own`
         owed.len() < BOUND && (fd != own || read != Some(0))
     });
