@@ -26,7 +26,7 @@
 //! ```
 //!
 //! Use it when: you want to see it work. On Linux it is threads that block: with 64 busy clients,
-//! 17 to 23 system calls a message (epoll-echo: 2.1), half of them futexes, and 3 to 8 times
+//! 12 to 24 system calls a message (epoll-echo: 2.1), half of them futexes, and 2 to 8 times
 //! epoll-echo's CPU; with one busy client among 1000 it is 15 times, for (3) asks them all.
 //! Limits: glibc only. A connection occupies a thread and a buffer, about 15 kB even when idle; so
 //! 1024 are served, and a client beyond that is refused: it is logged and closed.
