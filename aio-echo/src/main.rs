@@ -80,7 +80,7 @@ struct Connection {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        start_helpers(CONNECTIONS as i32);
+        start_helpers(CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
         own_pages(BUFFER as i32);
         let stop = stop_socket()?;
         let listener = listen(&addr)?;

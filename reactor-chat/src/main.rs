@@ -71,6 +71,7 @@ const TIMER: usize = usize::MAX - 3;
 ///
 /// No thread holds two locks at once (these, the queue's and a connection's are all there are), so
 /// there is no order in which they could deadlock. None is held across a system call that can block.
+/// Pitfall: lock-while-broadcasting.
 struct Server {
     poller: &'static Poller,
     listener: TcpListener,

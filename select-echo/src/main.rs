@@ -133,7 +133,7 @@ impl Server {
     fn add(&mut self, connection: Connection) {
         let fd = connection.as_raw_fd();
         // The descriptor counts, and not how many there are: `FD_SET` with a higher one writes
-        // past the end of the set in C, and panics here.
+        // past the end of the set in C, and panics here. Pitfall: fd-setsize-by-count
         if fd < FD_SETSIZE as RawFd {
             self.connections.insert(fd, connection);
         } else {

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         exit_on_stop()?;
         // A child that ends stays as a zombie until its parent asks for its status. To ignore
         // SIGCHLD says that nobody will (it is ignored by default too, but that does not say so).
+        // Pitfall: zombies
         // SAFETY: no handler is installed.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
         serve(listen(&addr)?)

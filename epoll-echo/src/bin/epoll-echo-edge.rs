@@ -132,11 +132,12 @@ impl Server {
     /// Steps of the copy until the socket is drained (3, 4); whether there is something left.
     fn go_on(&mut self, fd: RawFd, news: EpollFlags) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };
+        // Pitfalls: one-read-per-edge, edge-without-budget
         for _ in 0..STEPS {
             match connection.go_on(&mut self.buffer) {
                 // A read that did not fill the buffer has emptied the socket, and what comes now
                 // is news again (epoll(7), question 9). But a FIN that has come already is not:
-                // then read on, to the end of the input.
+                // then read on, to the end of the input. Pitfall: hangup-closes
                 Next::More(count) if count < BUFFER && !news.contains(EpollFlags::EPOLLRDHUP) => {
                     return false;
                 }

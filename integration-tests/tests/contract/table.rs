@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::Server;
@@ -26,11 +26,13 @@ const BESIDE: &[&str] = &["log"];
 type Test = fn() -> Result<()>;
 
 pub fn trials() -> impl Iterator<Item = Trial> {
-    let tests: [(&str, Test); 4] = [
+    let tests: [(&str, Test); 6] = [
         ("docs_contract_md", is_current),
         ("every_line_can_fail", every_line_can_fail),
         ("every_pitfall_is_caught", every_pitfall_is_caught),
         ("every_gap_has_a_reason", every_gap_has_a_reason),
+        ("every_pitfall_has_a_right_place", every_pitfall_has_a_right_place),
+        ("every_right_place_names_it", every_right_place_names_it),
     ];
     tests.into_iter().map(|(name, test)| {
         Trial::ignorable_test(format!("table::{name}"), move || {
@@ -149,8 +151,9 @@ for that reason: `cargo test pitfalls`. So each line of the contract is proven t
     Ok(text)
 }
 
-/// The first sentence of the header of a wrong server.
-fn mistake(name: &str) -> Result<String> {
+/// The paragraphs of the header of a wrong server: the mistake, what is seen, the rule, a command
+/// that shows it, and where it is right.
+fn header(name: &str) -> Result<Vec<String>> {
     let path = root("pitfalls/src/bin").join(format!("{name}.rs"));
     let source =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -161,8 +164,56 @@ fn mistake(name: &str) -> Result<String> {
         let begins = paragraph.starts_with(&format!("{label}: "));
         ensure!(begins, "the header of {name} has {paragraph:?} in place of its {label:?}");
     }
-    let mistake = paragraphs[0].strip_prefix("Mistake: ").context("no mistake")?;
-    Ok(mistake.trim_end_matches('.').replace('\n', " "))
+    Ok(paragraphs.into_iter().map(|paragraph| paragraph.replace('\n', " ")).collect())
+}
+
+fn mistake(name: &str) -> Result<String> {
+    let header = header(name)?;
+    let mistake = header.first().and_then(|first| first.strip_prefix("Mistake: "));
+    Ok(mistake.context("no mistake")?.trim_end_matches('.').to_owned())
+}
+
+/// The files of our servers that the header names, and that have to be there.
+fn every_pitfall_has_a_right_place() -> Result<()> {
+    for pitfall in PITFALLS {
+        let name = pitfall.server.name;
+        let header = header(name)?;
+        let right = header.last().context("no header")?;
+        let files: Vec<_> = right.split('`').filter(|part| part.contains(".rs")).collect();
+        ensure!(!files.is_empty(), "the header of {name} names no file that has it right");
+        for file in files {
+            ensure!(root(file).is_file(), "the header of {name} names {file}, which is not there");
+        }
+    }
+    Ok(())
+}
+
+/// And at the place where a server of ours has it right, a comment names the pitfall.
+fn every_right_place_names_it() -> Result<()> {
+    let mut comments = String::new();
+    for package in fs::read_dir(root(""))?.flatten() {
+        let name = package.file_name().into_string().unwrap_or_default();
+        if name == "common" || name.ends_with("-echo") || name.ends_with("-chat") {
+            collect(&package.path().join("src"), &mut comments)?;
+        }
+    }
+    for pitfall in PITFALLS {
+        let name = pitfall.server.name;
+        let named = comments.lines().any(|line| line.contains("//") && line.contains(name));
+        ensure!(named, "no comment in our servers names the pitfall {name}");
+    }
+    Ok(())
+}
+
+fn collect(folder: &Path, text: &mut String) -> Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), text)?;
+        } else {
+            *text += &fs::read_to_string(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn every_line_can_fail() -> Result<()> {

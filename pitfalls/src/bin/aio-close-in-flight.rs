@@ -10,9 +10,8 @@
 //! Show: `cargo run -p pitfalls --bin aio-close-in-flight 127.0.0.1:7001 1`, then `nc 127.0.0.1
 //! 7001`: it says goodbye and stays.
 //!
-//! Right: `proactor-chat/src/main.rs`: `shutdown(2)` completes what is in flight, and then it
-//! is closed; the socket is in the operation (`aio-echo/src/lib.rs`), so it cannot be closed
-//! before.
+//! Right: `InFlight` in `aio-echo/src/lib.rs` has the socket until the operation is done, so
+//! that it cannot be closed before; `shutdown(2)` completes what is in flight.
 
 use std::io::{self, Write};
 use std::net::TcpStream;

@@ -8,8 +8,8 @@
 //! Show: `cargo run -p pitfalls --bin aio-write-behind-read`, then twice `nc 127.0.0.1 7001`:
 //! what one says the other one sees after Enter.
 //!
-//! Right: `proactor-chat/src/main.rs`: a descriptor to read from, and a duplicate (`try_clone`)
-//! to write to, which has a queue of its own.
+//! Right: the rules at the top of `aio-echo/src/lib.rs`: a descriptor to read from, and a
+//! duplicate (`try_clone`) to write to, which has a queue of its own.
 
 use std::io;
 use std::net::TcpStream;
