@@ -91,7 +91,7 @@ pub const PITFALLS: &[Pitfall] = &[
         server: Server { idle_clients: 30, name: "aio-pool-of-twenty", ..WRONG },
         line: "idle",
         case: "active_among_idle",
-        reason: "of 30: .*nothing came for 4 s",
+        reason: "^(client [0-9]+ of 30: )?0 of [0-9]+ bytes came back: nothing came for 4 s",
     },
     pitfall("blocking-broadcast", ("chat", "stalled_guest"), "^beside .*: nothing came for 4 s"),
     pitfall("unbounded-queue", ("chat", "bounded_queue"), "^the server took .* does not read"),
