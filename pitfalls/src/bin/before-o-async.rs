@@ -44,7 +44,7 @@ fn main() -> ExitCode {
                     news.fetch_or(next.is_none(), Ordering::Relaxed);
                     next != Some(Next::Close)
                 });
-                // <- the mistake: last, and then to sleep; those who are new should be tried, too
+                // <- the mistake: this comes last, and then it sleeps: nobody tries the new ones
                 loop {
                     match accept(&listener)? {
                         Accepted::Connection(stream, peer) => {

@@ -18,6 +18,7 @@ use std::net::TcpStream;
 use std::process::ExitCode;
 
 use common::{ECHO_ADDR, run};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use pitfalls::threads;
 
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         // SAFETY: none; this is the mistake. Here it ends in an abort, as std sees it.
         unsafe { signal(Signal::SIGPIPE, SigHandler::Handler(on_broken_pipe)) }?;
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?; // it aborts often enough
         threads(&addr, echo)
     })
 }
