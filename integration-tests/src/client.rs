@@ -98,6 +98,30 @@ impl Client {
         self.expect(bytes)
     }
 
+    /// Receives a line, without its end; `None` where the connection has ended instead.
+    ///
+    /// Takes nothing of what comes after it: all other calls go on there.
+    pub fn line(&self) -> Result<Option<String>> {
+        let mut line = Vec::new();
+        let mut chunk = [0; 4096];
+        while line.last() != Some(&b'\n') {
+            let there = match self.stream.peek(&mut chunk) {
+                Err(error) if line.is_empty() && reset(&error) => 0,
+                result => result.map_err(silence)?,
+            };
+            if there == 0 && line.is_empty() {
+                return Ok(None);
+            }
+            ensure!(there > 0, "the connection ended in a line: {line:?}");
+            let end = chunk[..there].iter().position(|&byte| byte == b'\n');
+            let part = &mut chunk[..end.map_or(there, |end| end + 1)];
+            (&self.stream).read_exact(part)?;
+            line.extend_from_slice(part);
+        }
+        line.pop();
+        Ok(Some(String::from_utf8(line).context("a line came that is not UTF-8")?))
+    }
+
     /// Waits for `bytes` back, or for the end.
     pub fn expect_or_end(&self, bytes: &[u8]) -> Result<Reply> {
         match self.stream.peek(&mut [0]) {

@@ -70,6 +70,18 @@ pub(crate) fn all_stopped(leader: Pid) -> Result<bool> {
     Ok(stats.filter(|stat| stat.state != 'Z').all(|stat| stat.state == 'T'))
 }
 
+/// Whether every thread of the group sleeps, until something happens.
+pub(crate) fn all_asleep(leader: Pid) -> Result<bool> {
+    for process in group(leader)? {
+        for task in process.tasks()?.flatten() {
+            if task.stat().is_ok_and(|stat| stat.state != 'S') {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
 /// The numbers of the open descriptors of the process.
 ///
 /// Not all need be its own doing: it inherits what the environment of the tests leaves open.

@@ -31,17 +31,26 @@ pub struct Flood {
 #[derive(Debug)]
 struct Shared {
     stream: TcpStream,
+    chunk: Vec<u8>,
     stop: AtomicBool,
+    sent: AtomicU64,
     echoed: AtomicU64,
 }
 
 impl Flood {
     /// Connects and begins; returns when the first bytes have come back.
     pub fn start(running: &Running) -> Result<Self> {
+        Self::start_with(running, &[0])
+    }
+
+    /// The same; what it sends is `bytes`, again and again.
+    pub fn start_with(running: &Running, bytes: &[u8]) -> Result<Self> {
         let stream = Client::connect(running)?.into_stream();
         stream.set_nonblocking(true)?;
         let stop = AtomicBool::new(false);
-        let shared = Arc::new(Shared { stream, stop, echoed: AtomicU64::new(0) });
+        let chunk = bytes.repeat(CHUNK / bytes.len());
+        let (sent, echoed) = (AtomicU64::new(0), AtomicU64::new(0));
+        let shared = Arc::new(Shared { stream, chunk, stop, sent, echoed });
         let mut flood = Self { shared, threads: Vec::new() };
         for direction in [Shared::send, Shared::receive] {
             let shared = Arc::clone(&flood.shared);
@@ -51,6 +60,12 @@ impl Flood {
             Ok((flood.echoed() > 0).then_some(()))
         })?;
         Ok(flood)
+    }
+
+    /// How many bytes the server or its socket has taken.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     /// How many bytes have come back.
@@ -80,8 +95,13 @@ impl Drop for Flood {
 
 impl Shared {
     fn send(&self) -> io::Result<()> {
-        let chunk = vec![0; CHUNK];
-        self.whenever(PollFlags::OUT, || (&self.stream).write(&chunk).map(drop))
+        let mut at = 0;
+        self.whenever(PollFlags::OUT, || {
+            let count = (&self.stream).write(&self.chunk[at..])?;
+            at = (at + count) % self.chunk.len();
+            self.sent.fetch_add(count as u64, Ordering::Relaxed);
+            Ok(())
+        })
     }
 
     fn receive(&self) -> io::Result<()> {

@@ -7,6 +7,8 @@
 //! - [`client`]: one peer with blocking calls, for conversations; many of them, for crowds.
 //! - [`exchange`]: peers that send and receive at the same time, for transfers.
 //! - [`flood`]: a peer that sends and receives as fast as it can, from threads of its own.
+//! - [`guest`]: one guest of a chat room with blocking calls, for conversations.
+//! - [`gathering`]: many guests who talk and listen at the same time.
 //! - [`pattern`]: bytes that show a loss, a doubling and a swap.
 //! - [`figures`]: processor time, memory, descriptors, threads and processes of a server.
 //! - [`wait`]: waiting for an event, with a deadline.
@@ -22,6 +24,8 @@ pub mod client;
 pub mod exchange;
 pub mod figures;
 pub mod flood;
+pub mod gathering;
+pub mod guest;
 pub mod pattern;
 pub mod server;
 pub mod wait;
@@ -30,5 +34,7 @@ pub use client::Client;
 pub use exchange::Exchange;
 pub use figures::Figures;
 pub use flood::Flood;
+pub use gathering::Talker;
+pub use guest::Guest;
 pub use server::{Launch, Running, Server};
 pub use wait::{PATIENCE, patience, until};

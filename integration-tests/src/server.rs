@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process, kill_process_group, pidfd_open,
-    prlimit, set_parent_process_death_signal, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
+    pidfd_open, prlimit, set_parent_process_death_signal, setrlimit,
 };
 use socket2::{Domain, Socket, Type};
 
 use crate::wait::{PATIENCE, until};
-use crate::{Figures, binaries, figures};
+use crate::{Client, Figures, binaries, figures, guest};
 
 /// A server, with the properties that decide which tests apply to it.
 ///
@@ -51,6 +51,10 @@ pub struct Server {
     pub bad_arguments: &'static [&'static str],
     /// What it needs and this machine lacks, if anything.
     pub lacks: fn() -> Option<&'static str>,
+    /// What a new client does to know that it is served.
+    pub greet: fn(&Client) -> Result<()>,
+    /// Where it listens unless it is told.
+    pub default_address: &'static str,
 }
 
 /// A server that serves everybody at the same time, one descriptor each, takes no second
@@ -68,6 +72,17 @@ pub const ECHO: Server = Server {
     is_told_by_signals: false,
     bad_arguments: &[],
     lacks: || None,
+    greet: |client| client.echo(b"hello"),
+    default_address: "127.0.0.1:7000",
+};
+
+/// A chat server.
+pub const CHAT: Server = Server {
+    argument: Some("300"),
+    bad_arguments: &["-1", "x", "", "1.5", "4294967296"],
+    greet: |client| guest::welcome(client).map(drop),
+    default_address: "127.0.0.1:7001",
+    ..ECHO
 };
 
 impl Server {
@@ -95,7 +110,14 @@ impl Server {
     #[must_use]
     pub fn launch_with<A: Into<OsString>>(&self, arguments: impl IntoIterator<Item = A>) -> Launch {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Launch { name: self.name, arguments, log: None, descriptors: None, queued_signals: None }
+        Launch {
+            name: self.name,
+            arguments,
+            log: None,
+            descriptors: None,
+            soft: false,
+            queued_signals: None,
+        }
     }
 }
 
@@ -106,6 +128,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     log: Option<&'static str>,
     descriptors: Option<u64>,
+    soft: bool,
     queued_signals: Option<u64>,
 }
 
@@ -120,6 +143,12 @@ impl Launch {
     #[must_use]
     pub fn descriptors(self, limit: u64) -> Self {
         Self { descriptors: Some(limit), ..self }
+    }
+
+    /// With the soft `RLIMIT_NOFILE` set: [`Running::limit_descriptors`] can raise it.
+    #[must_use]
+    pub fn soft_descriptors(self, limit: u64) -> Self {
+        Self { descriptors: Some(limit), soft: true, ..self }
     }
 
     /// With `RLIMIT_SIGPENDING` set: how many signals of the user's can be queued.
@@ -204,14 +233,17 @@ impl Launch {
         command.envs(self.log.map(|level| ("RUST_LOG", level)));
         // A group of its own, which its children are in too: SIGSTOP and SIGKILL reach all.
         command.process_group(0);
-        let limits =
-            [(Resource::Nofile, self.descriptors), (Resource::Sigpending, self.queued_signals)];
+        let hard = if self.soft { getrlimit(Resource::Nofile).maximum } else { self.descriptors };
+        let limits = [
+            (Resource::Nofile, self.descriptors, hard),
+            (Resource::Sigpending, self.queued_signals, self.queued_signals),
+        ];
         let before_exec = move || {
             // It ends with the thread that starts it, in whatever way the tests end.
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            for (resource, limit) in limits {
+            for (resource, limit, maximum) in limits {
                 if limit.is_some() {
-                    setrlimit(resource, Rlimit { current: limit, maximum: limit })?;
+                    setrlimit(resource, Rlimit { current: limit, maximum })?;
                 }
             }
             Ok(())
@@ -278,6 +310,11 @@ impl Running {
         let result = stopped.and_then(|()| meanwhile());
         kill_process_group(self.pid, Signal::CONT)?;
         result
+    }
+
+    /// Whether every thread of it and its children sleeps, until something happens.
+    pub fn is_asleep(&self) -> Result<bool> {
+        figures::all_asleep(self.pid)
     }
 
     /// The numbers below `limit` that are free for new descriptors of the server, in order.

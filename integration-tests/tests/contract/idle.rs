@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use integration_tests::client::{crowd, message};
-use integration_tests::{Client, Server};
+use integration_tests::{Client, Running, Server};
 
 use crate::case::{Case, few_descriptors};
 
@@ -27,18 +27,23 @@ fn no_processor_time(server: &Server) -> Result<()> {
     let count = server.idle_clients.min(server.at_once).min(1000);
     server.launch().serve(|running| {
         let _idle = crowd(running, count)?;
-        let mut woken = 0;
-        // A wake-up that was due when the last client had its answer may come in the first.
-        for _ in 0..3 {
-            let before = running.figures()?;
-            thread::sleep(Duration::from_secs(1));
-            woken = running.figures()?.switches.saturating_sub(before.switches);
-            if woken == 0 {
-                return Ok(());
-            }
-        }
-        bail!("with {count} idle clients it woke up {woken} times in a second")
+        sleeps(running).with_context(|| format!("with {count} idle clients"))
     })
+}
+
+/// Whether the server does nothing as nobody wants anything of it.
+pub fn sleeps(running: &Running) -> Result<()> {
+    let mut woken = 0;
+    // A wake-up that was due when the last client had its answer may come in the first.
+    for _ in 0..3 {
+        let before = running.figures()?;
+        thread::sleep(Duration::from_secs(1));
+        woken = running.figures()?.switches.saturating_sub(before.switches);
+        if woken == 0 {
+            return Ok(());
+        }
+    }
+    bail!("it woke up {woken} times in a second")
 }
 
 fn no_buffer(server: &Server) -> Result<()> {

@@ -10,14 +10,22 @@ use integration_tests::{Client, Figures, Running, Server, patience, until};
 use crate::case::{Case, few_descriptors};
 
 pub const CASES: &[Case] = &[
-    Case::new("rounds_of_200", |server| rounds(server, 200, 3)),
-    Case::new("rounds_of_1000", |server| rounds(server, 1000, 1)).lacks(few_descriptors).alone(),
+    Case::new("rounds_of_200", |server| rounds(server, 200, 3, come_and_go)),
+    Case::new("rounds_of_1000", |server| rounds(server, 1000, 1, come_and_go))
+        .lacks(few_descriptors)
+        .alone(),
 ];
 
 /// What an allocator may keep; a leak of two kilobytes a client is more.
 const SPARE: u64 = 1 << 20;
 
-fn rounds(server: &Server, clients: usize, rounds: usize) -> Result<()> {
+/// In a round, so many clients come and go.
+pub fn rounds(
+    server: &Server,
+    clients: usize,
+    rounds: usize,
+    come_and_go: fn(&Server, &Running, usize) -> Result<()>,
+) -> Result<()> {
     server.launch().serve(|running| {
         come_and_go(server, running, clients)?;
         let before = settled(running)?;

@@ -2,7 +2,11 @@
 //!
 //! `cargo test half_close` runs one line, `cargo test epoll_echo` one server,
 //! `cargo test half_close::epoll_echo` one line on one server. A pair of a case and a server
-//! that it does not apply to is not there (the server of datagrams has a line of its own); what this machine cannot run shows as `ignored`.
+//! that it does not apply to is not there; what this machine cannot run shows as `ignored`.
+//!
+//! A chat server keeps the same contract, but speaks otherwise: its cases are in `chat`, and those
+//! of the room's rules with them. `cargo test chat` runs all of these. For the server that has no
+//! connections, `datagrams` says what the contract comes to.
 
 mod case;
 mod servers;
@@ -22,18 +26,19 @@ mod shutdown;
 mod start;
 mod whole;
 
+mod chat;
 mod pitfalls;
 mod room;
 mod table;
 
 use std::process::ExitCode;
 
-use integration_tests::binaries;
+use integration_tests::{Server, binaries};
 use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use case::Case;
-use servers::{DATAGRAMS, SERVERS};
+use servers::{CHATS, DATAGRAMS, SERVERS};
 
 /// The lines of the contract, in its order; then what the command line promises.
 const CONTRACT: &[(&str, &[Case])] = &[
@@ -55,9 +60,9 @@ const CONTRACT: &[(&str, &[Case])] = &[
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list {
-        let mut packages: Vec<_> = SERVERS.iter().map(|server| server.package).collect();
+        let servers = SERVERS.iter().chain(CHATS);
+        let mut packages: Vec<_> = servers.map(|server| server.package).collect();
         packages.dedup();
-        packages.extend(room::SERVERS.iter().map(|server| server.package));
         packages.push(pitfalls::PACKAGE);
         if let Err(error) = binaries::build(&packages) {
             eprintln!("{error:#}");
@@ -72,21 +77,23 @@ fn main() -> ExitCode {
 }
 
 fn trials() -> Vec<Trial> {
+    let mut trials = trials_of(CONTRACT, SERVERS);
+    trials.extend(trials_of(&[("datagrams", datagrams::CASES)], DATAGRAMS));
+    trials.extend(trials_of(chat::CONTRACT, CHATS));
+    trials.extend(pitfalls::trials());
+    trials.extend(table::trials());
+    trials
+}
+
+fn trials_of(contract: &'static [(&str, &[Case])], servers: &'static [Server]) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for case in datagrams::CASES {
-        let name = format!("datagrams::{}::{}", DATAGRAMS.name.replace('-', "_"), case.name);
-        trials.push(Trial::ignorable_test(name, || case.trial(&DATAGRAMS)));
-    }
-    for (line, cases) in CONTRACT {
+    for (line, cases) in contract {
         for case in *cases {
-            for server in SERVERS.iter().filter(|server| (case.applies)(server)) {
+            for server in servers.iter().filter(|server| (case.applies)(server)) {
                 let name = format!("{line}::{}::{}", server.name.replace('-', "_"), case.name);
                 trials.push(Trial::ignorable_test(name, || case.trial(server)));
             }
         }
     }
-    trials.extend(room::trials());
-    trials.extend(pitfalls::trials());
-    trials.extend(table::trials());
     trials
 }

@@ -11,7 +11,7 @@ use regex::Regex;
 
 use crate::CONTRACT;
 use crate::case::Case;
-use crate::room;
+use crate::chat;
 
 pub const PACKAGE: &str = "pitfalls";
 
@@ -93,17 +93,25 @@ pub const PITFALLS: &[Pitfall] = &[
         case: "active_among_idle",
         reason: "^(client [0-9]+ of 30: )?0 of [0-9]+ bytes came back: nothing came for 4 s",
     },
-    pitfall("blocking-broadcast", ("chat", "stalled_guest"), "^beside .*: nothing came for 4 s"),
-    pitfall("unbounded-queue", ("chat", "bounded_queue"), "^the server took .* does not read"),
-    pitfall("lock-while-broadcasting", ("chat", "crosstalk"), "nothing (came|was taken) for 4 s"),
-    pitfall("one-shot-rearmed", ("chat", "crosstalk"), "heard .* instead of"),
-    pitfall("aio-write-behind-read", ("chat", "listener"), "^nothing came for 4 s"),
-    pitfall("aio-close-in-flight", ("chat", "idle"), "^after goodbye: .*did not end"),
+    pitfall(
+        "blocking-broadcast",
+        ("chat_room", "stalled_guest"),
+        "^beside .*: nothing came for 4 s",
+    ),
+    pitfall("unbounded-queue", ("chat_room", "bounded_queue"), "^the server took .* does not read"),
+    pitfall(
+        "lock-while-broadcasting",
+        ("chat_room", "crosstalk"),
+        "nothing (came|was taken) for 4 s",
+    ),
+    pitfall("one-shot-rearmed", ("chat_room", "crosstalk"), "heard .* instead of"),
+    pitfall("aio-write-behind-read", ("chat_room", "listener"), "^nothing came for 4 s"),
+    pitfall("aio-close-in-flight", ("chat_room", "idle"), "^after goodbye: .*did not end"),
 ];
 
 impl Pitfall {
     fn case(&self) -> Result<&'static Case> {
-        let mut lines = CONTRACT.iter().chain(&[("chat", room::CASES)]);
+        let mut lines = CONTRACT.iter().chain(chat::CONTRACT);
         let (_, cases) = lines.find(|(line, _)| *line == self.line).context("no such line")?;
         cases.iter().find(|case| case.name == self.case).context("no such case")
     }

@@ -1,12 +1,11 @@
-//! What the servers of a chat room promise beside the contract, as far as the pitfalls need it.
+//! A chat room, as far as the smallest servers have it that are wrong in one way: everybody hears
+//! what the others say, and who came and went does not matter.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use integration_tests::server::ECHO;
-use integration_tests::{Client, Running, Server, patience};
-use libtest_mimic::Trial;
+use integration_tests::{Client, Running, Server, patience, until};
 
 use crate::case::Case;
 
@@ -17,19 +16,6 @@ pub const CASES: &[Case] = &[
     Case::new("crosstalk", crosstalk),
     Case::new("idle", idle),
 ];
-
-pub const SERVERS: &[Server] = &[
-    Server { package: "reactor-chat", name: "reactor-chat", ..ECHO },
-    Server { package: "proactor-chat", name: "proactor-chat-simulated", ..ECHO },
-];
-
-pub fn trials() -> impl Iterator<Item = Trial> {
-    let pairs = CASES.iter().flat_map(|case| SERVERS.iter().map(move |server| (case, server)));
-    pairs.map(|(case, server)| {
-        let name = format!("room::{}::{}", server.name.replace('-', "_"), case.name);
-        Trial::ignorable_test(name, || case.trial(server))
-    })
-}
 
 /// Somebody in the room.
 struct Guest {
@@ -90,6 +76,8 @@ fn listener(server: &Server) -> Result<()> {
     server.launch().serve(|running| {
         let mut listener = Guest::enter(running)?;
         let talker = Guest::enter(running)?;
+        // It waits for both of them.
+        until("the server waiting", patience(), || Ok(running.is_asleep()?.then_some(())))?;
         (0..10).try_for_each(|number| {
             talker.say(&number.to_string())?;
             listener.expect(&format!("{}: {number}", talker.name))

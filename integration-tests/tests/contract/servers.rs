@@ -1,7 +1,7 @@
 //! The table of servers: each with what sets it apart, and so with the cases that it is spared.
 
 use integration_tests::Server;
-use integration_tests::server::ECHO;
+use integration_tests::server::{CHAT, ECHO};
 use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
 
 /// A number below `FD_SETSIZE`, as the server has descriptors of its own.
@@ -10,6 +10,10 @@ const SELECT_HOLDS: usize = 900;
 /// Bytes that an idle client may cost a server that has no thread or process for it: its entry
 /// in the tables, which may be half empty after they have grown; far less than any buffer.
 const AN_ENTRY: u64 = 300;
+
+/// The same of a guest, with its name, its timer, and what has been said to it as it came; less
+/// than what a read takes at once.
+const A_GUEST: u64 = 3 << 10;
 
 pub const SERVERS: &[Server] = &[
     Server { package: "blocking-echo", name: "blocking-echo", ..ECHO },
@@ -98,7 +102,20 @@ pub const SERVERS: &[Server] = &[
 ];
 
 /// The one that has no connections: it has cases of its own.
-pub const DATAGRAMS: Server = Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO };
+pub const DATAGRAMS: &[Server] =
+    &[Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO }];
+
+/// The chat servers, over which the room's rules and most of the contract run.
+pub const CHATS: &[Server] = &[
+    Server { package: "reactor-chat", name: "reactor-chat", idle_memory: Some(A_GUEST), ..CHAT },
+    Server {
+        package: "proactor-chat",
+        name: "proactor-chat-simulated",
+        idle_memory: Some(A_GUEST),
+        ..CHAT
+    },
+    Server { package: "proactor-chat", name: "proactor-chat-uring", lacks: no_io_uring, ..CHAT },
+];
 
 /// Asks the kernel for what the server asks it for.
 fn no_io_uring() -> Option<&'static str> {

@@ -24,7 +24,7 @@ pub const CASES: &[Case] = &[
 /// The contract's second, and as much again for a machine that is busy with something else.
 const LIMIT: Duration = Duration::from_secs(2);
 
-fn no_client(server: &Server, signal: Signal) -> Result<()> {
+pub fn no_client(server: &Server, signal: Signal) -> Result<()> {
     server.launch().serve(|running| ends(running, signal))
 }
 
@@ -51,7 +51,7 @@ fn flooding_client(server: &Server, signal: Signal) -> Result<()> {
     })
 }
 
-fn ends(running: &mut Running, signal: Signal) -> Result<()> {
+pub fn ends(running: &mut Running, signal: Signal) -> Result<()> {
     running.signal(signal)?;
     let (status, time) = running.wait(patience())?;
     ensure!(status.code() == Some(0), "it ended with {status}");

@@ -103,7 +103,7 @@ pub fn help(server: &Server) -> Result<()> {
         let output = server.launch_with([option]).output()?;
         ensure!(output.status.code() == Some(0), "it ended with {}", output.status);
         ensure!(output.stderr.is_empty(), "it wrote to stderr: {:?}", output.stderr);
-        for part in ["Usage:", server.name, "127.0.0.1:7000", "RUST_LOG"] {
+        for part in ["Usage:", server.name, server.default_address, "RUST_LOG"] {
             ensure!(output.stdout.contains(part), "no {part:?} in {:?}", output.stdout);
         }
     }
@@ -113,7 +113,7 @@ pub fn help(server: &Server) -> Result<()> {
 fn localhost(server: &Server) -> Result<()> {
     server.launch_with(["localhost:0"]).serve(|running| {
         ensure!(running.address().ip().is_loopback(), "it listens on {}", running.address());
-        Client::connect(running)?.echo(b"hello")
+        (server.greet)(&Client::connect(running)?)
     })
 }
 
@@ -123,16 +123,16 @@ pub fn no_ipv6() -> Option<&'static str> {
 }
 
 fn ipv6(server: &Server) -> Result<()> {
-    server.launch_with(["[::1]:0"]).serve(|running| Client::connect(running)?.echo(b"hello"))
+    server.launch_with(["[::1]:0"]).serve(|running| (server.greet)(&Client::connect(running)?))
 }
 
 fn dual_stack(server: &Server) -> Result<()> {
     server.launch_with(["[::]:0"]).serve(|running| {
         let port = running.address().port();
         let over_v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Client::connect_to(over_v4)?.echo(b"hello").context("over IPv4")?;
+        (server.greet)(&Client::connect_to(over_v4)?).context("over IPv4")?;
         let over_v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        Client::connect_to(over_v6)?.echo(b"hello").context("over IPv6")
+        (server.greet)(&Client::connect_to(over_v6)?).context("over IPv6")
     })
 }
 
@@ -148,6 +148,6 @@ fn stdout_broken(server: &Server) -> Result<()> {
 
 fn serves_unheard(server: &Server, stdout: Option<OwnedFd>) -> Result<()> {
     let mut running = server.launch().start_unheard(stdout)?;
-    let result = Client::connect(&running).and_then(|client| client.echo(b"hello"));
+    let result = Client::connect(&running).and_then(|client| (server.greet)(&client));
     running.judge(result)
 }

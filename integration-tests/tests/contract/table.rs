@@ -14,14 +14,18 @@ use integration_tests::Server;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::CONTRACT;
+use crate::case::Case;
+use crate::chat;
 use crate::pitfalls::PITFALLS;
-use crate::servers::SERVERS;
+use crate::servers::{CHATS, SERVERS};
 
 /// Rewrites the table where it is set.
 const UPDATE: &str = "UPDATE_DOCS";
 
-/// Not of the contract: what the log shows, and what a chat room promises beside it.
+/// Not of the contract: what the log shows.
 const BESIDE: &[&str] = &["log"];
+
+type Contract = [(&'static str, &'static [Case])];
 
 type Test = fn() -> Result<()>;
 
@@ -46,8 +50,8 @@ fn root(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
-fn lines() -> impl Iterator<Item = &'static str> {
-    CONTRACT.iter().map(|(line, _)| *line).filter(|line| !BESIDE.contains(line))
+fn lines(contract: &Contract) -> Vec<&'static str> {
+    contract.iter().map(|(line, _)| *line).filter(|line| !BESIDE.contains(line)).collect()
 }
 
 /// Why the model of the server does not keep the line, or not all of it.
@@ -70,8 +74,8 @@ fn why_not(line: &str, server: &Server) -> Option<&'static str> {
 }
 
 /// Nothing of the line can be asked of the server: its model has no such limit.
-fn has_nothing_to_keep(line: &str, server: &Server) -> bool {
-    let mut all = CONTRACT.iter().filter(|(name, _)| *name == line).flat_map(|(_, cases)| *cases);
+fn has_nothing_to_keep(contract: &Contract, line: &str, server: &Server) -> bool {
+    let mut all = contract.iter().filter(|(name, _)| *name == line).flat_map(|(_, cases)| *cases);
     !all.any(|case| (case.applies)(server))
 }
 
@@ -102,32 +106,12 @@ Made by `UPDATE_DOCS=1 cargo test table::`, and compared with by each `cargo tes
 ✓: kept, and tested. ·: the model has no such limit. A number: not kept, or not all of it, for
 the reason below.
 
-| server |"
-        .to_owned();
+"
+    .to_owned();
     let mut reasons = Vec::new();
-    for line in lines() {
-        text += &format!(" {} |", line.replace('_', "-"));
-    }
-    text += &format!("\n|---|{}\n", "---|".repeat(lines().count()));
-    for server in SERVERS {
-        text += &format!("| `{}` |", server.name);
-        for line in lines() {
-            let cell = if let Some(reason) = why_not(line, server) {
-                let known = reasons.iter().position(|it| *it == reason);
-                let number = known.unwrap_or_else(|| {
-                    reasons.push(reason);
-                    reasons.len() - 1
-                });
-                (number + 1).to_string()
-            } else if has_nothing_to_keep(line, server) {
-                "·".to_owned()
-            } else {
-                "✓".to_owned()
-            };
-            text += &format!(" {cell} |");
-        }
-        text += "\n";
-    }
+    grid(&mut text, &mut reasons, CONTRACT, SERVERS);
+    text += "\nThe chat servers, which keep the rules of the room besides:\n\n";
+    grid(&mut text, &mut reasons, chat::CONTRACT, CHATS);
     text += "\n";
     for (number, reason) in (1..).zip(&reasons) {
         text += &format!("{number}. {reason}\n");
@@ -149,6 +133,39 @@ for that reason: `cargo test pitfalls`. So each line of the contract is proven t
         );
     }
     Ok(text)
+}
+
+fn grid(
+    text: &mut String,
+    reasons: &mut Vec<&'static str>,
+    contract: &Contract,
+    servers: &[Server],
+) {
+    let lines = lines(contract);
+    *text += "| server |";
+    for line in &lines {
+        *text += &format!(" {} |", line.replace('_', "-"));
+    }
+    *text += &format!("\n|---|{}\n", "---|".repeat(lines.len()));
+    for server in servers {
+        *text += &format!("| `{}` |", server.name);
+        for line in &lines {
+            let cell = if let Some(reason) = why_not(line, server) {
+                let known = reasons.iter().position(|it| *it == reason);
+                let number = known.unwrap_or_else(|| {
+                    reasons.push(reason);
+                    reasons.len() - 1
+                });
+                (number + 1).to_string()
+            } else if has_nothing_to_keep(contract, line, server) {
+                "·".to_owned()
+            } else {
+                "✓".to_owned()
+            };
+            *text += &format!(" {cell} |");
+        }
+        *text += "\n";
+    }
 }
 
 /// The paragraphs of the header of a wrong server: the mistake, what is seen, the rule, a command
@@ -217,7 +234,7 @@ fn collect(folder: &Path, text: &mut String) -> Result<()> {
 }
 
 fn every_line_can_fail() -> Result<()> {
-    for line in lines() {
+    for line in lines(CONTRACT) {
         let caught = PITFALLS.iter().any(|pitfall| pitfall.line == line);
         ensure!(caught, "no pitfall shows that {line:?} can fail");
     }
