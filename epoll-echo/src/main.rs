@@ -129,13 +129,13 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;
                 }
             }
         }
-        // Pitfalls: accept-spins, spare-descriptor
         if self.starved != was_starved {
             let interest = if self.starved { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
             let fd = self.listener.as_raw_fd();

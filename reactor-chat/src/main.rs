@@ -163,6 +163,7 @@ impl Worker {
             match accept(&self.server.listener)? {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     // It would be ready all the time: not before the timer, or somebody leaves.
                     self.server.queue.set_alarm(Instant::now() + RETRY);

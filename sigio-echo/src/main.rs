@@ -149,6 +149,7 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
                 Accepted::NobodyWaits => return Ok(()),
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     return Ok(());

@@ -106,7 +106,7 @@ impl Server {
             };
             trace!("wait: epoll_wait"); // (1)
             let news = match self.epoll.wait(&mut events, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => &events[..result?],
             };
             trace!("wait: epoll_wait = news of {}", news.len());
@@ -162,6 +162,7 @@ impl Server {
                     self.incoming = false;
                     break;
                 }
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;
