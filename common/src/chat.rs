@@ -328,9 +328,11 @@ impl Room {
         self.members.values().any(|member| !member.leaving && member.name == name)
     }
 
-    /// A client leaves, and may take what is owed.
+    /// A client leaves, and may take what is owed; once, as its last line may have been `/quit`.
     fn part(&mut self, id: Id, now: Instant, said: &mut Said) {
-        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(member) = self.members.get_mut(&id).filter(|member| !member.leaving) else {
+            return;
+        };
         member.leaving = true;
         member.unfinished = Vec::new();
         said.others.extend_from_slice(&left(&member.name));

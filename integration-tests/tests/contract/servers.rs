@@ -11,10 +11,6 @@ const SELECT_HOLDS: usize = 900;
 /// in the tables, which may be half empty after they have grown; far less than any buffer.
 const AN_ENTRY: u64 = 300;
 
-/// The same of a guest, with its name, its timer, and what has been said to it as it came; less
-/// than what a read takes at once.
-const A_GUEST: u64 = 3 << 10;
-
 pub const SERVERS: &[Server] = &[
     Server { package: "blocking-echo", name: "blocking-echo", ..ECHO },
     Server {
@@ -105,16 +101,29 @@ pub const SERVERS: &[Server] = &[
 pub const DATAGRAMS: &[Server] =
     &[Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO }];
 
+/// Bytes that an idle guest may cost a chat server: its entries in the room and in the server's
+/// tables, and room for some lines to come; less than a buffer for the next read.
+const A_GUEST: u64 = 3000;
+
 /// The chat servers, over which the room's rules and most of the contract run.
 pub const CHATS: &[Server] = &[
     Server { package: "reactor-chat", name: "reactor-chat", idle_memory: Some(A_GUEST), ..CHAT },
+    // It reads through one descriptor of a client's and writes through another.
+    Server { package: "proactor-chat", name: "proactor-chat", descriptors_per_client: 2, ..CHAT },
     Server {
         package: "proactor-chat",
         name: "proactor-chat-simulated",
         idle_memory: Some(A_GUEST),
         ..CHAT
     },
-    Server { package: "proactor-chat", name: "proactor-chat-uring", lacks: no_io_uring, ..CHAT },
+    Server {
+        package: "proactor-chat",
+        name: "proactor-chat-uring",
+        // The kernel has a buffer of 4 KiB to complete the next read in.
+        idle_memory: Some(4096 + A_GUEST),
+        lacks: no_io_uring,
+        ..CHAT
+    },
 ];
 
 /// Asks the kernel for what the server asks it for.

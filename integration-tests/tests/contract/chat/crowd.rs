@@ -61,6 +61,8 @@ fn a_thousand(server: &Server) -> Result<()> {
 }
 
 const SIXTY: usize = 60;
+/// What each of those who stay says meanwhile.
+const LINES: usize = 20;
 const SENTENCE: &str = "in the middle of a sen";
 
 /// Sixty guests, each of whom has sent a part of a line, and heard everybody join.
@@ -110,7 +112,7 @@ fn leaving(
         })?;
         stay.iter_mut().for_each(Talker::forget);
         for talker in &mut stay {
-            (0..20).for_each(|number| talker.say(&format!("line {number}")));
+            (0..LINES).for_each(|number| talker.say(&format!("line {number}")));
         }
         if in_one_moment {
             running.paused(|| leave(&mut sixty))?;
@@ -118,11 +120,10 @@ fn leaving(
             leave(&mut sixty)?;
         }
 
-        let left = |line: &&String| line.ends_with(" left");
-        gathering::run_until(&mut stay, "three hearing that sixty left", |stay| {
+        gathering::run_until(&mut stay, "three hearing sixty leave, and each other", |stay| {
             stay.iter().all(|talker| {
-                let left = talker.heard().iter().filter(left).count();
-                left >= SIXTY && talker.heard().len() >= SIXTY + 40
+                let count = |part: &str| talker.heard().iter().filter(|l| l.contains(part)).count();
+                count(" left") >= SIXTY && count(": line ") >= LINES * 2
             })
         })?;
         // Those who half-closed hear the end.
@@ -154,7 +155,7 @@ fn leaving(
             heard.insert(name.clone(), count);
         }
         let lines = reference.iter().filter(|line| line.contains(": line ")).count();
-        ensure!(lines == 40, "who stayed heard {lines} lines of 40");
+        ensure!(lines == LINES * 2, "who stayed heard {lines} lines of {}", LINES * 2);
         // And the door is open.
         let new = Guest::arrive(running)?;
         ensure!(new.others() == 3, "after sixty had left there were {} others", new.others());
