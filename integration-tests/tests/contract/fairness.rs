@@ -40,16 +40,17 @@ fn alone(server: &Server) -> Result<()> {
     server.launch().serve(|running| {
         let client = Client::connect(running)?;
         let mut times = Vec::new();
-        for seed in 0..50 {
+        for seed in 0..100 {
             let sent = Instant::now();
             client.echo(&message(seed, 100))?;
             times.push(sent.elapsed());
         }
-        // The first acknowledgements of a connection are not delayed.
+        // The first acknowledgements of a connection are not delayed, nor some after a pause of
+        // 200 ms, which a busy machine may make.
         times.drain(..20);
         times.sort_unstable();
-        let time = times[times.len() / 4];
-        ensure!(time < DELAYED, "three of four echoes took {} ms or more", time.as_millis());
+        let time = times[times.len() / 2];
+        ensure!(time < DELAYED, "every other echo took {} ms or more", time.as_millis());
         Ok(())
     })
 }
