@@ -80,7 +80,7 @@ struct Connection {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        start_helpers(CONNECTIONS as i32);
+        start_helpers(CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
         own_pages(BUFFER as i32);
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
@@ -106,7 +106,7 @@ impl Server {
             ];
             trace!("wait: poll"); // (2)
             match poll(&mut ready, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => result?,
             };
             let [stop, completed, incoming] = ready.map(|fd| fd.any().unwrap_or(true));
@@ -133,6 +133,7 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(stream, peer),
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;

@@ -21,6 +21,7 @@ use anyhow::Context;
 pub const LINE: usize = 1024;
 
 /// The most that can wait for a client: one that has not taken so much does not read.
+/// Pitfall: unbounded-queue.
 pub const BOUND: usize = 256 * 1024;
 
 /// Bytes to read at once from a client: with a name of 16 letters before each letter they carry,
@@ -66,7 +67,7 @@ impl Display for Id {
 pub struct Effects {
     /// Whose lines wait to be written by somebody: one that calls [`Room::owed`], writes and
     /// calls it again until it says that nothing is owed. Until then the id does not come again,
-    /// so that there is one writer a client.
+    /// so that there is one writer a client. Pitfall: blocking-broadcast.
     pub write: Vec<Id>,
     /// Whose connection is to be cut now. The room has forgotten it.
     pub close: Vec<Id>,

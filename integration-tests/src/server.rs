@@ -157,14 +157,11 @@ impl Launch {
         Self { queued_signals: Some(limit), ..self }
     }
 
-    /// Runs `case` against the server. After it the server must still be alive, unless the case
-    /// has seen it end, and must not have panicked.
-    ///
-    /// Where the case fails, the last lines of the server's log come after its error.
+    /// Runs `case` against the server, which has to survive it: see [`Running::judge`].
     pub fn serve(self, case: impl FnOnce(&mut Running) -> Result<()>) -> Result<()> {
         let mut running = self.start()?;
-        let result = case(&mut running).and_then(|()| running.check_health());
-        result.map_err(|error| anyhow!("{error:#}\n{}", running.last_words()))
+        let result = case(&mut running);
+        running.judge(result)
     }
 
     /// Starts the server, and returns when it listens.
@@ -315,6 +312,11 @@ impl Running {
         result
     }
 
+    /// Whether every thread of it and its children sleeps, until something happens.
+    pub fn is_asleep(&self) -> Result<bool> {
+        figures::all_asleep(self.pid)
+    }
+
     /// The numbers below `limit` that are free for new descriptors of the server, in order.
     pub fn free_descriptors(&self, limit: u64) -> Result<Vec<u64>> {
         let open = figures::open_descriptors(self.pid)?;
@@ -353,8 +355,18 @@ impl Running {
         })
     }
 
-    /// Whether it still runs, or was waited for, and has not panicked.
-    pub fn check_health(&self) -> Result<()> {
+    /// The result of a case that it has served. It must still be alive, unless the case has seen
+    /// it end, and must not have panicked; and after an error come the last lines of its log.
+    pub fn judge(&mut self, result: Result<()>) -> Result<()> {
+        result.and_then(|()| self.check_health()).map_err(|error| {
+            // One that ends closes its connections first, and is seen to have ended later.
+            let ended = self.wait(Duration::from_millis(300)).ok();
+            let ended = ended.map(|(status, _)| format!("\nThe server has ended: {status}"));
+            anyhow!("{error:#}{}\n{}", ended.unwrap_or_default(), self.last_words())
+        })
+    }
+
+    fn check_health(&self) -> Result<()> {
         if !self.ended {
             self.check_alive()?;
         }

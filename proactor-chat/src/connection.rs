@@ -103,6 +103,7 @@ impl Connection {
     }
 
     /// Completes what is in flight: neither closing its descriptor nor `aio_cancel(3)` does.
+    /// Pitfall: aio-close-in-flight.
     pub fn shut_down(&mut self) {
         self.closed = true;
         // This fails for a connection that is reset: then nothing stays in flight.

@@ -76,10 +76,10 @@ const RETRY: u16 = 100;
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
         let room = Room::new(chat::idle(&idle)?);
-        start_helpers(2 * CONNECTIONS as i32);
+        start_helpers(2 * CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
         let (hints, hint) = UnixStream::pair()?;
         hint.set_nonblocking(true)?; // full, it is readable, and that is all it is for
-        pipe::register(COMPLETED as i32, hint.try_clone()?)?; // (4)
+        pipe::register(COMPLETED as i32, hint.try_clone()?)?; // (4); pitfall: handler-prints
         let (door, arrivals) = mpsc::channel();
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
@@ -131,7 +131,7 @@ impl Door {
     /// Accepts, and answers whether descriptors are short.
     fn accept_some(&self) -> anyhow::Result<bool> {
         for _ in 0..ACCEPTS {
-            // Each client needs two: is there a second one?
+            // Each client needs two (pitfall: aio-write-behind-read): is there a second one?
             let answer = match self.stop.try_clone() {
                 Ok(_spare) => Some(accept(&self.listener)?),
                 Err(error) => accepted(Err(error))?,

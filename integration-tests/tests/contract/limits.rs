@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::client::Reply;
-use integration_tests::{Client, Exchange, PATIENCE, Server, exchange, until};
+use integration_tests::{Client, Exchange, Server, exchange, patience, until};
 
 use crate::accept::Crowd;
 use crate::case::{Case, few_descriptors};
@@ -42,7 +42,7 @@ fn refuses(server: &Server) -> Result<()> {
         inside.iter().try_for_each(|client| client.echo(b"still in?"))?;
         inside.truncate(count - 100);
         // Those who left may not have been noticed yet.
-        until("a new client being served after 100 had left", PATIENCE, || {
+        until("a new client being served after 100 had left", patience(), || {
             let client = Client::connect(running)?;
             let _ = client.send(b"in?");
             Ok((client.expect_or_end(b"in?")? == Reply::Echo).then_some(()))

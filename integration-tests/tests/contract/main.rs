@@ -27,6 +27,9 @@ mod start;
 mod whole;
 
 mod chat;
+mod pitfalls;
+mod room;
+mod table;
 
 use std::process::ExitCode;
 
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         let servers = SERVERS.iter().chain(CHATS);
         let mut packages: Vec<_> = servers.map(|server| server.package).collect();
         packages.dedup();
+        packages.push(pitfalls::PACKAGE);
         if let Err(error) = binaries::build(&packages) {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;
@@ -76,6 +80,8 @@ fn trials() -> Vec<Trial> {
     let mut trials = trials_of(CONTRACT, SERVERS);
     trials.extend(trials_of(&[("datagrams", datagrams::CASES)], DATAGRAMS));
     trials.extend(trials_of(chat::CONTRACT, CHATS));
+    trials.extend(pitfalls::trials());
+    trials.extend(table::trials());
     trials
 }
 

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context, Result, ensure};
@@ -136,15 +137,17 @@ fn dual_stack(server: &Server) -> Result<()> {
 }
 
 fn stdout_closed(server: &Server) -> Result<()> {
-    let running = server.launch().start_unheard(None)?;
-    (server.greet)(&Client::connect(&running)?)?;
-    running.check_health()
+    serves_unheard(server, None)
 }
 
 fn stdout_broken(server: &Server) -> Result<()> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     drop(reader);
-    let running = server.launch().start_unheard(Some(writer))?;
-    (server.greet)(&Client::connect(&running)?)?;
-    running.check_health()
+    serves_unheard(server, Some(writer))
+}
+
+fn serves_unheard(server: &Server, stdout: Option<OwnedFd>) -> Result<()> {
+    let mut running = server.launch().start_unheard(stdout)?;
+    let result = Client::connect(&running).and_then(|client| (server.greet)(&client));
+    running.judge(result)
 }

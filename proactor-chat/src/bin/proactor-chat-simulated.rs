@@ -135,7 +135,7 @@ impl Server {
             let timeout = self.timeout();
             trace!("wait: epoll_wait"); // (2), (5)
             let news = match self.epoll.wait(&mut events, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => &events[..result?],
             };
             trace!("wait: epoll_wait = news of {}", news.len());
@@ -200,6 +200,7 @@ impl Server {
                     self.incoming = false;
                     break;
                 }
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;
