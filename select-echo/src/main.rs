@@ -51,6 +51,8 @@ struct Server {
     listener: TcpListener,
     /// Readable: SIGINT or SIGTERM has come.
     stop: UnixStream,
+    /// The higher one of these two descriptors.
+    own: RawFd,
     /// What the last `select` found ready.
     ready: Vec<RawFd>,
     connections: BTreeMap<RawFd, Connection>,
@@ -65,8 +67,9 @@ fn main() -> ExitCode {
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
         listener.set_nonblocking(true)?;
+        let own = listener.as_raw_fd().max(stop.as_raw_fd());
         let (ready, connections, buffer) = (Vec::new(), BTreeMap::new(), vec![0; BUFFER]);
-        Server { listener, stop, ready, connections, starved: false, buffer }.serve()
+        Server { listener, stop, own, ready, connections, starved: false, buffer }.serve()
     })
 }
 
@@ -83,9 +86,11 @@ impl Server {
                 let set = if connection.owes() { &mut writable } else { &mut readable };
                 set.insert(connection.as_fd());
             }
+            // The kernel tries no descriptor beyond the highest: the table is in their order.
+            let highest = self.connections.keys().last().map_or(self.own, |&fd| fd.max(self.own));
             let mut timeout = self.starved.then(|| TimeVal::milliseconds(RETRY));
             trace!("wait: select"); // (1)
-            match select(None, &mut readable, &mut writable, None, timeout.as_mut()) {
+            match select(highest + 1, &mut readable, &mut writable, None, timeout.as_mut()) {
                 Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => trace!("wait: select = {} ready", result?), // (2)
             }
@@ -96,8 +101,8 @@ impl Server {
             let incoming = readable.contains(self.listener.as_fd()) || self.starved;
             // The sets borrow the sockets that they name: note the ready ones, then change them.
             self.ready.clear();
-            self.ready.extend(readable.fds(None).map(|fd| fd.as_raw_fd()));
-            self.ready.extend(writable.fds(None).map(|fd| fd.as_raw_fd()));
+            self.ready.extend(readable.fds(Some(highest)).map(|fd| fd.as_raw_fd()));
+            self.ready.extend(writable.fds(Some(highest)).map(|fd| fd.as_raw_fd()));
             for index in 0..self.ready.len() {
                 self.go_on(self.ready[index]);
             }
