@@ -13,10 +13,12 @@
 //!
 //! - The socket has to block. On one that does not, an operation "completes" with `EAGAIN`.
 //! - Operations on one descriptor are done one after another: while a read waits, so does a write.
-//!   To have both at once, give each a descriptor (`TcpStream::try_clone`).
+//!   To have both at once, give each a descriptor (`TcpStream::try_clone`). Pitfall:
+//!   aio-write-behind-read.
 //! - Each operation that waits occupies a thread: see [`start_helpers`].
 //! - `aio_cancel(3)` does not stop an operation that waits, nor does `close(2)`; `shutdown(2)`
-//!   completes it. Who needs that shares the socket: `Idle<Arc<TcpStream>>`.
+//!   completes it. Who needs that shares the socket: `Idle<Arc<TcpStream>>`. Pitfall:
+//!   aio-close-in-flight.
 
 use std::io;
 use std::mem;

@@ -26,7 +26,7 @@
 //! ```
 //!
 //! Use it when: you want to see it work. On Linux it is threads that block: with 64 busy clients,
-//! 17 to 23 system calls a message (epoll-echo: 2.1), half of them futexes, and 3 to 8 times
+//! 12 to 24 system calls a message (epoll-echo: 2.1), half of them futexes, and 2 to 8 times
 //! epoll-echo's CPU; with one busy client among 1000 it is 15 times, for (3) asks them all.
 //! Limits: glibc only. A connection occupies a thread and a buffer, about 15 kB even when idle; so
 //! 1024 are served, and a client beyond that is refused: it is logged and closed.
@@ -80,7 +80,7 @@ struct Connection {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        start_helpers(CONNECTIONS as i32);
+        start_helpers(CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
         own_pages(BUFFER as i32);
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
@@ -106,7 +106,7 @@ impl Server {
             ];
             trace!("wait: poll"); // (2)
             match poll(&mut ready, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => result?,
             };
             let [stop, completed, incoming] = ready.map(|fd| fd.any().unwrap_or(true));
@@ -133,6 +133,7 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(stream, peer),
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;

@@ -48,7 +48,7 @@ const RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
         serve(&listen(&addr)?)
     })
 }
@@ -67,6 +67,7 @@ fn serve(listener: &TcpListener) -> anyhow::Result<()> {
                     warn!("{peer} refused: {error}");
                 }
             }
+            // Pitfall: accept-spins
             Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
         }
     }

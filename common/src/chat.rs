@@ -21,6 +21,7 @@ use anyhow::Context;
 pub const LINE: usize = 1024;
 
 /// The most that can wait for a client: one that has not taken so much does not read.
+/// Pitfall: unbounded-queue.
 pub const BOUND: usize = 256 * 1024;
 
 /// Bytes to read at once from a client: with a name of 16 letters before each letter they carry,
@@ -66,7 +67,7 @@ impl Display for Id {
 pub struct Effects {
     /// Whose lines wait to be written by somebody: one that calls [`Room::owed`], writes and
     /// calls it again until it says that nothing is owed. Until then the id does not come again,
-    /// so that there is one writer a client.
+    /// so that there is one writer a client. Pitfall: blocking-broadcast.
     pub write: Vec<Id>,
     /// Whose connection is to be cut now. The room has forgotten it.
     pub close: Vec<Id>,
@@ -327,9 +328,11 @@ impl Room {
         self.members.values().any(|member| !member.leaving && member.name == name)
     }
 
-    /// A client leaves, and may take what is owed.
+    /// A client leaves, and may take what is owed; once, as its last line may have been `/quit`.
     fn part(&mut self, id: Id, now: Instant, said: &mut Said) {
-        let Some(member) = self.members.get_mut(&id) else { return };
+        let Some(member) = self.members.get_mut(&id).filter(|member| !member.leaving) else {
+            return;
+        };
         member.leaving = true;
         member.unfinished = Vec::new();
         said.others.extend_from_slice(&left(&member.name));

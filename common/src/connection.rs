@@ -60,6 +60,7 @@ impl Connection {
             Ok(Next::Close) => info!("{} left", self.peer),
             Ok(_) => {}
             // A reset (`ECONNRESET`, `EPIPE`), a time-out, a lost route: of this peer only.
+            // Pitfalls: peer-error-ends, sigpipe-deadly
             Err(error) => info!("{} left: {error}", self.peer),
         }
         next.unwrap_or(Next::Close)
@@ -67,13 +68,14 @@ impl Connection {
 
     fn copy(&mut self, buffer: &mut [u8]) -> io::Result<Next> {
         if self.owes() {
-            self.sent += write(&self.stream, &self.owed[self.sent..])?;
+            self.sent += write(&self.stream, &self.owed[self.sent..])?; // Pitfall: wrong-offset
             if self.sent < self.owed.len() {
                 return Ok(Next::Write);
             }
             self.owed = Vec::new();
             self.sent = 0;
         }
+        // Pitfalls: reads-while-owing, owed-dropped-at-eof
         let Some(count) = read(&self.stream, buffer)? else {
             return Ok(Next::Read);
         };
@@ -82,6 +84,7 @@ impl Connection {
         }
         let sent = write(&self.stream, &buffer[..count])?;
         if sent < count {
+            // Pitfalls: write-ignored, short-write-fatal
             self.owed = buffer[sent..count].to_vec();
             return Ok(Next::Write);
         }

@@ -43,6 +43,7 @@ pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
 /// else: the handler ends the process with status 0, and the kernel closes the sockets.
 ///
 /// It calls `_exit(2)`, which a handler may (signal-safety(7)), and not `exit(3)`.
+/// Pitfalls: flag-never-stops, handler-prints.
 ///
 /// # Errors
 /// None in practice: `sigaction(2)` fails for signals that cannot be caught.

@@ -118,7 +118,7 @@ pub fn accepted(answer: io::Result<(TcpStream, SocketAddr)>) -> io::Result<Optio
             SHORTAGE.store(false, Ordering::Relaxed);
             info!("{peer} came");
             // This fails for a connection that is reset already: its first read will say so.
-            let _ = stream.set_nodelay(true);
+            let _ = stream.set_nodelay(true); // Pitfall: two-small-writes
             return Ok(Some(Accepted::Connection(stream, peer)));
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -126,6 +126,7 @@ pub fn accepted(answer: io::Result<(TcpStream, SocketAddr)>) -> io::Result<Optio
         }
         Err(error) => error,
     };
+    // Pitfall: accept-error-ends
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
             if !SHORTAGE.swap(true, Ordering::Relaxed) {

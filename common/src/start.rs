@@ -61,7 +61,7 @@ pub fn run<const N: usize>(
     start_log();
     match program(values) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(1, &format!("{error:#}")),
+        Err(error) => fail(1, &format!("{error:#}")), // Pitfall: unwrap-at-start
     }
 }
 

@@ -85,7 +85,7 @@ impl Server {
             let timeout = if self.starved { EpollTimeout::from(RETRY) } else { EpollTimeout::NONE };
             trace!("wait: epoll_wait"); // (1)
             let ready = match self.epoll.wait(&mut events, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => &events[..result?],
             };
             trace!("wait: epoll_wait = {} ready", ready.len()); // (2)
@@ -115,6 +115,7 @@ impl Server {
             // Closing takes it out of the interest list, as there is no duplicate of it.
             self.connections.remove(&fd);
         } else if connection.owes() != owed {
+            // Pitfall: writable-left-armed
             let interest = if owed { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
             self.epoll.modify(&*connection, &mut event(interest, fd))?;
         }
@@ -128,6 +129,7 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;

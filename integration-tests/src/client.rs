@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, patience};
 use crate::{Running, pattern::Pattern};
 
-/// A connection to a server. Each of its calls ends within [`PATIENCE`].
+/// A connection to a server. Each of its calls ends within [`patience`].
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
@@ -52,8 +52,8 @@ impl Client {
         connected.context("cannot connect to the server")?;
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience()))?;
+        stream.set_write_timeout(Some(patience()))?;
         Ok(Self { stream })
     }
 
@@ -66,7 +66,7 @@ impl Client {
     pub fn send(&self, bytes: &[u8]) -> Result<()> {
         (&self.stream).write_all(bytes).map_err(|error| match error.kind() {
             ErrorKind::WouldBlock => {
-                anyhow!("the server took nothing for {} s", PATIENCE.as_secs())
+                anyhow!("the server took nothing for {} s", patience().as_secs())
             }
             _ => anyhow!(error).context("cannot send to the server"),
         })
@@ -189,7 +189,7 @@ fn reset(error: &std::io::Error) -> bool {
 
 fn silence(error: std::io::Error) -> anyhow::Error {
     match error.kind() {
-        ErrorKind::WouldBlock => anyhow!("nothing came for {} s", PATIENCE.as_secs()),
+        ErrorKind::WouldBlock => anyhow!("nothing came for {} s", patience().as_secs()),
         _ => anyhow!(error).context("cannot receive from the server"),
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::pattern::Pattern;
-use crate::wait::PATIENCE;
+use crate::wait::patience;
 use crate::{Client, Running};
 
 /// Sent or received at once, at most.
@@ -216,7 +216,7 @@ pub fn run(exchanges: &mut [Exchange]) -> Result<()> {
 
 /// Lets all transfers go on until `enough` of them has happened.
 ///
-/// Fails where for [`PATIENCE`] nothing comes or goes on any of them.
+/// Fails where for [`patience`] nothing comes or goes on any of them.
 pub fn run_until(exchanges: &mut [Exchange], enough: impl Fn(&[Exchange]) -> bool) -> Result<()> {
     while !enough(exchanges) {
         let pending: Vec<_> = (0..exchanges.len()).filter(|&i| !exchanges[i].is_done()).collect();
@@ -227,11 +227,11 @@ pub fn run_until(exchanges: &mut [Exchange], enough: impl Fn(&[Exchange]) -> boo
                 PollFd::from_borrowed_fd(exchanges[i].stream.as_fd(), exchanges[i].interest())
             })
             .collect();
-        let ready = poll(&mut sockets, Some(&Timespec::try_from(PATIENCE)?))?;
+        let ready = poll(&mut sockets, Some(&Timespec::try_from(patience())?))?;
         ensure!(
             ready > 0,
             "no echo within {} s: {}",
-            PATIENCE.as_secs(),
+            patience().as_secs(),
             exchanges[first].progress()
         );
         let ready: Vec<_> = sockets.iter().map(|socket| !socket.revents().is_empty()).collect();

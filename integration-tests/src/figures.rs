@@ -24,6 +24,8 @@ pub struct Figures {
     pub memory: u64,
     /// Processor time used since the start, of children that are gone too.
     pub cpu: Duration,
+    /// Time for which threads that are still there could have run, and other processes did.
+    pub waited: Duration,
     /// How often a thread stopped running, of its own accord or not. It counts what is too short
     /// for the ticks of `cpu`.
     pub switches: u64,
@@ -56,6 +58,9 @@ impl Figures {
             self.memory += area.extension.map.get("Anonymous").copied().unwrap_or(0);
         }
         for task in process.tasks()?.flatten() {
+            if let Ok(times) = task.schedstat() {
+                self.waited += Duration::from_nanos(times.run_delay);
+            }
             let Ok(status) = task.status() else { continue };
             self.switches += status.voluntary_ctxt_switches.unwrap_or(0);
             self.switches += status.nonvoluntary_ctxt_switches.unwrap_or(0);
@@ -68,6 +73,18 @@ impl Figures {
 pub(crate) fn all_stopped(leader: Pid) -> Result<bool> {
     let stats = group(leader)?.into_iter().filter_map(|process| process.stat().ok());
     Ok(stats.filter(|stat| stat.state != 'Z').all(|stat| stat.state == 'T'))
+}
+
+/// Whether every thread of the group sleeps, until something happens.
+pub(crate) fn all_asleep(leader: Pid) -> Result<bool> {
+    for process in group(leader)? {
+        for task in process.tasks()?.flatten() {
+            if task.stat().is_ok_and(|stat| stat.state != 'S') {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// The numbers of the open descriptors of the process.

@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 
-use crate::wait::{PATIENCE, until};
+use crate::wait::{patience, until};
 use crate::{Client, Running};
 
 /// Sent at once.
@@ -56,7 +56,9 @@ impl Flood {
             let shared = Arc::clone(&flood.shared);
             flood.threads.push(thread::Builder::new().spawn(move || direction(&shared))?);
         }
-        until("an echo to the flooding peer", PATIENCE, || Ok((flood.echoed() > 0).then_some(())))?;
+        until("an echo to the flooding peer", patience(), || {
+            Ok((flood.echoed() > 0).then_some(()))
+        })?;
         Ok(flood)
     }
 

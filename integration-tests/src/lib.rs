@@ -37,4 +37,4 @@ pub use flood::Flood;
 pub use gathering::Talker;
 pub use guest::Guest;
 pub use server::{Launch, Running, Server};
-pub use wait::{PATIENCE, until};
+pub use wait::{PATIENCE, patience, until};

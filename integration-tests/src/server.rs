@@ -45,6 +45,8 @@ pub struct Server {
     pub idle_memory: Option<u64>,
     /// How many idle clients the tests burden it with.
     pub idle_clients: usize,
+    /// Whether signals tell it of its sockets.
+    pub is_told_by_signals: bool,
     /// What it has to refuse as its second argument.
     pub bad_arguments: &'static [&'static str],
     /// What it needs and this machine lacks, if anything.
@@ -67,6 +69,7 @@ pub const ECHO: Server = Server {
     calm_argument: None,
     idle_memory: None,
     idle_clients: 1000,
+    is_told_by_signals: false,
     bad_arguments: &[],
     lacks: || None,
     greet: |client| client.echo(b"hello"),
@@ -107,7 +110,14 @@ impl Server {
     #[must_use]
     pub fn launch_with<A: Into<OsString>>(&self, arguments: impl IntoIterator<Item = A>) -> Launch {
         let arguments = arguments.into_iter().map(Into::into).collect();
-        Launch { name: self.name, arguments, log: None, descriptors: None, soft: false }
+        Launch {
+            name: self.name,
+            arguments,
+            log: None,
+            descriptors: None,
+            soft: false,
+            queued_signals: None,
+        }
     }
 }
 
@@ -119,6 +129,7 @@ pub struct Launch {
     log: Option<&'static str>,
     descriptors: Option<u64>,
     soft: bool,
+    queued_signals: Option<u64>,
 }
 
 impl Launch {
@@ -140,14 +151,17 @@ impl Launch {
         Self { descriptors: Some(limit), soft: true, ..self }
     }
 
-    /// Runs `case` against the server. After it the server must still be alive, unless the case
-    /// has seen it end, and must not have panicked.
-    ///
-    /// Where the case fails, the last lines of the server's log come after its error.
+    /// With `RLIMIT_SIGPENDING` set: how many signals of the user's can be queued.
+    #[must_use]
+    pub fn queued_signals(self, limit: u64) -> Self {
+        Self { queued_signals: Some(limit), ..self }
+    }
+
+    /// Runs `case` against the server, which has to survive it: see [`Running::judge`].
     pub fn serve(self, case: impl FnOnce(&mut Running) -> Result<()>) -> Result<()> {
         let mut running = self.start()?;
-        let result = case(&mut running).and_then(|()| running.check_health());
-        result.map_err(|error| anyhow!("{error:#}\n{}", running.last_words()))
+        let result = case(&mut running);
+        running.judge(result)
     }
 
     /// Starts the server, and returns when it listens.
@@ -219,13 +233,18 @@ impl Launch {
         command.envs(self.log.map(|level| ("RUST_LOG", level)));
         // A group of its own, which its children are in too: SIGSTOP and SIGKILL reach all.
         command.process_group(0);
-        let limit = self.descriptors;
-        let maximum = if self.soft { getrlimit(Resource::Nofile).maximum } else { limit };
+        let hard = if self.soft { getrlimit(Resource::Nofile).maximum } else { self.descriptors };
+        let limits = [
+            (Resource::Nofile, self.descriptors, hard),
+            (Resource::Sigpending, self.queued_signals, self.queued_signals),
+        ];
         let before_exec = move || {
             // It ends with the thread that starts it, in whatever way the tests end.
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            if limit.is_some() {
-                setrlimit(Resource::Nofile, Rlimit { current: limit, maximum })?;
+            for (resource, limit, maximum) in limits {
+                if limit.is_some() {
+                    setrlimit(resource, Rlimit { current: limit, maximum })?;
+                }
             }
             Ok(())
         };
@@ -293,6 +312,11 @@ impl Running {
         result
     }
 
+    /// Whether every thread of it and its children sleeps, until something happens.
+    pub fn is_asleep(&self) -> Result<bool> {
+        figures::all_asleep(self.pid)
+    }
+
     /// The numbers below `limit` that are free for new descriptors of the server, in order.
     pub fn free_descriptors(&self, limit: u64) -> Result<Vec<u64>> {
         let open = figures::open_descriptors(self.pid)?;
@@ -331,8 +355,18 @@ impl Running {
         })
     }
 
-    /// Whether it still runs, or was waited for, and has not panicked.
-    pub fn check_health(&self) -> Result<()> {
+    /// The result of a case that it has served. It must still be alive, unless the case has seen
+    /// it end, and must not have panicked; and after an error come the last lines of its log.
+    pub fn judge(&mut self, result: Result<()>) -> Result<()> {
+        result.and_then(|()| self.check_health()).map_err(|error| {
+            // One that ends closes its connections first, and is seen to have ended later.
+            let ended = self.wait(Duration::from_millis(300)).ok();
+            let ended = ended.map(|(status, _)| format!("\nThe server has ended: {status}"));
+            anyhow!("{error:#}{}\n{}", ended.unwrap_or_default(), self.last_words())
+        })
+    }
+
+    fn check_health(&self) -> Result<()> {
         if !self.ended {
             self.check_alive()?;
         }

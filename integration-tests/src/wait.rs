@@ -1,5 +1,6 @@
 //! Waiting for an event, with a deadline.
 
+use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,21 @@ use anyhow::{Result, bail};
 /// It bounds how long a wrong server is waited for, and says nothing about speed: a machine
 /// that is busy with something else may take seconds for what takes microseconds.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+thread_local! {
+    static HERE: Cell<Duration> = const { Cell::new(PATIENCE) };
+}
+
+/// How long a test on this thread waits: [`PATIENCE`], where nothing else was said.
+#[must_use]
+pub fn patience() -> Duration {
+    HERE.get()
+}
+
+/// Makes tests on this thread wait less long, where a server is expected to be wrong.
+pub fn set_patience(patience: Duration) {
+    HERE.set(patience);
+}
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(5);

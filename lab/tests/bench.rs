@@ -42,11 +42,16 @@ fn measures_two_servers_under_one_scenario() {
         assert!(SERVERS.contains(&row["server"].as_str()), "{row:?}");
         // On a machine with other work a sample may be disturbed, but not wrong.
         assert!(["ok", "disturbed"].contains(&row["outcome"].as_str()), "{row:?}");
-        assert!(number("messages") > 0.0 && number("cpu_us") > 0.0, "{row:?}");
+        loads += 1;
+        if row["messages"] == "0" {
+            // So busy that nothing came back in time.
+            assert_eq!(row["outcome"], "disturbed", "{row:?}");
+            continue;
+        }
+        assert!(number("cpu_us") > 0.0, "{row:?}");
         assert!(number("p50_us") <= number("p99_us"), "{row:?}");
         // A read and a write at least, if they may be counted here.
         assert!(row["calls"].is_empty() || number("calls") > 1.9, "{row:?}");
-        loads += 1;
     }
     assert!(loads >= 2 * 4, "two servers with 1, 8, 64 and 512 connections");
 }

@@ -83,7 +83,7 @@ impl Server {
             let timeout = if self.starved { RETRY } else { FOREVER };
             trace!("wait: poll"); // (1)
             let ready = match poll(&mut self.list, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => result?,
             };
             trace!("wait: poll = {ready} ready"); // (2)
@@ -113,6 +113,7 @@ impl Server {
             self.list.swap_remove(index);
             self.connections.remove(&fd);
         } else {
+            // Pitfall: writable-left-armed
             self.list[index].events = if connection.owes() { POLLOUT } else { POLLIN };
         }
     }
@@ -123,6 +124,7 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;

@@ -1,23 +1,31 @@
 //! The workers of a Proactor: they are given reads that are complete, and handle them.
 //!
-//! Who completes the reads, they cannot tell: the servers beside this file do it with epoll and
-//! with `io_uring`, and these are the workers of both. There is no socket in here, and no call of
+//! Who completes the reads, they cannot tell: `proactor-chat-simulated` does it with epoll, and
+//! `proactor-chat-uring` has the kernel do it. These are the workers of both. There is no socket in here, and no call of
 //! read or write: that is the pattern.
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use common::chat::{Effects, Id, Room};
+use common::chat::{Effects, Id, READ, Room, UNDER_WAY};
 use log::trace;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 /// How many there are. One lock guards the room: more of them would wait for one another.
 const WORKERS: usize = 2;
+
+/// What an event is about that is not about a client: their ids count up from 0.
+pub const LISTENER: u64 = u64::MAX;
+/// As [`LISTENER`]: SIGINT or SIGTERM has come.
+pub const STOP: u64 = u64::MAX - 1;
+/// As [`LISTENER`]: the workers have answers.
+pub const ANSWERS: u64 = u64::MAX - 2;
 
 /// A read that is complete: the bytes, none at the end of the input, or why the client is lost.
 pub type Read = io::Result<Vec<u8>>;
@@ -32,6 +40,8 @@ pub struct Workers {
     some: Condvar,
     chat: Mutex<Chat>,
     answered: EventFd,
+    /// Bytes that have been read, and not been taken back as answers.
+    under_way: AtomicUsize,
 }
 
 /// The room, and the answers to what the workers have handled.
@@ -52,6 +62,7 @@ impl Workers {
             some: Condvar::new(),
             chat: Mutex::new(Chat { room, effects: Effects::default(), handled: Vec::new() }),
             answered: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            under_way: AtomicUsize::new(0),
         });
         for n in 1..=WORKERS {
             let workers = Arc::clone(&workers);
@@ -60,8 +71,15 @@ impl Workers {
         Ok(workers)
     }
 
+    /// For the main thread: may more be read and handled, before it has written what follows from
+    /// the answers?
+    pub fn want_more(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) + READ <= UNDER_WAY
+    }
+
     /// For the main thread: puts a completed read into the queue (3).
     pub fn handle(&self, id: Id, read: Read) {
+        self.under_way.fetch_add(read.as_ref().map_or(0, Vec::len), Ordering::Relaxed);
         lock(&self.reads).push_back((id, read));
         self.some.notify_one();
     }
@@ -113,7 +131,18 @@ impl Workers {
         chat.room.expire(now, effects);
         effects.write.append(&mut chat.effects.write);
         effects.close.append(&mut chat.effects.close);
-        mem::take(&mut chat.handled)
+        let handled = mem::take(&mut chat.handled);
+        drop(chat);
+        let bytes = handled.iter().map(|(_, bytes)| bytes.len()).sum();
+        self.under_way.fetch_sub(bytes, Ordering::Relaxed);
+        handled
+    }
+
+    /// For the main thread: how long it may wait, until it is time for [`Workers::answers`], or for
+    /// what it has in mind itself.
+    pub fn time_left(&self, own: Option<Instant>) -> Option<Duration> {
+        let expiry = self.room(|room| room.next_expiry());
+        [expiry, own].into_iter().flatten().min().map(|first| first - Instant::now())
     }
 
     /// For the main thread: the room, for one call.

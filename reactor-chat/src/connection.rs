@@ -24,7 +24,8 @@ pub struct Connection {
 /// What a connection waits for. To register it is to ask for one event.
 ///
 /// That alone does not keep two workers out of one connection: whoever has a line for a client
-/// registers it for writing, while an event of it may be under way to be read. Hence `held`:
+/// registers it for writing, while an event of it may be under way to be read (pitfall:
+/// one-shot-rearmed). Hence `held`:
 /// - A worker with an event takes the connection in hand; where another worker has it in hand, it
 ///   forgets the event.
 /// - While it is held nothing is registered, only noted; as it is let go that is registered, and

@@ -71,6 +71,7 @@ const TIMER: usize = usize::MAX - 3;
 ///
 /// No thread holds two locks at once (these, the queue's and a connection's are all there are), so
 /// there is no order in which they could deadlock. None is held across a system call that can block.
+/// Pitfall: lock-while-broadcasting.
 struct Server {
     poller: &'static Poller,
     listener: TcpListener,
@@ -162,6 +163,7 @@ impl Worker {
             match accept(&self.server.listener)? {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     // It would be ready all the time: not before the timer, or somebody leaves.
                     self.server.queue.set_alarm(Instant::now() + RETRY);

@@ -79,13 +79,14 @@ impl Server {
                 readable.insert(self.listener.as_fd());
             }
             for connection in self.connections.values() {
+                // Pitfall: writable-left-armed
                 let set = if connection.owes() { &mut writable } else { &mut readable };
                 set.insert(connection.as_fd());
             }
             let mut timeout = self.starved.then(|| TimeVal::milliseconds(RETRY));
             trace!("wait: select"); // (1)
             match select(None, &mut readable, &mut writable, None, timeout.as_mut()) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => trace!("wait: select = {} ready", result?), // (2)
             }
 
@@ -121,6 +122,7 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
                 Accepted::NobodyWaits => break,
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;
@@ -133,7 +135,7 @@ impl Server {
     fn add(&mut self, connection: Connection) {
         let fd = connection.as_raw_fd();
         // The descriptor counts, and not how many there are: `FD_SET` with a higher one writes
-        // past the end of the set in C, and panics here.
+        // past the end of the set in C, and panics here. Pitfall: fd-setsize-by-count
         if fd < FD_SETSIZE as RawFd {
             self.connections.insert(fd, connection);
         } else {

@@ -117,7 +117,7 @@ impl Server {
                 alarm::set(RETRY);
             }
             trace!("wait: sigsuspend"); // (1)
-            SigSet::empty().suspend()?;
+            SigSet::empty().suspend()?; // Pitfall: check-then-pause
             trace!("wait: sigsuspend, ended by a signal"); // (2)
         }
         Ok(())
@@ -149,6 +149,7 @@ impl Server {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
                 Accepted::NobodyWaits => return Ok(()),
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     return Ok(());
@@ -162,6 +163,7 @@ impl Server {
     fn add(&mut self, connection: Connection) {
         match arm(&connection) {
             // It may have sent already: it is tried in this round, like all the others.
+            // Pitfall: before-o-async
             Ok(()) => self.connections.push(connection),
             // The kernel is out of memory.
             Err(error) => warn!("descriptor {} refused: {error}", connection.as_raw_fd()),

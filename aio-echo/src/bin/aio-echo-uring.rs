@@ -24,7 +24,7 @@
 //! ```
 //!
 //! Use it when: a server spends its time on system calls. With 64 busy clients, 0.1 of them a
-//! message (epoll-echo: 2.1) and 0.92 of epoll-echo's CPU; with one client there is no gain.
+//! message (epoll-echo: 2.1) and 0.93 of epoll-echo's CPU; with one client there is no gain.
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs the buffer before
 //! the data is there: an idle connection holds one, though only the pages that were used cost.
 //! Compare with: `aio-echo/src/main.rs` (POSIX AIO), `epoll-echo/src/main.rs` (readiness).

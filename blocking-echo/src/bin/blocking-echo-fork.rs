@@ -48,9 +48,10 @@ const RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
         // A child that ends stays as a zombie until its parent asks for its status. To ignore
         // SIGCHLD says that nobody will (it is ignored by default too, but that does not say so).
+        // Pitfall: zombies
         // SAFETY: no handler is installed.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
         serve(listen(&addr)?)
@@ -83,6 +84,7 @@ fn serve(listener: TcpListener) -> anyhow::Result<()> {
                 // The system's limit on processes: this connection is closed, the others go on.
                 Err(error) => warn!("{peer} refused: {error}"),
             },
+            // Pitfall: accept-spins
             Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
         }
     }

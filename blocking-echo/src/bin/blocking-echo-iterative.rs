@@ -44,7 +44,7 @@ const RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
         serve(&listen(&addr)?)
     })
 }
@@ -57,6 +57,7 @@ fn serve(listener: &TcpListener) -> anyhow::Result<()> {
                 Ok(()) => info!("{peer} left"),
                 Err(error) => info!("{peer} left: {error}"),
             },
+            // Pitfall: accept-spins
             Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
         }
     }

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     run([ECHO_ADDR, THREADS], |[addr, threads]| {
         let threads: NonZeroUsize =
             threads.parse().with_context(|| format!("THREADS is {threads:?}"))?;
-        exit_on_stop()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
         let listener = Arc::new(listen(&addr)?);
         for _ in 1..threads.get() {
             let listener = Arc::clone(&listener);
@@ -72,6 +72,7 @@ fn serve(listener: &TcpListener) -> anyhow::Result<()> {
                 Ok(()) => info!("{peer} left"),
                 Err(error) => info!("{peer} left: {error}"),
             },
+            // Pitfall: accept-spins
             Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
         }
     }

@@ -327,6 +327,16 @@ fn a_half_close_ends_the_last_line() {
 }
 
 #[test]
+fn an_unended_quit_leaves_once() {
+    let (mut scene, [a, b]) = scene_of();
+    scene.say(a, "/quit");
+    scene.end(a);
+    assert_eq!(scene.read(a), "* bye\n");
+    assert!(scene.is_closed(a));
+    assert_eq!(scene.read(b), "* guest1 left\n");
+}
+
+#[test]
 fn a_half_close_delivers_what_is_owed() {
     let (mut scene, [a, b]) = scene_of();
     scene.say(a, "one\n");

@@ -207,14 +207,16 @@ fn call_all(addr: &str, requests: &[&str]) -> anyhow::Result<()> {
                 Ok(answer) => say(&format!("answer to {id}: {answer}")),
                 Err(error) => say(&format!("no answer to {id}: {error}")),
             }
-            let _ = done.send(outcome.is_ok());
+            let _ = done.send(outcome.err().map(|error| error.kind()));
         });
         caller.call(&format!("{ms} {text}"), callback);
     }
-    let failures = outcomes.iter().take(requests.len()).filter(|ok| !ok).count();
+    let failures: Vec<_> = outcomes.iter().take(requests.len()).flatten().collect();
     // What was given up may come yet.
-    (0..failures).try_for_each(|_| strays.recv_timeout(PATIENCE)).ok();
-    ensure!(failures == 0, "{failures} of {} requests without an answer", requests.len());
+    let mut late = failures.iter().filter(|kind| **kind == ErrorKind::TimedOut);
+    let _ = late.try_for_each(|_| strays.recv_timeout(WORK));
+    let (failed, all) = (failures.len(), requests.len());
+    ensure!(failed == 0, "{failed} of {all} requests without an answer");
     Ok(())
 }
 

@@ -75,14 +75,14 @@ fn demonstrate() -> anyhow::Result<()> {
     let ask = |path: &str, seconds| {
         Process::client("client", &["get", &format!("{site}{path}"), seconds])?.wait()
     };
-    ask("/", "1")?;
+    ask("/", "5")?;
     println!("--- an answer that the client does not like is an answer still");
-    ask("/nowhere", "1")?;
+    ask("/nowhere", "5")?;
     println!("--- one that does not come in time is an error, and the client goes on");
     ask("/slow", "0.5")?;
     println!("--- and so it is when nobody is there");
     server.kill()?;
-    ask("/", "1")?;
+    ask("/", "5")?;
     Ok(())
 }
 

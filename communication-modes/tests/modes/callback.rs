@@ -191,7 +191,7 @@ fn the_server_works_on_many() -> Result<()> {
 fn the_server_answers_all_after_a_fin() -> Result<()> {
     let server = server("callback", &["serve", "127.0.0.1:0"])?;
     let mut peer = Peer::connect(&server.addr)?;
-    peer.send("1 300 a\n2 200 b\n3 1 c")?;
+    peer.send("1 1500 a\n2 800 b\n3 1 c")?;
     peer.finish()?;
     peer.lines(&["3 c", "2 b", "1 a"])?;
     ensure!(peer.rest()?.is_empty());

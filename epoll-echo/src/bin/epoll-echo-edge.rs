@@ -47,8 +47,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 const EVENTS: usize = 256;
 /// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
 const ACCEPTS: usize = 64;
-/// Steps of the copy for one connection in a round: the others wait for a megabyte at most.
-const STEPS: usize = 16;
+/// Steps of the copy for one connection in a round: a flood keeps the others waiting no longer.
+const STEPS: usize = 4;
 /// Milliseconds until `accept` is tried again while descriptors are short.
 const RETRY: u16 = 100;
 
@@ -106,7 +106,7 @@ impl Server {
             };
             trace!("wait: epoll_wait"); // (1)
             let news = match self.epoll.wait(&mut events, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => &events[..result?],
             };
             trace!("wait: epoll_wait = news of {}", news.len());
@@ -132,11 +132,12 @@ impl Server {
     /// Steps of the copy until the socket is drained (3, 4); whether there is something left.
     fn go_on(&mut self, fd: RawFd, news: EpollFlags) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };
+        // Pitfalls: one-read-per-edge, edge-without-budget
         for _ in 0..STEPS {
             match connection.go_on(&mut self.buffer) {
                 // A read that did not fill the buffer has emptied the socket, and what comes now
                 // is news again (epoll(7), question 9). But a FIN that has come already is not:
-                // then read on, to the end of the input.
+                // then read on, to the end of the input. Pitfall: hangup-closes
                 Next::More(count) if count < BUFFER && !news.contains(EpollFlags::EPOLLRDHUP) => {
                     return false;
                 }
@@ -161,6 +162,7 @@ impl Server {
                     self.incoming = false;
                     break;
                 }
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;

@@ -5,7 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use integration_tests::Server;
+use integration_tests::wait::set_patience;
+use integration_tests::{PATIENCE, Server};
 use libtest_mimic::{Completion, Failed};
 use rustix::process::{Resource, getrlimit};
 
@@ -62,6 +63,11 @@ impl Case {
 
     /// Whether the server keeps what the case asks for; in any event, this ends.
     pub fn check(&self, server: &'static Server) -> Result<()> {
+        self.check_with(server, PATIENCE)
+    }
+
+    /// The same, with so much patience.
+    pub fn check_with(&self, server: &'static Server, patience: Duration) -> Result<()> {
         let (_exclusive, _shared) = if self.alone {
             (Some(MACHINE.write().unwrap_or_else(PoisonError::into_inner)), None)
         } else {
@@ -69,7 +75,10 @@ impl Case {
         };
         let (sender, result) = mpsc::channel();
         let run = self.run;
-        thread::spawn(move || sender.send(run(server)));
+        thread::spawn(move || {
+            set_patience(patience);
+            sender.send(run(server))
+        });
         match result.recv_timeout(LIMIT) {
             Ok(result) => result,
             Err(mpsc::RecvTimeoutError::Timeout) => {

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use integration_tests::client::message;
-use integration_tests::{Client, Flood, PATIENCE, Server};
+use integration_tests::{Client, Flood, Server, patience};
 
 use crate::case::Case;
 
-pub const CASES: &[Case] =
-    &[Case::new("beside_two_floods", beside_two_floods).applies(Server::is_concurrent).alone()];
+pub const CASES: &[Case] = &[
+    Case::new("beside_two_floods", beside_two_floods).applies(Server::is_concurrent).alone(),
+    Case::new("alone", alone),
+];
 
 /// Echoed to the floods while the third waits for one echo, on average.
 ///
@@ -29,6 +31,30 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// What each flood has to get back meanwhile: it is one.
 const FLOOD: u64 = 16 << 20;
 
+/// Who is alone with the server waits for nothing.
+///
+/// Where Nagle's algorithm waits for an acknowledgement that is delayed, each answer takes 40 ms
+/// or more; where not, the machine may be slow at times, but not each time.
+fn alone(server: &Server) -> Result<()> {
+    const DELAYED: Duration = Duration::from_millis(35);
+    server.launch().serve(|running| {
+        let client = Client::connect(running)?;
+        let mut times = Vec::new();
+        for seed in 0..100 {
+            let sent = Instant::now();
+            client.echo(&message(seed, 100))?;
+            times.push(sent.elapsed());
+        }
+        // The first acknowledgements of a connection are not delayed, nor some after a pause of
+        // 200 ms, which a busy machine may make.
+        times.drain(..20);
+        times.sort_unstable();
+        let time = times[times.len() / 2];
+        ensure!(time < DELAYED, "every other echo took {} ms or more", time.as_millis());
+        Ok(())
+    })
+}
+
 fn beside_two_floods(server: &Server) -> Result<()> {
     server.launch().serve(|running| {
         let floods = [Flood::start(running)?, Flood::start(running)?];
@@ -39,7 +65,7 @@ fn beside_two_floods(server: &Server) -> Result<()> {
         let (mut times, mut work) = (Vec::new(), 0);
         let start = Instant::now();
         while times.len() < 50 || !flooded() {
-            ensure!(start.elapsed() < PATIENCE, "a flooding peer is hardly served");
+            ensure!(start.elapsed() < patience(), "a flooding peer is hardly served");
             thread::sleep(PAUSE);
             let (sent, before) = (Instant::now(), echoed());
             third.echo(&message(1, 100))?;

@@ -12,6 +12,7 @@ pub const CASES: &[Case] = &[
     Case::new("resets_in_mid_transfer", resets_in_mid_transfer).applies(Server::is_concurrent),
     Case::new("resets_one_after_another", resets_one_after_another),
     Case::new("gone_before_accepted", gone_before_accepted),
+    Case::new("gone_before_read", gone_before_read),
     Case::new("garbage", garbage),
     Case::new("byte_at_a_time", byte_at_a_time),
     Case::new("stalled_peer", stalled_peer).applies(Server::is_concurrent),
@@ -68,6 +69,20 @@ fn gone_before_accepted(server: &Server) -> Result<()> {
             Ok(())
         })?;
         Client::connect(running)?.echo(b"still there?").context("after 30 that did not wait")
+    })
+}
+
+/// Nobody is there to take an echo: the first write is answered by an RST, the second one fails.
+fn gone_before_read(server: &Server) -> Result<()> {
+    server.launch().serve(|running| {
+        running.paused(|| {
+            for seed in 0..10 {
+                // It closes with a FIN, as there is nothing that it has not read.
+                Client::connect(running)?.send(&message(seed, 48 * 1024))?;
+            }
+            Ok(())
+        })?;
+        Client::connect(running)?.echo(b"still there?").context("after 10 that did not wait")
     })
 }
 

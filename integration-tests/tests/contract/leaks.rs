@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use integration_tests::client::{crowd, message};
-use integration_tests::{Client, Figures, PATIENCE, Running, Server, until};
+use integration_tests::{Client, Figures, Running, Server, patience, until};
 
 use crate::case::{Case, few_descriptors};
 
@@ -33,7 +33,7 @@ pub fn rounds(
             come_and_go(server, running, clients)?;
         }
         let mut now = Figures::default();
-        until("the server being as it was", PATIENCE, || {
+        until("the server being as it was", patience(), || {
             now = running.figures()?;
             let back = now.descriptors <= before.descriptors
                 && now.threads <= before.threads
@@ -77,7 +77,7 @@ fn leave(number: u64, client: Client) -> Result<()> {
 /// higher than at rest, and the test is less strict than it could be.
 fn settled(running: &Running) -> Result<Figures> {
     let mut last = running.figures()?;
-    until("the server coming to rest", PATIENCE, || {
+    until("the server coming to rest", patience(), || {
         thread::sleep(Duration::from_millis(100));
         let now = running.figures()?;
         let same = now.zombies == 0
@@ -86,4 +86,5 @@ fn settled(running: &Running) -> Result<Figures> {
         last = now;
         Ok(same.then_some(now))
     })
+    .with_context(|| format!("now: {last:?}"))
 }

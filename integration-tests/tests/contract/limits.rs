@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::client::Reply;
-use integration_tests::{Client, PATIENCE, Server, until};
+use integration_tests::{Client, Exchange, Server, exchange, patience, until};
 
 use crate::accept::Crowd;
 use crate::case::{Case, few_descriptors};
@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
         .lacks(few_descriptors)
         .alone(),
     Case::new("surplus_waits", surplus_waits).applies(|server| server.at_once < usize::MAX),
+    Case::new("short_signal_queue", short_signal_queue).applies(|server| server.is_told_by_signals),
 ];
 
 /// Clients past the last descriptor that the model can name see a close, the others are served.
@@ -41,7 +42,7 @@ fn refuses(server: &Server) -> Result<()> {
         inside.iter().try_for_each(|client| client.echo(b"still in?"))?;
         inside.truncate(count - 100);
         // Those who left may not have been noticed yet.
-        until("a new client being served after 100 had left", PATIENCE, || {
+        until("a new client being served after 100 had left", patience(), || {
             let client = Client::connect(running)?;
             let _ = client.send(b"in?");
             Ok((client.expect_or_end(b"in?")? == Reply::Echo).then_some(()))
@@ -64,5 +65,25 @@ fn surplus_waits(server: &Server) -> Result<()> {
             crowd.expect(1).context("when one had left")?;
         }
         Ok(())
+    })
+}
+
+/// The kernel can queue a sixteenth of the signals that there is reason for at once: no client
+/// loses a byte by it.
+fn short_signal_queue(server: &Server) -> Result<()> {
+    const QUEUED: u64 = 16;
+    server.launch().queued_signals(QUEUED).serve(|running| {
+        // What comes while the server is stopped is signalled at once when it goes on.
+        let clients: Vec<_> =
+            (0..16 * QUEUED).map(|_| Client::connect(running)).collect::<Result<_>>()?;
+        clients.iter().try_for_each(|client| client.echo(b"ready?"))?;
+        running.paused(|| clients.iter().try_for_each(|client| client.send(b"queued")))?;
+        clients.iter().try_for_each(|client| client.expect(b"queued"))?;
+
+        let mut transfers: Vec<_> = (0..)
+            .zip(clients)
+            .map(|(seed, client)| Ok(Exchange::new(client, seed, 200_000)?.then_half_close()))
+            .collect::<Result<_>>()?;
+        exchange::run(&mut transfers)
     })
 }

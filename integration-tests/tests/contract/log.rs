@@ -1,7 +1,7 @@
 //! The log shows who came and went, and with `RUST_LOG=trace` the two phases of each operation.
 
 use anyhow::{Context, Result};
-use integration_tests::{Client, PATIENCE, Running, Server, until};
+use integration_tests::{Client, Running, Server, patience, until};
 use regex::Regex;
 
 use crate::case::Case;
@@ -12,7 +12,7 @@ pub const CASES: &[Case] =
 /// Waits until a line of the log matches.
 fn shows(running: &Running, pattern: &str) -> Result<()> {
     let line = Regex::new(pattern)?;
-    until(&format!("a line like {pattern:?} in the log"), PATIENCE, || {
+    until(&format!("a line like {pattern:?} in the log"), patience(), || {
         Ok(running.log()?.lines().any(|text| line.is_match(text)).then_some(()))
     })
 }

@@ -5,13 +5,15 @@
 //! that it does not apply to is not there; what this machine cannot run shows as `ignored`.
 //!
 //! A chat server keeps the same contract, but speaks otherwise: its cases are in `chat`, and those
-//! of the room's rules with them. `cargo test chat` runs all of these.
+//! of the room's rules with them. `cargo test chat` runs all of these. For the server that has no
+//! connections, `datagrams` says what the contract comes to.
 
 mod case;
 mod servers;
 
 mod accept;
 mod backpressure;
+mod datagrams;
 mod fairness;
 mod half_close;
 mod idle;
@@ -25,6 +27,9 @@ mod start;
 mod whole;
 
 mod chat;
+mod pitfalls;
+mod room;
+mod table;
 
 use std::process::ExitCode;
 
@@ -33,7 +38,7 @@ use libtest_mimic::{Arguments, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use case::Case;
-use servers::{CHATS, SERVERS};
+use servers::{CHATS, DATAGRAMS, SERVERS};
 
 /// The lines of the contract, in its order; then what the command line promises.
 const CONTRACT: &[(&str, &[Case])] = &[
@@ -58,6 +63,7 @@ fn main() -> ExitCode {
         let servers = SERVERS.iter().chain(CHATS);
         let mut packages: Vec<_> = servers.map(|server| server.package).collect();
         packages.dedup();
+        packages.push(pitfalls::PACKAGE);
         if let Err(error) = binaries::build(&packages) {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;
@@ -72,7 +78,10 @@ fn main() -> ExitCode {
 
 fn trials() -> Vec<Trial> {
     let mut trials = trials_of(CONTRACT, SERVERS);
+    trials.extend(trials_of(&[("datagrams", datagrams::CASES)], DATAGRAMS));
     trials.extend(trials_of(chat::CONTRACT, CHATS));
+    trials.extend(pitfalls::trials());
+    trials.extend(table::trials());
     trials
 }
 

@@ -51,8 +51,7 @@ pub const SERVERS: &[Server] = &[
         package: "select-echo",
         name: "select-echo",
         highest_descriptor: Some(1024),
-        // With so few the allocator's own pages weigh more.
-        idle_memory: Some(2 * AN_ENTRY),
+        idle_memory: Some(AN_ENTRY),
         idle_clients: SELECT_HOLDS,
         ..ECHO
     },
@@ -77,9 +76,30 @@ pub const SERVERS: &[Server] = &[
         idle_clients: 5000,
         ..ECHO
     },
-    Server { package: "aio-echo", name: "aio-echo", ..ECHO },
+    Server {
+        package: "sigio-echo",
+        name: "sigio-echo",
+        is_told_by_signals: true,
+        idle_memory: Some(AN_ENTRY),
+        // Each signal has it try every one of them.
+        idle_clients: 2000,
+        ..ECHO
+    },
+    Server {
+        package: "sigio-echo",
+        name: "sigio-echo-realtime",
+        is_told_by_signals: true,
+        idle_memory: Some(AN_ENTRY),
+        idle_clients: 5000,
+        ..ECHO
+    },
+    Server { package: "aio-echo", name: "aio-echo", is_told_by_signals: true, ..ECHO },
     Server { package: "aio-echo", name: "aio-echo-uring", lacks: no_io_uring, ..ECHO },
 ];
+
+/// The one that has no connections: it has cases of its own.
+pub const DATAGRAMS: &[Server] =
+    &[Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO }];
 
 /// Bytes that an idle guest may cost a chat server: its entries in the room and in the server's
 /// tables, and room for some lines to come; less than a buffer for the next read.
@@ -88,6 +108,8 @@ const A_GUEST: u64 = 4000;
 /// The chat servers, over which the room's rules and most of the contract run.
 pub const CHATS: &[Server] = &[
     Server { package: "reactor-chat", name: "reactor-chat", idle_memory: Some(A_GUEST), ..CHAT },
+    // It reads through one descriptor of a client's and writes through another.
+    Server { package: "proactor-chat", name: "proactor-chat", descriptors_per_client: 2, ..CHAT },
     Server {
         package: "proactor-chat",
         name: "proactor-chat-simulated",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::client::crowd;
-use integration_tests::{Exchange, Flood, Running, Server};
+use integration_tests::{Exchange, Flood, Running, Server, patience};
 use rustix::process::Signal;
 
 use crate::case::Case;
@@ -53,7 +53,7 @@ fn flooding_client(server: &Server, signal: Signal) -> Result<()> {
 
 pub fn ends(running: &mut Running, signal: Signal) -> Result<()> {
     running.signal(signal)?;
-    let (status, time) = running.wait(Duration::from_secs(20))?;
+    let (status, time) = running.wait(patience())?;
     ensure!(status.code() == Some(0), "it ended with {status}");
     ensure!(time < LIMIT, "it took {time:?} to end");
     running.wait_for_children(LIMIT)?;

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context, Result, ensure};
@@ -45,23 +46,23 @@ fn refuses<A: Into<OsString>>(
     Ok(output.stderr)
 }
 
-fn refuses_address(server: &Server, address: &str) -> Result<()> {
+pub fn refuses_address(server: &Server, address: &str) -> Result<()> {
     let line = refuses(server, [address], &[1, 2]).with_context(|| format!("{address:?}"))?;
     ensure!(line.contains(address), "{address:?} is not named in {line:?}");
     Ok(())
 }
 
-fn unparsable(server: &Server) -> Result<()> {
+pub fn unparsable(server: &Server) -> Result<()> {
     let bad = ["", "nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:x", ":0:0"];
     bad.into_iter().try_for_each(|address| refuses_address(server, address))
 }
 
-fn unresolvable(server: &Server) -> Result<()> {
+pub fn unresolvable(server: &Server) -> Result<()> {
     // A label of more than 63 characters is no name, so that nobody on the network is asked.
     refuses_address(server, &format!("{}.invalid:7000", "x".repeat(64)))
 }
 
-fn not_ours(server: &Server) -> Result<()> {
+pub fn not_ours(server: &Server) -> Result<()> {
     // TEST-NET-3 (RFC 5737), which nobody has.
     refuses_address(server, "203.0.113.1:0")
 }
@@ -71,7 +72,7 @@ fn in_use(server: &Server) -> Result<()> {
     refuses_address(server, &listener.local_addr()?.to_string())
 }
 
-fn not_utf8(server: &Server) -> Result<()> {
+pub fn not_utf8(server: &Server) -> Result<()> {
     let bad = || OsString::from_vec(b"\xff\xfe:0".to_vec());
     refuses(server, [bad()], &[1, 2])?;
     refuses(server, ["127.0.0.1:0".into(), bad()], &[1, 2])?;
@@ -85,19 +86,19 @@ fn bad_argument(server: &Server) -> Result<()> {
     Ok(())
 }
 
-fn surplus_argument(server: &Server) -> Result<()> {
+pub fn surplus_argument(server: &Server) -> Result<()> {
     let arguments = ["127.0.0.1:0"].into_iter().chain(server.argument).chain(["surplus"]);
     refuses(server, arguments, &[2])?;
     Ok(())
 }
 
-fn unknown_option(server: &Server) -> Result<()> {
+pub fn unknown_option(server: &Server) -> Result<()> {
     refuses(server, ["--frobnicate"], &[2])?;
     refuses(server, ["127.0.0.1:0", "-x"], &[2])?;
     Ok(())
 }
 
-fn help(server: &Server) -> Result<()> {
+pub fn help(server: &Server) -> Result<()> {
     for option in ["-h", "--help"] {
         let output = server.launch_with([option]).output()?;
         ensure!(output.status.code() == Some(0), "it ended with {}", output.status);
@@ -116,7 +117,7 @@ fn localhost(server: &Server) -> Result<()> {
     })
 }
 
-fn no_ipv6() -> Option<&'static str> {
+pub fn no_ipv6() -> Option<&'static str> {
     let missing = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err();
     missing.then_some("this machine has no IPv6")
 }
@@ -136,15 +137,17 @@ fn dual_stack(server: &Server) -> Result<()> {
 }
 
 fn stdout_closed(server: &Server) -> Result<()> {
-    let running = server.launch().start_unheard(None)?;
-    (server.greet)(&Client::connect(&running)?)?;
-    running.check_health()
+    serves_unheard(server, None)
 }
 
 fn stdout_broken(server: &Server) -> Result<()> {
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     drop(reader);
-    let running = server.launch().start_unheard(Some(writer))?;
-    (server.greet)(&Client::connect(&running)?)?;
-    running.check_health()
+    serves_unheard(server, Some(writer))
+}
+
+fn serves_unheard(server: &Server, stdout: Option<OwnedFd>) -> Result<()> {
+    let mut running = server.launch().start_unheard(stdout)?;
+    let result = Client::connect(&running).and_then(|client| (server.greet)(&client));
+    running.judge(result)
 }

@@ -9,6 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::utsname::uname;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
+use procfs::process::Process;
 use procfs::{CpuInfo, Current, CurrentSI, KernelStats};
 
 /// Where the servers run, and where the load.
@@ -66,8 +67,9 @@ pub fn raise_descriptors() -> Result<usize> {
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
     at: Instant,
-    /// What this thread has run.
+    /// What this thread has run, and how often it was given the core.
     own: Duration,
+    slices: u64,
     idle: [Duration; 2],
 }
 
@@ -79,7 +81,9 @@ impl Moment {
             Ok(times.idle_duration() + times.iowait_duration().unwrap_or_default())
         };
         let own = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
-        Ok(Self { at: Instant::now(), own, idle: [idle(cores.server)?, idle(cores.load)?] })
+        // The load runs in the main thread, and this file is about that one.
+        let slices = Process::myself()?.schedstat()?.pcount;
+        Ok(Self { at: Instant::now(), own, slices, idle: [idle(cores.server)?, idle(cores.load)?] })
     }
 
     pub fn since(self, start: Self) -> Usage {
@@ -87,6 +91,7 @@ impl Moment {
         Usage {
             wall: self.at - start.at,
             load: self.own.saturating_sub(start.own),
+            load_slices: self.slices.saturating_sub(start.slices),
             server_idle: spent(0),
             load_idle: spent(1),
         }
@@ -99,22 +104,28 @@ pub struct Usage {
     pub wall: Duration,
     /// By the load.
     pub load: Duration,
+    load_slices: u64,
     server_idle: Duration,
     load_idle: Duration,
 }
 
+/// What it takes to get from idle to running and back, which is counted as neither: interrupts
+/// and two context switches. Seen from 1 to 2 microseconds.
+const SLICE: Duration = Duration::from_micros(2);
+
 impl Usage {
-    /// The share of its core that the load did not have and that was not idle.
+    /// The share of its core that neither the load had, nor the idle task.
     pub fn taken_from_load(&self) -> f64 {
-        self.taken(self.load + self.load_idle)
+        self.taken(self.load, self.load_idle, self.load_slices)
     }
 
-    /// The same for the server, which ran for `server`.
-    pub fn taken_from_server(&self, server: Duration) -> f64 {
-        self.taken(server + self.server_idle)
+    /// The same for the server, which ran for `server` in so many slices.
+    pub fn taken_from_server(&self, server: Duration, slices: u64) -> f64 {
+        self.taken(server, self.server_idle, slices)
     }
 
-    fn taken(&self, accounted: Duration) -> f64 {
+    fn taken(&self, own: Duration, idle: Duration, slices: u64) -> f64 {
+        let accounted = own + idle + SLICE * slices as u32;
         self.wall.saturating_sub(accounted).as_secs_f64() / self.wall.as_secs_f64()
     }
 }

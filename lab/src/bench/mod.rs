@@ -16,6 +16,7 @@ mod tables;
 
 use std::env;
 use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -34,8 +35,8 @@ use tables::Medium;
 
 /// How often a sample is repeated in which something else had a core for too long.
 const REPEATS: usize = 2;
-/// All repeats together take so much of the planned time: a third.
-const REPEATS_SHARE: u32 = 3;
+/// All repeats together take no more than this part of the planned time: a quarter.
+const REPEATS_SHARE: u32 = 4;
 /// Descriptors that server and load each need besides those for the connections.
 const SPARE: usize = 64;
 /// What a sample takes besides the time it measures; and each of its connections. They are only
@@ -58,7 +59,7 @@ pub struct Bench {
     /// Where the samples, the page and the plots go [default: below target/]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How often each sample is taken [default: 5, or 1 with --quick]
+    /// How often each sample is taken [default: 9, or 1 with --quick]
     #[arg(long)]
     rounds: Option<usize>,
 }
@@ -90,7 +91,7 @@ impl Bench {
         host::pin(cores.load)?;
         let plan = Plan {
             points: points::plan(&self.scenario, self.quick),
-            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 5 }),
+            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 9 }),
             method: Method::new(self.quick, cores, Counter::choose()),
             descriptors: host::raise_descriptors()?,
             subjects,
@@ -98,26 +99,23 @@ impl Bench {
         };
         let machine = host::describe(cores)?;
         for line in &machine {
-            println!("{line}");
+            say(line);
         }
         if cfg!(debug_assertions) {
-            println!("A build without optimisation: the figures mean nothing.");
+            say("A build without optimisation: the figures mean nothing.");
         }
-        let samples = plan.measure()?;
-        write_samples(&out.join("samples.csv"), &samples)?;
-
+        let samples = plan.measure(&out.join("samples.csv"))?;
         let summary = Summary::new(samples);
-        for (title, note, table) in
-            tables::overview(&summary, &plan.points, &plan.subjects, Medium::Terminal)
-        {
-            println!("\n{title}{}{note}\n{table}", if note.is_empty() { "" } else { ". " });
-        }
-        println!("\n{}", tables::legend());
-        let plots = plots::draw(&out, &summary, &plan.points, &plan.subjects)?;
         let Plan { subjects, points, rounds, method, .. } = plan;
+        let plots = plots::draw(&out, &summary, &points, &subjects)?;
         let page = page::page(&summary, &points, &subjects, method, &machine, rounds, &plots);
         fs::write(out.join("README.md"), page)?;
-        println!("\nSamples, tables and plots: {}", out.display());
+        for (title, note, table) in tables::overview(&summary, &points, &subjects, Medium::Terminal)
+        {
+            say(&format!("\n{title}{}{note}\n{table}", if note.is_empty() { "" } else { ". " }));
+        }
+        say(&format!("\n{}", tables::legend(&summary)));
+        say(&format!("\nSamples, tables and plots: {}", out.display()));
         let failures = summary.failures();
         if !failures.is_empty() {
             bail!("failed:\n{}", failures.join("\n"));
@@ -140,8 +138,10 @@ impl Bench {
 }
 
 impl Method {
+    /// Many short samples rather than a few long ones: what drifts meanwhile is the same for all
+    /// servers of a round, and an outlier leaves the median of nine rounds where it is.
     fn new(quick: bool, cores: Cores, counter: Counter) -> Self {
-        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [200, 1000, 200] };
+        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [100, 300, 100] };
         let [warm_up, time, counting] = [warm_up, time, counting].map(Duration::from_millis);
         Self { cores, warm_up, time, counting, counter }
     }
@@ -149,7 +149,10 @@ impl Method {
 
 impl Plan {
     /// The servers take turns under each load, and so round after round.
-    fn measure(&self) -> Result<Vec<Sample>> {
+    ///
+    /// Each sample is written at once: what was measured is kept, however this ends.
+    fn measure(&self, path: &Path) -> Result<Vec<Sample>> {
+        let mut file = csv::Writer::from_path(path)?;
         let mut turns = Vec::new();
         for round in 1..=self.rounds {
             for &point in &self.points {
@@ -159,35 +162,41 @@ impl Plan {
         }
         let costs = turns.iter().map(|&(round, point, subject)| self.cost(round, point, subject));
         let total: Duration = costs.sum();
+        say(&format!("{} samples, about {}", turns.len(), HumanDuration(total)));
         let bar = ProgressBar::new(total.as_millis() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {prefix} left  {wide_msg}")?);
         let mut samples = Vec::new();
         let mut repeats = total / REPEATS_SHARE;
         for (round, point, subject) in turns {
-            bar.set_prefix(HumanDuration(bar.eta()).to_string());
+            let left = if bar.position() == 0 { total } else { bar.eta() };
+            bar.set_prefix(HumanDuration(left).to_string());
             bar.set_message(format!("{} · {point} · round {round}", subject.name));
             bar.tick();
-            self.sample(round, point, subject, &mut samples, &mut repeats);
+            let taken = self.samples(round, point, subject, &mut repeats);
+            for sample in &taken {
+                file.serialize(sample.row())?;
+            }
+            file.flush()?;
+            samples.extend(taken);
             bar.inc(self.cost(round, point, subject).as_millis() as u64);
         }
         bar.finish_and_clear();
         Ok(samples)
     }
 
-    /// Adds a sample, and those before it that were not good enough.
-    fn sample(
+    /// A sample, after those that were not good enough.
+    fn samples(
         &self,
         round: usize,
         point: Point,
         subject: &'static Subject,
-        samples: &mut Vec<Sample>,
         repeats: &mut Duration,
-    ) {
+    ) -> Vec<Sample> {
         if let Some(note) = self.impossible(point, subject) {
-            samples.push(Sample::skipped(round, point, subject, note));
-            return;
+            return vec![Sample::skipped(round, point, subject, note)];
         }
         let cost = self.cost(round, point, subject);
+        let mut samples = Vec::new();
         for attempt in 0..=REPEATS {
             // The count of system calls does not vary from round to round.
             let counting = round == 1 && attempt == 0;
@@ -199,6 +208,7 @@ impl Plan {
             }
             *repeats -= cost;
         }
+        samples
     }
 
     fn impossible(&self, point: Point, subject: &Subject) -> Option<String> {
@@ -226,11 +236,7 @@ impl Plan {
     }
 }
 
-fn write_samples(path: &Path, samples: &[Sample]) -> Result<()> {
-    let mut file = csv::Writer::from_path(path)?;
-    for sample in samples {
-        file.serialize(sample.row())?;
-    }
-    file.flush()?;
-    Ok(())
+/// Prints, if somebody reads it.
+fn say(text: &str) {
+    let _ = writeln!(io::stdout(), "{text}");
 }

@@ -35,7 +35,8 @@ pub fn page(
 ) -> String {
     let mut page =
         "# What each model costs\n\nMade by `cargo run --release -p lab -- bench`".to_owned();
-    page += &format!(" in {rounds} rounds of {} s a sample, on:\n\n", method.time.as_secs_f64());
+    let rounds = if rounds == 1 { "one round".to_owned() } else { format!("{rounds} rounds") };
+    page += &format!(" in {rounds}, {} s a sample, on:\n\n", method.time.as_secs_f64());
     if cfg!(debug_assertions) {
         page += "- **a build without optimisation: the figures mean nothing**\n";
     }
@@ -52,7 +53,7 @@ pub fn page(
     for (name, title) in plots {
         page += &format!("\n![{title}]({name}.svg)\n");
     }
-    page += &format!("\n{}\n", tables::legend());
+    page += &format!("\n{}\n", tables::legend(summary));
     add(&mut page, "##", tables::overview(summary, points, subjects, Medium::Page));
     page += &format!("\n## What the figures do not show\n\n{NOT_SHOWN}");
     page += &format!("\n## How it is measured\n\n{}", how(method));
@@ -90,7 +91,7 @@ fn how(method: Method) -> String {
   every line. A server that fails the check is in no figure.
 - The servers take turns under each load, round after round; a ratio is taken between two samples of a round.
 - Server and load have a core each, if there are two. A sample in which something else had one of them for more than
-  5 % of the time is repeated, up to {REPEATS} times, and then marked.
+  5 % of the time is repeated, up to {REPEATS} times, and then marked `~`.
 - CPU time: the clocks of the server's processes, by the nanosecond. `user`: their proportion, by the ticks.
 - System calls: {calls}.
 - Latency: from the first byte sent to the last byte back, by the client's clock.

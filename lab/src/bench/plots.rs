@@ -160,9 +160,14 @@ struct Plots<'a> {
 
 impl Plots<'_> {
     /// The figure of each subject at those points that are on the axis, by the value on it.
-    fn series(&self, axis: impl Fn(Point) -> Option<usize>, figure: Figure) -> Vec<Series> {
+    fn series(
+        &self,
+        subjects: impl Fn(&Subject) -> bool,
+        axis: impl Fn(Point) -> Option<usize>,
+        figure: Figure,
+    ) -> Vec<Series> {
         let mut series = Vec::new();
-        for subject in self.subjects {
+        for subject in self.subjects.iter().filter(|subject| subjects(subject)) {
             let at = |&point: &Point| {
                 let x = axis(point)?;
                 let y = self.summary.measured(point, subject)?;
@@ -187,7 +192,7 @@ impl Plots<'_> {
             Point::Echo { active: 1, idle, size: SMALL } => Some(1 + idle),
             _ => None,
         };
-        let series = self.series(axis, CPU);
+        let series = self.series(|_| true, axis, CPU);
         let panel = ("connections, of which one is busy", "CPU time a message", series);
         self.lines(name, title, &[panel])
     }
@@ -197,9 +202,13 @@ impl Plots<'_> {
             Point::Echo { active, idle: 0, size: SMALL } => Some(active),
             _ => None,
         };
-        let panels = panels
-            .iter()
-            .map(|&(label, figure)| ("busy connections", label, self.series(axis, figure)));
+        // One floor is enough where they all lie close together.
+        let subjects = |subject: &Subject| {
+            subject.name == "floor-epoll" || !subject.name.starts_with("floor-")
+        };
+        let panels = panels.iter().map(|&(label, figure)| {
+            ("busy connections", label, self.series(subjects, axis, figure))
+        });
         self.lines(name, title, &panels.collect::<Vec<_>>())
     }
 
@@ -495,7 +504,7 @@ fn around(values: &[f64]) -> (f64, f64) {
 fn ticks(from: f64, to: f64) -> Vec<f64> {
     let steps: &[f64] = match to / from {
         ratio if ratio > 2000.0 => &[1.0],
-        ratio if ratio > 20.0 => &[1.0, 2.0, 5.0],
+        ratio if ratio > 5.0 => &[1.0, 2.0, 5.0],
         _ => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0],
     };
     let decades = from.log10().floor() as i32..=to.log10().ceil() as i32;

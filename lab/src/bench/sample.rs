@@ -27,8 +27,8 @@ pub struct Method {
     pub counter: Counter,
 }
 
-/// The share of a core that others may take, beyond which a sample is not believed. At most: the
-/// kernel counts a core's idle time in hundredths of a second.
+/// The share of a core that others may have, beyond which a sample is not believed. More in a
+/// short sample: the kernel counts a core's idle time in hundredths of a second.
 const TAKEN: f64 = 0.05;
 const TICK: Duration = Duration::from_millis(10);
 
@@ -221,21 +221,20 @@ fn measure(
     let tally = clients.take();
     let usage = end.since(start);
     let used = after.since(before);
-    let microseconds = |quantile| tally.latency.value_at_quantile(quantile) as f64 / 1e3;
     let share = |time: Duration| time.as_secs_f64() / usage.wall.as_secs_f64();
     let apart = !method.cores.shared();
     let mut figures = Figures {
         seconds: usage.wall.as_secs_f64(),
         messages: tally.messages,
-        cpu_us: Some(used.time.as_secs_f64() * 1e6 / tally.messages as f64),
+        cpu_us: (tally.messages > 0).then(|| used.time.as_secs_f64() * 1e6 / tally.messages as f64),
         user_share: used.user_share(),
-        p50_us: Some(microseconds(0.5)),
-        p99_us: Some(microseconds(0.99)),
-        p999_us: Some(microseconds(0.999)),
+        p50_us: tally.quantile_us(0.5),
+        p99_us: tally.quantile_us(0.99),
+        p999_us: tally.quantile_us(0.999),
         threads: Some(tree.threads()?),
         server_ran: Some(share(used.time)),
         load_ran: Some(share(usage.load)),
-        server_taken: apart.then(|| usage.taken_from_server(used.time)),
+        server_taken: apart.then(|| usage.taken_from_server(used.time, used.slices)),
         load_taken: apart.then(|| usage.taken_from_load()),
         ..Figures::default()
     };
@@ -244,12 +243,14 @@ fn measure(
     if !(subject.spins && method.counter == Counter::Strace) {
         clients.drain()?;
         clients.take();
+        let mut worked = Ok(());
         let calls = method.counter.count(&tree.pids(), || {
-            clients.run(method.counting)?;
-            clients.drain()
-        })?;
+            worked = clients.run(method.counting).and_then(|()| clients.drain());
+        });
+        worked?;
+        // That nothing can be counted is no fault of the server's.
         let messages = clients.take().messages as f64;
-        figures.calls = calls.map(|calls| calls as f64 / messages);
+        figures.calls = calls.ok().flatten().map(|calls| calls as f64 / messages);
     }
     clients.finish()?;
     Ok(figures)
@@ -266,22 +267,65 @@ fn now_and_then(server: &Server, method: Method) -> Result<Figures> {
     thread::sleep(time / 2);
     let (end, after) = (Moment::now(method.cores)?, tree.used()?);
     let usage = end.since(start);
-    let used = after.since(before).time;
+    let used = after.since(before);
 
     let shape = echo::Shape { connections: 1, message: SMALL, window: 1, patience: PATIENCE };
     let tally = echo::now_and_then(server.addr, shape, APART, time)?;
     idle.check()?;
-    let microseconds = |quantile| tally.latency.value_at_quantile(quantile) as f64 / 1e3;
     let apart = !method.cores.shared();
     Ok(Figures {
         seconds: usage.wall.as_secs_f64(),
         messages: tally.messages,
-        p50_us: Some(microseconds(0.5)),
-        p99_us: Some(microseconds(0.99)),
-        p999_us: Some(microseconds(0.999)),
-        idle_cpu: Some(used.as_secs_f64() / usage.wall.as_secs_f64()),
+        p50_us: tally.quantile_us(0.5),
+        p99_us: tally.quantile_us(0.99),
+        p999_us: tally.quantile_us(0.999),
+        idle_cpu: Some(used.time.as_secs_f64() / usage.wall.as_secs_f64()),
         threads: Some(tree.threads()?),
-        server_taken: apart.then(|| usage.taken_from_server(used)),
+        server_taken: apart.then(|| usage.taken_from_server(used.time, used.slices)),
         ..Figures::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::subjects;
+    use super::*;
+
+    const POINT: Point = Point::Echo { active: 1, idle: 0, size: SMALL };
+
+    /// A sample of a subject whose binary is this one.
+    fn sample(name: &str, binary: &str) -> Sample {
+        let subject = subjects::find(name).expect("it is in the table");
+        let binaries = Binaries::from([(name.to_owned(), binary.into())]);
+        let cores = Cores::choose().expect("a core");
+        let time = Duration::from_millis(10);
+        let counter = Counter::Nothing;
+        let method = Method { cores, warm_up: time, time, counting: time, counter };
+        Sample::take(1, POINT, subject, &binaries, method, false)
+    }
+
+    #[test]
+    fn a_server_that_does_not_start_has_failed() {
+        let sample = sample("epoll-echo", "/bin/false");
+        assert_eq!(sample.outcome, Outcome::Failed);
+        assert!(sample.note.contains("does not start"), "{}", sample.note);
+    }
+
+    #[test]
+    fn a_server_that_the_kernel_refuses_is_skipped() {
+        assert_eq!(sample("aio-echo-uring", "/bin/false").outcome, Outcome::Skipped);
+    }
+
+    #[test]
+    fn a_server_that_says_where_it_listens_and_does_not_has_failed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("server");
+        let script = "#!/bin/sh\necho liar listening on 127.0.0.1:1\nsleep 10\n";
+        std::fs::write(&path, script).expect("it can be written");
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&path, executable).expect("it is ours");
+        let sample = sample("epoll-echo", &path.to_string_lossy());
+        assert_eq!(sample.outcome, Outcome::Failed);
+        assert!(sample.note.contains("cannot connect"), "{}", sample.note);
+    }
 }

@@ -159,6 +159,8 @@ pub struct Used {
     /// tell the proportion only.
     pub user_ticks: u64,
     pub system_ticks: u64,
+    /// How often a thread was given the core.
+    pub slices: u64,
 }
 
 impl Used {
@@ -167,6 +169,7 @@ impl Used {
             time: self.time.saturating_sub(start.time),
             user_ticks: self.user_ticks.saturating_sub(start.user_ticks),
             system_ticks: self.system_ticks.saturating_sub(start.system_ticks),
+            slices: self.slices.saturating_sub(start.slices),
         }
     }
 
@@ -178,7 +181,7 @@ impl Used {
 
 impl Tree {
     pub fn used(&self) -> Result<Used> {
-        let mut used = Used { time: Duration::ZERO, user_ticks: 0, system_ticks: 0 };
+        let mut used = Used { time: Duration::ZERO, user_ticks: 0, system_ticks: 0, slices: 0 };
         for process in &self.0 {
             let clock = clock_getcpuclockid(Pid::from_raw(process.pid()))?;
             used.time += Duration::from(clock_gettime(clock)?);
@@ -187,6 +190,9 @@ impl Tree {
             let stat = process.stat()?;
             used.user_ticks += stat.utime;
             used.system_ticks += stat.stime;
+            // One that ends meanwhile takes its count along.
+            let tasks = process.tasks()?.flatten().flat_map(|task| task.schedstat());
+            used.slices += tasks.map(|schedstat| schedstat.pcount).sum::<u64>();
         }
         Ok(used)
     }

@@ -82,6 +82,7 @@ pub const SUBJECTS: &[Subject] = &[
     Subject { name: "floor-poll", look: 6, ..ECHO },
     Subject { name: "floor-epoll", look: 7, ..ECHO },
     Subject { package: "reactor-chat", name: "reactor-chat", look: 7, ..CHAT },
+    Subject { package: "proactor-chat", name: "proactor-chat", holds: 1024, look: 11, ..CHAT },
     Subject { package: "proactor-chat", name: "proactor-chat-simulated", look: 8, ..CHAT },
     Subject {
         package: "proactor-chat",

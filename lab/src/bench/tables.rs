@@ -64,10 +64,10 @@ const RATIO: Column = Column {
     head: "× epoll-echo",
     show: |measured| {
         let ratio = measured.ratio?;
-        Some(if (ratio.max - ratio.min) < 0.005 {
+        Some(if (ratio.upper - ratio.lower) < 0.005 {
             format!("{:.2}", ratio.median)
         } else {
-            format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max)
+            format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.lower, ratio.upper)
         })
     },
 };
@@ -160,8 +160,9 @@ pub fn overview(
         for &point in &pauses {
             for subject in subjects.iter().filter(|subject| point.concerns(subject)) {
                 let pause = match point {
+                    Point::Pause { pause: Some(0) } => "none".to_owned(),
                     Point::Pause { pause: Some(pause) } => time(pause as f64),
-                    _ => "–".to_owned(),
+                    _ => "waits".to_owned(),
                 };
                 let head = [subject.name.to_owned(), pause];
                 add(&mut table, head, summary.cell(point, subject), &[P50, P99, IDLE_CPU]);
@@ -216,7 +217,9 @@ fn matrix(
     for subject in subjects.iter().filter(|subject| points.iter().any(|p| p.concerns(subject))) {
         let cells = points.iter().map(|&point| match summary.cell(point, subject) {
             Some(Cell::Measured(measured)) => {
-                let mark = if measured.disturbed { "~" } else { "" };
+                // Who else had the cores does not change what memory was taken.
+                let disturbed = measured.disturbed && column.head != MEMORY.head;
+                let mark = if disturbed { "~" } else { "" };
                 (column.show)(&measured).map_or("–".to_owned(), |text| format!("{mark}{text}"))
             }
             other => instead(other),
@@ -244,7 +247,7 @@ fn rows(
 
 fn new<const N: usize>(medium: Medium, heads: [&str; N], columns: &[Column]) -> Table {
     let mut table = Table::new();
-    table.load_style(match medium {
+    table.load_preset(match medium {
         Medium::Terminal => presets::UTF8_FULL_CONDENSED,
         Medium::Page => presets::ASCII_MARKDOWN,
     });
@@ -290,11 +293,13 @@ fn instead(cell: Option<Cell>) -> String {
 }
 
 /// What the marks in the tables mean.
-pub fn legend() -> String {
+pub fn legend(summary: &Summary) -> String {
+    let (disturbed, all) = summary.disturbed();
     format!(
         "CPU time is that of all threads and processes of the server. × {REFERENCE}: the median of \
-         the rounds, and between what. `~`: other programs had the cores for too long. `holds N`: \
-         the server takes no more connections. `–`: not measured."
+         the rounds, and between what their middle half lies. `~`: in every sample something else \
+         had the cores for too long (in {disturbed} of all {all} samples). `holds N`: the server \
+         takes no more connections. `–`: not measured."
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, thread};
 
-use lab::{accept, copy, listen};
+use floor::{accept, copy, listen};
 
 fn main() -> io::Result<()> {
     let listener = listen("floor-blocking")?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use lab::{BUFFER, accept, copy, listen};
+use floor::{BUFFER, accept, copy, listen};
 use libc::{EPOLL_CTL_ADD, EPOLLIN, c_int, epoll_create1, epoll_ctl, epoll_event, epoll_wait};
 
 fn main() -> io::Result<()> {

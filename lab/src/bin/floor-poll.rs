@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
-use lab::{BUFFER, accept, copy, listen};
+use floor::{BUFFER, accept, copy, listen};
 use libc::{POLLIN, nfds_t, poll, pollfd};
 
 fn main() -> io::Result<()> {

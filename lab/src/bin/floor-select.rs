@@ -5,7 +5,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::null_mut;
 
-use lab::{BUFFER, accept, copy, listen};
+use floor::{BUFFER, accept, copy, listen};
 use libc::{FD_CLR, FD_ISSET, FD_SET, fd_set, select};
 
 fn main() -> io::Result<()> {

@@ -25,7 +25,7 @@ fn main() -> anyhow::Result<()> {
     poll.registry().register(&mut server, SERVER, Interest::READABLE)?;
     let mut connections = HashMap::new();
     let mut last = SERVER.0;
-    let mut buffer = vec![0; lab::BUFFER];
+    let mut buffer = vec![0; floor::BUFFER];
     loop {
         match poll.poll(&mut events, None) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,

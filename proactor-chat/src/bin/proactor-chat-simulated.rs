@@ -55,7 +55,7 @@ use common::{Accepted, CHAT_ADDR, IDLE, accept, listen, read, run, stop_socket, 
 use log::{debug, info, trace, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use proactor_chat::Workers;
+use proactor_chat::{ANSWERS, LISTENER, STOP, Workers};
 
 /// Ready sockets taken from the kernel at once. It goes round its list: those that do not fit
 /// come first next time.
@@ -64,11 +64,6 @@ const EVENTS: usize = 256;
 const ACCEPTS: usize = 64;
 /// Until `accept` is tried again while descriptors are short.
 const RETRY: Duration = Duration::from_millis(100);
-
-/// What an event is about that is not about a client: their ids count up from 0.
-const LISTENER: u64 = u64::MAX;
-const STOP: u64 = u64::MAX - 1;
-const ANSWERS: u64 = u64::MAX - 2;
 
 struct Connection {
     stream: TcpStream,
@@ -89,8 +84,7 @@ struct Server {
     connections: BTreeMap<Id, Connection>,
     /// Who is to be read next.
     ready: VecDeque<Id>,
-    /// Bytes that have been read, and not been offered as lines to everybody's socket.
-    under_way: usize,
+    effects: Effects,
     /// Somebody may still wait to be accepted: no news will say so again.
     incoming: bool,
     /// Out of descriptors.
@@ -127,7 +121,7 @@ impl Server {
             workers,
             connections: BTreeMap::new(),
             ready: VecDeque::new(),
-            under_way: 0,
+            effects: Effects::default(),
             incoming: false,
             starved: false,
             buffer: vec![0; chat::READ],
@@ -137,12 +131,11 @@ impl Server {
 
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
-        let mut effects = Effects::default();
         loop {
             let timeout = self.timeout();
             trace!("wait: epoll_wait"); // (2), (5)
             let news = match self.epoll.wait(&mut events, timeout) {
-                Err(Errno::EINTR) => continue,
+                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
                 result => &events[..result?],
             };
             trace!("wait: epoll_wait = news of {}", news.len());
@@ -152,24 +145,23 @@ impl Server {
                     STOP => return Ok(()),
                     LISTENER => self.incoming = true,
                     ANSWERS => {} // they are taken anyway
-                    id => self.note(Id(id), event.events(), &mut effects),
+                    id => self.note(Id(id), event.events()),
                 }
             }
             if self.incoming {
-                self.accept_some(&mut effects)?;
+                self.accept_some()?;
             }
-            for (id, bytes) in self.workers.answers(&mut effects) {
-                self.under_way -= bytes.len();
+            for (id, bytes) in self.workers.answers(&mut self.effects) {
                 // Until a read finds nothing, there may be more, of which there is no news.
                 if !bytes.is_empty() {
                     self.ready.push_back(id);
                 }
             }
             // First what has been read goes to everybody; then more is read.
-            for id in effects.write.drain(..) {
+            while let Some(id) = self.effects.write.pop() {
                 self.write(id);
             }
-            for id in effects.close.drain(..) {
+            while let Some(id) = self.effects.close.pop() {
                 self.close(id);
             }
             self.read_some();
@@ -180,20 +172,18 @@ impl Server {
         if self.incoming && !self.starved {
             return EpollTimeout::ZERO;
         }
+        let retry = self.starved.then(|| Instant::now() + RETRY);
         // A millisecond late: epoll counts in whole ones, and what it leaves out would be a loop.
-        let in_time = |at| Duration::from_millis(1) + (at - Instant::now());
-        let expiry = self.workers.room(|room| room.next_expiry()).map(in_time);
-        let retry = self.starved.then_some(RETRY);
-        let first = [expiry, retry].into_iter().flatten().min();
-        first.map_or(EpollTimeout::NONE, |time| time.try_into().unwrap_or(EpollTimeout::MAX))
+        let time = self.workers.time_left(retry).map(|time| time + Duration::from_millis(1));
+        time.map_or(EpollTimeout::NONE, |time| time.try_into().unwrap_or(EpollTimeout::MAX))
     }
 
     /// News of a client: it can be written to, or read from, or both, or it is lost.
-    fn note(&mut self, id: Id, news: EpollFlags, effects: &mut Effects) {
+    fn note(&mut self, id: Id, news: EpollFlags) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if connection.full && news != EpollFlags::EPOLLIN {
             connection.full = false;
-            effects.write.push(id);
+            self.effects.write.push(id);
         }
         if !connection.reading && news != EpollFlags::EPOLLOUT {
             connection.reading = true;
@@ -201,15 +191,16 @@ impl Server {
         }
     }
 
-    fn accept_some(&mut self, effects: &mut Effects) -> anyhow::Result<()> {
+    fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
             match accept(&self.listener)? {
-                Accepted::Connection(stream, peer) => self.add(stream, peer, effects)?,
+                Accepted::Connection(stream, peer) => self.add(stream, peer)?,
                 Accepted::NobodyWaits => {
                     self.incoming = false;
                     break;
                 }
+                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::OutOfDescriptors => {
                     self.starved = true;
                     break;
@@ -220,23 +211,16 @@ impl Server {
     }
 
     /// A client has come (1).
-    fn add(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        effects: &mut Effects,
-    ) -> io::Result<()> {
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nonblocking(true)?;
-        let id = self.workers.room(|room| room.join(Instant::now(), effects));
-        if let Err(error) =
-            self.epoll.add(&stream, news(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT, id.0))
-        {
+        let id = self.workers.room(|room| room.join(Instant::now(), &mut self.effects));
+        let added = self.epoll.add(&stream, news(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT, id.0));
+        let connection = Connection { stream, peer, reading: false, full: false, sent: 0 };
+        self.connections.insert(id, connection);
+        if let Err(error) = added {
             // The kernel's own limit: `fs.epoll.max_user_watches`.
             warn!("{peer} refused: {error}");
-            self.workers.room(|room| room.leave(id, effects));
-        } else {
-            let connection = Connection { stream, peer, reading: false, full: false, sent: 0 };
-            self.connections.insert(id, connection);
+            self.lose(id, error.into());
         }
         Ok(())
     }
@@ -264,13 +248,12 @@ impl Server {
 
     /// Reads from those who are ready, once from each, and passes on what is complete (3).
     fn read_some(&mut self) {
-        while self.under_way + chat::READ <= chat::UNDER_WAY {
+        while self.workers.want_more() {
             let Some(id) = self.ready.pop_front() else { return };
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match read(&connection.stream, &mut self.buffer) {
                 Ok(Some(count)) => {
                     connection.reading = count > 0;
-                    self.under_way += count;
                     self.workers.handle(id, Ok(self.buffer[..count].to_vec()));
                 }
                 Ok(None) => connection.reading = false,

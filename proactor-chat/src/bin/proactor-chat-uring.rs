@@ -53,7 +53,7 @@ use common::{Accepted, CHAT_ADDR, IDLE, accepted, listen, run, stop_socket};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use log::{debug, info, trace};
-use proactor_chat::{Read, Workers};
+use proactor_chat::{ANSWERS, LISTENER, Read, STOP, Workers};
 use socket2::SockRef;
 
 /// Operations handed over in one call.
@@ -66,10 +66,6 @@ const RETRY: Duration = Duration::from_millis(100);
 const AGAIN: [Option<i32>; 4] =
     [Some(libc::ETIME), Some(libc::EINTR), Some(libc::EAGAIN), Some(libc::EBUSY)];
 
-/// What an operation is about that is not about a client: their ids count up from 0.
-const LISTENER: u64 = u64::MAX;
-const STOP: u64 = u64::MAX - 1;
-const ANSWERS: u64 = u64::MAX - 2;
 /// Together with a client's id: its send. The id alone is its receive.
 const SEND: u64 = 1 << 63;
 
@@ -98,8 +94,7 @@ struct Server {
     connections: BTreeMap<Id, Connection>,
     /// What is complete and not with a worker yet.
     completed: VecDeque<(Id, Read)>,
-    /// Bytes that are with the workers, or answered and not being sent yet.
-    under_way: usize,
+    effects: Effects,
     /// Out of descriptors: when to accept again.
     retry: Option<Instant>,
 }
@@ -124,7 +119,7 @@ fn main() -> ExitCode {
             arrived: VecDeque::new(),
             connections: BTreeMap::new(),
             completed: VecDeque::new(),
-            under_way: 0,
+            effects: Effects::default(),
             retry: None,
         };
         // Never freed: at the end there are buffers that the kernel still has.
@@ -138,7 +133,6 @@ impl Server {
         self.begin(STOP, &opcode::PollAdd::new(Fd(stop.as_raw_fd()), readable).build())?;
         self.watch_answers()?;
         self.accept()?;
-        let mut effects = Effects::default();
         loop {
             trace!("wait: io_uring_enter"); // (2), (5)
             self.enter(usize::from(self.done.is_empty() && self.arrived.is_empty()))?;
@@ -163,24 +157,26 @@ impl Server {
             }
             for _ in 0..WELCOMES {
                 let Some((stream, peer)) = self.arrived.pop_front() else { break };
-                self.add(stream, peer, &mut effects)?;
+                self.add(stream, peer)?;
             }
-            let handled = self.workers.answers(&mut effects);
+            let handled = self.workers.answers(&mut self.effects);
             // First what has been read goes to everybody; then more is read.
-            for id in effects.write.drain(..) {
+            while let Some(id) = self.effects.write.pop() {
                 self.send(id, 0)?;
             }
-            for id in effects.close.drain(..) {
+            while let Some(id) = self.effects.close.pop() {
                 self.close(id);
             }
             for (id, buffer) in handled {
-                self.under_way -= buffer.len();
                 // After the end of the input nothing comes.
                 if !buffer.is_empty() {
                     self.receive(id, buffer)?;
                 }
             }
-            self.hand_over();
+            while self.workers.want_more() {
+                let Some((id, read)) = self.completed.pop_front() else { break };
+                self.workers.handle(id, read);
+            }
             if self.retry.is_some_and(|retry| retry <= Instant::now()) {
                 self.accept()?;
             }
@@ -200,9 +196,7 @@ impl Server {
     /// Hands over what is queued, waits until as many operations as wanted are done or it is time
     /// for something else, and takes back those that are done.
     fn enter(&mut self, wanted: usize) -> io::Result<()> {
-        let expiry = self.workers.room(|room| room.next_expiry());
-        let first = [expiry, self.retry].into_iter().flatten().min();
-        let time = first.map(|at| Timespec::from(at - Instant::now()));
+        let time = self.workers.time_left(self.retry).map(Timespec::from);
         let args = SubmitArgs::new();
         let args = time.as_ref().map_or(args, |time| args.timespec(time));
         match self.ring.submitter().submit_with_args(wanted, &args) {
@@ -256,15 +250,6 @@ impl Server {
         Ok(())
     }
 
-    /// Gives the workers what is complete, as much as may be under way.
-    fn hand_over(&mut self) {
-        while self.under_way + chat::READ <= chat::UNDER_WAY {
-            let Some((id, read)) = self.completed.pop_front() else { return };
-            self.under_way += read.as_ref().map_or(0, Vec::len);
-            self.workers.handle(id, read);
-        }
-    }
-
     /// Begins to write all that waits for a client, of which `sent` bytes are gone (6).
     fn send(&mut self, id: Id, sent: usize) -> io::Result<()> {
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
@@ -306,13 +291,8 @@ impl Server {
         if more || self.retry.is_some() { Ok(()) } else { self.accept() }
     }
 
-    fn add(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        effects: &mut Effects,
-    ) -> io::Result<()> {
-        let id = self.workers.room(|room| room.join(Instant::now(), effects));
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        let id = self.workers.room(|room| room.join(Instant::now(), &mut self.effects));
         let (receiving, sending) = (Vec::new(), Vec::new());
         let connection =
             Connection { stream, peer, receiving, sending, in_flight: 0, closed: false };

@@ -195,6 +195,6 @@ impl Server {
             // The kernel is out of memory.
             Err(error) => warn!("descriptor {fd} refused: {error}"),
         }
-        self.ready.insert(fd); // it may have sent already
+        self.ready.insert(fd); // it may have sent already; pitfall: before-o-async
     }
 }

@@ -15,7 +15,7 @@ use anyhow::Result;
 use integration_tests::{Guest, Running, Server};
 
 use crate::case::Case;
-use crate::start;
+use crate::{room, start};
 
 /// The rules of the room; then the lines of the contract, in its order.
 pub const CONTRACT: &[(&str, &[Case])] = &[
@@ -24,6 +24,7 @@ pub const CONTRACT: &[(&str, &[Case])] = &[
     ("chat_slow", slow::CASES),
     ("chat_crowd", crowd::CASES),
     ("chat_idle_time", idle_time::CASES),
+    ("chat_room", room::CASES),
     ("isolation", contract::ISOLATION),
     ("accept", contract::ACCEPT),
     ("fairness", contract::FAIRNESS),

@@ -31,6 +31,12 @@ impl Tally {
         Self { messages: 0, latency: latency.expect("the bounds are in order") }
     }
 
+    /// Microseconds within which this share of the messages came back.
+    pub fn quantile_us(&self, quantile: f64) -> Option<f64> {
+        let nanoseconds = self.latency.value_at_quantile(quantile);
+        (!self.latency.is_empty()).then(|| nanoseconds as f64 / 1e3)
+    }
+
     fn record(&mut self, latency: Duration) {
         self.latency.saturating_record(latency.as_nanos() as u64);
     }

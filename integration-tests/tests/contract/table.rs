@@ -1,0 +1,274 @@
+//! `docs/contract.md`: the contract as the tests have it. Each line and server, kept or not; each
+//! pitfall, and the case that catches it.
+//!
+//! It says nothing about the machine that it is made on: what cannot be run there is promised all
+//! the same. A tick is true where the run of the other tests passes.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::Server;
+use libtest_mimic::{Completion, Failed, Trial};
+
+use crate::CONTRACT;
+use crate::case::Case;
+use crate::chat;
+use crate::pitfalls::PITFALLS;
+use crate::servers::{CHATS, SERVERS};
+
+/// Rewrites the table where it is set.
+const UPDATE: &str = "UPDATE_DOCS";
+
+/// Not of the contract: what the log shows.
+const BESIDE: &[&str] = &["log"];
+
+/// Who may take so much for an idle client has a buffer for it, or a stack.
+const SMALLEST_BUFFER: u64 = 4096;
+
+type Contract = [(&'static str, &'static [Case])];
+
+type Test = fn() -> Result<()>;
+
+pub fn trials() -> impl Iterator<Item = Trial> {
+    let tests: [(&str, Test); 6] = [
+        ("docs_contract_md", is_current),
+        ("every_line_can_fail", every_line_can_fail),
+        ("every_pitfall_is_caught", every_pitfall_is_caught),
+        ("every_gap_has_a_reason", every_gap_has_a_reason),
+        ("every_pitfall_has_a_right_place", every_pitfall_has_a_right_place),
+        ("every_right_place_names_it", every_right_place_names_it),
+    ];
+    tests.into_iter().map(|(name, test)| {
+        Trial::ignorable_test(format!("table::{name}"), move || {
+            test().map_err(|error| Failed::from(format!("{error:#}")))?;
+            Ok(Completion::Completed)
+        })
+    })
+}
+
+fn root(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
+}
+
+fn lines(contract: &Contract) -> Vec<&'static str> {
+    contract.iter().map(|(line, _)| *line).filter(|line| !BESIDE.contains(line)).collect()
+}
+
+/// Why the model of the server does not keep the line, or not all of it.
+fn why_not(line: &str, server: &Server) -> Option<&'static str> {
+    match line {
+        "isolation" | "fairness" if !server.is_concurrent() => {
+            Some("one client is served at a time: the others wait for it, however slow it is")
+        }
+        "limits" if server.at_once < usize::MAX => {
+            Some("who comes when all places are taken is not refused, but waits for one")
+        }
+        "idle" if server.calm_argument.is_some() => {
+            Some("asking costs processor time, answered or not")
+        }
+        "idle" if server.idle_memory.is_none_or(|bytes| bytes >= SMALLEST_BUFFER) => {
+            Some("what waits for an idle client needs its buffer before anything has come")
+        }
+        _ => None,
+    }
+}
+
+/// Nothing of the line can be asked of the server: its model has no such limit.
+fn has_nothing_to_keep(contract: &Contract, line: &str, server: &Server) -> bool {
+    let mut all = contract.iter().filter(|(name, _)| *name == line).flat_map(|(_, cases)| *cases);
+    !all.any(|case| (case.applies)(server))
+}
+
+fn is_current() -> Result<()> {
+    let (path, text) = (root("docs/contract.md"), text()?);
+    if env::var_os(UPDATE).is_some() {
+        return fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    let both = committed.lines().zip(text.lines());
+    let differs = both.take_while(|(committed, line)| committed == line).count() + 1;
+    ensure!(
+        committed == text,
+        "docs/contract.md is not what the tests say, from line {differs} on; \
+         {UPDATE}=1 cargo test table:: rewrites it"
+    );
+    Ok(())
+}
+
+fn text() -> Result<String> {
+    let mut text = "\
+# The contract, as the tests have it
+
+Made by `UPDATE_DOCS=1 cargo test table::`, and compared with by each `cargo test`.
+
+## Who keeps what
+
+✓: kept, and tested. ·: the model has no such limit. A number: not kept, or not all of it, for
+the reason below.
+
+"
+    .to_owned();
+    let mut reasons = Vec::new();
+    grid(&mut text, &mut reasons, CONTRACT, SERVERS);
+    text += "\nThe chat servers, which keep the rules of the room besides:\n\n";
+    grid(&mut text, &mut reasons, chat::CONTRACT, CHATS);
+    text += "\n";
+    for (number, reason) in (1..).zip(&reasons) {
+        text += &format!("{number}. {reason}\n");
+    }
+    text += "
+## What catches what
+
+Each of these servers, in [`pitfalls/`](../pitfalls/src/bin), is wrong in one way, and fails this case of the contract
+for that reason: `cargo test pitfalls`. So each line of the contract is proven to be able to fail.
+
+| pitfall | the mistake | caught by |
+|---|---|---|
+";
+    for pitfall in PITFALLS {
+        let (name, mistake) = (pitfall.server.name, mistake(pitfall.server.name)?);
+        text += &format!(
+            "| [`{name}`](../pitfalls/src/bin/{name}.rs) | {mistake} | `{}::{}` |\n",
+            pitfall.line, pitfall.case
+        );
+    }
+    Ok(text)
+}
+
+fn grid(
+    text: &mut String,
+    reasons: &mut Vec<&'static str>,
+    contract: &Contract,
+    servers: &[Server],
+) {
+    let lines = lines(contract);
+    *text += "| server |";
+    for line in &lines {
+        *text += &format!(" {} |", line.replace('_', "-"));
+    }
+    *text += &format!("\n|---|{}\n", "---|".repeat(lines.len()));
+    for server in servers {
+        *text += &format!("| `{}` |", server.name);
+        for line in &lines {
+            let cell = if let Some(reason) = why_not(line, server) {
+                let known = reasons.iter().position(|it| *it == reason);
+                let number = known.unwrap_or_else(|| {
+                    reasons.push(reason);
+                    reasons.len() - 1
+                });
+                (number + 1).to_string()
+            } else if has_nothing_to_keep(contract, line, server) {
+                "·".to_owned()
+            } else {
+                "✓".to_owned()
+            };
+            *text += &format!(" {cell} |");
+        }
+        *text += "\n";
+    }
+}
+
+/// The paragraphs of the header of a wrong server: the mistake, what is seen, the rule, a command
+/// that shows it, and where it is right.
+fn header(name: &str) -> Result<Vec<String>> {
+    let path = root("pitfalls/src/bin").join(format!("{name}.rs"));
+    let source =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let header = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let header = header.collect::<Vec<_>>().join("\n");
+    let paragraphs: Vec<_> = header.split("\n\n").collect();
+    for (label, paragraph) in ["Mistake", "Seen", "Rule", "Show", "Right"].iter().zip(&paragraphs) {
+        let begins = paragraph.starts_with(&format!("{label}: "));
+        ensure!(begins, "the header of {name} has {paragraph:?} in place of its {label:?}");
+    }
+    Ok(paragraphs.into_iter().map(|paragraph| paragraph.replace('\n', " ")).collect())
+}
+
+fn mistake(name: &str) -> Result<String> {
+    let header = header(name)?;
+    let mistake = header.first().and_then(|first| first.strip_prefix("Mistake: "));
+    Ok(mistake.context("no mistake")?.trim_end_matches('.').to_owned())
+}
+
+/// The files of our servers that the header names, and that have to be there.
+fn every_pitfall_has_a_right_place() -> Result<()> {
+    for pitfall in PITFALLS {
+        let name = pitfall.server.name;
+        let header = header(name)?;
+        let right = header.last().context("no header")?;
+        let files: Vec<_> = right.split('`').filter(|part| part.contains(".rs")).collect();
+        ensure!(!files.is_empty(), "the header of {name} names no file that has it right");
+        for file in files {
+            ensure!(root(file).is_file(), "the header of {name} names {file}, which is not there");
+        }
+    }
+    Ok(())
+}
+
+/// And at the place where a server of ours has it right, a comment names the pitfall.
+fn every_right_place_names_it() -> Result<()> {
+    let mut comments = String::new();
+    for package in fs::read_dir(root(""))?.flatten() {
+        let name = package.file_name().into_string().unwrap_or_default();
+        if name == "common" || name.ends_with("-echo") || name.ends_with("-chat") {
+            collect(&package.path().join("src"), &mut comments)?;
+        }
+    }
+    for pitfall in PITFALLS {
+        let name = pitfall.server.name;
+        let named = comments.lines().any(|line| line.contains("//") && line.contains(name));
+        ensure!(named, "no comment in our servers names the pitfall {name}");
+    }
+    Ok(())
+}
+
+fn collect(folder: &Path, text: &mut String) -> Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), text)?;
+        } else {
+            *text += &fs::read_to_string(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn every_line_can_fail() -> Result<()> {
+    for line in lines(CONTRACT) {
+        let caught = PITFALLS.iter().any(|pitfall| pitfall.line == line);
+        ensure!(caught, "no pitfall shows that {line:?} can fail");
+    }
+    Ok(())
+}
+
+fn every_pitfall_is_caught() -> Result<()> {
+    let mut there = BTreeSet::new();
+    for entry in fs::read_dir(root("pitfalls/src/bin"))? {
+        let name = entry?.file_name().into_string().unwrap_or_default();
+        there.insert(name.trim_end_matches(".rs").to_owned());
+    }
+    let caught: BTreeSet<_> = PITFALLS.iter().map(|it| it.server.name.to_owned()).collect();
+    ensure!(there == caught, "the pitfalls are {there:?}, and those caught are {caught:?}");
+    Ok(())
+}
+
+/// A case that a server is spared is about a limit of other models, or there is a reason for it.
+fn every_gap_has_a_reason() -> Result<()> {
+    for (line, cases) in CONTRACT.iter().filter(|(line, _)| !BESIDE.contains(line)) {
+        for server in SERVERS {
+            let spared = cases.iter().find(|case| !(case.applies)(server));
+            let Some(case) = spared else { continue };
+            let about_others = matches!(*line, "limits" | "start");
+            ensure!(
+                about_others || why_not(line, server).is_some(),
+                "{} is spared {line}::{}, and nothing says why",
+                server.name,
+                case.name
+            );
+        }
+    }
+    Ok(())
+}
