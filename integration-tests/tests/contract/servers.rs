@@ -103,7 +103,7 @@ pub const DATAGRAMS: &[Server] =
 
 /// Bytes that an idle guest may cost a chat server: its entries in the room and in the server's
 /// tables, and room for some lines to come; less than a buffer for the next read.
-const A_GUEST: u64 = 3000;
+const A_GUEST: u64 = 4000;
 
 /// The chat servers, over which the room's rules and most of the contract run.
 pub const CHATS: &[Server] = &[

@@ -137,6 +137,10 @@ fn leaving(
         let here = format!("* here: {}", here.join(", "));
         gathering::run_until(&mut stay, "three being told that three are here", |stay| {
             stay.iter().all(|talker| talker.heard().last() == Some(&here))
+        })
+        .with_context(|| {
+            let told: Vec<_> = stay.iter().map(|talker| talker.heard().last()).collect();
+            format!("they heard last: {told:?}")
         })?;
         let reference = stay[0].heard().to_vec();
         for name in &names {
