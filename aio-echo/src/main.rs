@@ -25,6 +25,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/aio-echo.svg`.
+//!
 //! Use it when: you want to see it work. On Linux it is threads that block: with 64 busy clients,
 //! 12 to 24 system calls a message (epoll-echo: 2.1), half of them futexes, and 2 to 8 times
 //! epoll-echo's CPU; with one busy client among 1000 it is 15 times, for (3) asks them all.

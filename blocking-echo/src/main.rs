@@ -23,6 +23,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/blocking-echo.svg`.
+//!
 //! Use it when: connections are some hundreds, or each has real work to do. It is the code that
 //! reads best.
 //! Limits: an idle connection costs a thread: its stack, with the buffer that the read needs

@@ -24,6 +24,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/epoll-echo.svg`.
+//!
 //! Use it when: you serve many connections of which few are busy. It is the default on Linux.
 //! Limits: Linux only. A change of interest is a system call of its own.
 //! Compare with: `diff poll-echo/src/main.rs epoll-echo/src/main.rs` (who keeps the list),

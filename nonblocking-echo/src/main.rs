@@ -24,6 +24,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/nonblocking-echo.svg`.
+//!
 //! Use it when: never by itself. The non-blocking socket is a part of the models that follow, which
 //! only add a way to wait for it. This is what they save.
 //! Limits: an idle connection costs CPU all the time. Without a pause a core is always busy; with

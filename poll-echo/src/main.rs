@@ -24,6 +24,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/poll-echo.svg`.
+//!
 //! Use it when: you have some dozens of descriptors of any kind, and want to run on every Unix.
 //! Limits: each wait costs in proportion to all connections, the idle ones too.
 //! Compare with: `diff select-echo/src/main.rs poll-echo/src/main.rs` (a list instead of bitmaps),

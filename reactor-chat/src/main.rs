@@ -29,6 +29,8 @@
 //! guest1: hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/reactor-chat.svg`.
+//!
 //! Use it when: handling takes long enough to want several cores, or may block.
 //! Limits: an event crosses from thread to thread, and interest is one-shot, a system call each
 //! time: where handling is as short as it is here, one thread that does everything is cheaper.

@@ -24,6 +24,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/select-echo.svg`.
+//!
 //! Use it when: some old system has nothing else, or for a handful of descriptors.
 //! Limits: a set is a bitmap of 1024 bits (`FD_SETSIZE`): the connection whose *descriptor* is
 //! 1024 or higher, however few are open, is refused: it is logged and closed. And each wait costs

@@ -34,6 +34,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/sigio-echo.svg`.
+//!
 //! Use it when: a program that computes has a few sockets, or a terminal, to hear of on the side.
 //! Limits: a wake-up costs a read for every connection, idle or not. CPU a message, against
 //! `epoll-echo`: the same with 64 connections all busy (3.1 system calls for 2.0), 1.5 times with 8

@@ -23,6 +23,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/aio-echo-uring.svg`.
+//!
 //! Use it when: a server spends its time on system calls. With 64 busy clients, 0.1 of them a
 //! message (epoll-echo: 2.1) and 0.93 of epoll-echo's CPU; with one client there is no gain.
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs the buffer before

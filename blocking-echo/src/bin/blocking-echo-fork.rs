@@ -23,6 +23,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/blocking-echo-fork.svg`.
+//!
 //! Use it when: clients must be kept apart (other users' rights, memory that may be corrupted).
 //! Limits: an idle connection costs a process. The descriptors of all clients together are not
 //! limited, as each process has a table of its own.

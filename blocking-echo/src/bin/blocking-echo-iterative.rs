@@ -21,6 +21,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/blocking-echo-iterative.svg`.
+//!
 //! Use it when: a connection is served in no time (a date, a health check), or to learn.
 //! Limits: whoever connects second waits, in the kernel's queue, until the first has left; one
 //! client that goes silent keeps all the others out. So this server keeps neither the isolation

@@ -24,6 +24,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/blocking-echo-pool.svg`.
+//!
 //! Use it when: connections are short (a request, an answer) and the work at once must be bounded.
 //! Limits: as many clients as threads. The others wait in the kernel's queue until one leaves: with
 //! as many silent clients as threads the server is silent too.

@@ -25,6 +25,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/epoll-echo-edge.svg`.
+//!
 //! Use it when: sockets change often between waiting to read and waiting to write (a proxy): both
 //! are asked for once, and no `epoll_ctl` follows. Or several threads share an epoll.
 //! Limits: whatever the code forgets stays unread until the peer sends more, which may be never.

@@ -34,6 +34,8 @@
 //! guest1: hi there
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/proactor-chat-simulated.svg`.
+//!
 //! Use it when: handlers should know nothing of sockets (or are written for a Proactor already, on
 //! another system), and this system completes nothing by itself, or may not.
 //! Limits: one thread copies for all. A read needs a buffer of its own until it is handled, where

@@ -29,6 +29,8 @@
 //! guest1: hi there
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/proactor-chat-uring.svg`.
+//!
 //! Use it when: there is much to write to many, on a kernel that lets you. A line to 100 clients is
 //! 3 system calls, where `proactor-chat-simulated` makes 100; the copying stays, so it saves a tenth
 //! of the CPU, not nine.

@@ -27,6 +27,8 @@
 //! hello
 //! ```
 //!
+//! Drawn from a trace: `docs/figures/sigio-echo-realtime.svg`.
+//!
 //! Use it when: you keep a program from before epoll, which was made to replace this.
 //! Limits: Linux only. A signal an event, and a call to fetch each: with 64 busy connections 3.2
 //! system calls a message for `epoll-echo`'s 2.0, and 1.06 times its CPU. Idle ones cost nothing.
