@@ -41,7 +41,7 @@ fn goodbye(server: &Server) -> Result<()> {
 fn silence_counts_from_the_last_word(server: &Server) -> Result<()> {
     with_idle(server, "1").launch().serve(|running| {
         let guest = Guest::arrive(running)?;
-        thread::sleep(IDLE / 2);
+        thread::sleep(IDLE / 4);
         let last = Instant::now();
         // A part of a line is a sign of life too.
         guest.send(b"er")?;
@@ -61,7 +61,7 @@ fn who_talks_stays(server: &Server) -> Result<()> {
             let start = Instant::now();
             let (mut last, mut longest) = (start, Duration::ZERO);
             let mut stays = true;
-            while stays && start.elapsed() < 2 * IDLE + IDLE / 2 {
+            while stays && start.elapsed() < IDLE + IDLE / 2 {
                 thread::sleep(IDLE / 20);
                 // The answer shows that the server has read the question.
                 stays = guest.who().is_ok();
@@ -121,7 +121,7 @@ fn two_hundred_at_once(server: &Server) -> Result<()> {
 fn never(server: &Server) -> Result<()> {
     with_idle(server, "0").launch().serve(|running| {
         let guest = Guest::arrive(running)?;
-        thread::sleep(IDLE + IDLE / 2);
+        thread::sleep(IDLE + IDLE / 4);
         guest.sees(&[guest.name()]).context("IDLE is 0")
     })
 }
