@@ -42,7 +42,12 @@ const fn pitfall(
 const UNFAIR: &str = "^(a flooding peer is hardly served|.* bytes echoed before it|.*nothing came)";
 
 pub const PITFALLS: &[Pitfall] = &[
-    pitfall("write-ignored", ("whole", "short_writes"), "^byte .* another than was sent"),
+    // Where nothing fits any more, what is lost is the rest.
+    pitfall(
+        "write-ignored",
+        ("whole", "short_writes"),
+        "^(byte .* another than was sent|the connection ended: [0-9]+ of [0-9]+ bytes came back)",
+    ),
     pitfall("wrong-offset", ("whole", "short_writes"), "^byte .* another than was sent"),
     pitfall("short-write-fatal", ("whole", "short_writes"), "^the connection ended|os error"),
     pitfall(
