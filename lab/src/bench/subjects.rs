@@ -23,6 +23,8 @@ pub struct Subject {
     pub spins: bool,
     /// The kernel or a container may refuse what it is built on.
     pub may_be_refused: bool,
+    /// The barest loop of the same system calls.
+    pub floor: Option<&'static str>,
     /// Its colour and marker in the plots; a floor has those of its model.
     pub look: usize,
 }
@@ -34,6 +36,7 @@ const ECHO: Subject = Subject {
     holds: usize::MAX,
     spins: false,
     may_be_refused: false,
+    floor: None,
     look: 0,
 };
 const CHAT: Subject = Subject { service: Service::Chat, ..ECHO };
@@ -48,7 +51,13 @@ pub const PAUSING: &str = "nonblocking-echo";
 
 /// In the order of the tables: from model to model, then the peers, then the floors.
 pub const SUBJECTS: &[Subject] = &[
-    Subject { package: "blocking-echo", name: "blocking-echo", look: 0, ..ECHO },
+    Subject {
+        package: "blocking-echo",
+        name: "blocking-echo",
+        floor: Some("floor-blocking"),
+        look: 0,
+        ..ECHO
+    },
     Subject {
         package: "blocking-echo",
         name: "blocking-echo-iterative",
@@ -66,9 +75,22 @@ pub const SUBJECTS: &[Subject] = &[
     },
     Subject { package: "blocking-echo", name: "blocking-echo-pool", holds: 64, look: 3, ..ECHO },
     Subject { package: "nonblocking-echo", name: "nonblocking-echo", spins: true, look: 4, ..ECHO },
-    Subject { package: "select-echo", name: "select-echo", holds: SELECT_HOLDS, look: 5, ..ECHO },
-    Subject { package: "poll-echo", name: "poll-echo", look: 6, ..ECHO },
-    Subject { package: "epoll-echo", name: "epoll-echo", look: 7, ..ECHO },
+    Subject {
+        package: "select-echo",
+        name: "select-echo",
+        holds: SELECT_HOLDS,
+        floor: Some("floor-select"),
+        look: 5,
+        ..ECHO
+    },
+    Subject { package: "poll-echo", name: "poll-echo", floor: Some("floor-poll"), look: 6, ..ECHO },
+    Subject {
+        package: "epoll-echo",
+        name: "epoll-echo",
+        floor: Some("floor-epoll"),
+        look: 7,
+        ..ECHO
+    },
     Subject { package: "epoll-echo", name: "epoll-echo-edge", look: 8, ..ECHO },
     Subject { package: "sigio-echo", name: "sigio-echo", look: 9, ..ECHO },
     Subject { package: "sigio-echo", name: "sigio-echo-realtime", look: 10, ..ECHO },

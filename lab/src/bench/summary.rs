@@ -41,7 +41,7 @@ pub struct Measured {
     pub disturbed: bool,
     /// Processor time against the reference's in the same round.
     pub ratio: Option<Spread>,
-    /// System calls a message. Nobody disturbs a count.
+    /// System calls a message, in the good samples and in the others.
     pub calls: Option<f64>,
     samples: Vec<Figures>,
 }
@@ -108,12 +108,14 @@ impl Summary {
         }
         let disturbed = samples.iter().all(|sample| sample.outcome == Outcome::Disturbed);
         let wanted = if disturbed { Outcome::Disturbed } else { Outcome::Ok };
-        let calls = samples.iter().find_map(|sample| sample.figures.calls);
+        let calls = samples.iter().filter_map(|sample| sample.figures.calls).collect();
+        let calls = Spread::of(calls).map(|spread| spread.median);
         let samples: Vec<_> = samples.iter().filter(|sample| sample.outcome == wanted).collect();
         if samples.is_empty() {
             return None;
         }
-        let ratio = Spread::of(samples.iter().filter_map(|sample| self.ratio(sample)).collect());
+        let ratios = samples.iter().filter_map(|sample| self.ratio(sample, point, REFERENCE));
+        let ratio = Spread::of(ratios.collect());
         let samples = samples.iter().map(|sample| sample.figures).collect();
         Some(Cell::Measured(Box::new(Measured { disturbed, ratio, calls, samples })))
     }
@@ -126,13 +128,20 @@ impl Summary {
         }
     }
 
+    /// Its processor time under a load against that of another server, or under another load.
+    /// None where there is no round in which both are good.
+    pub fn against(&self, point: Point, name: &str, other: (Point, &str)) -> Option<Spread> {
+        let good = self.of(point, name).filter(|sample| sample.outcome == Outcome::Ok);
+        Spread::of(good.filter_map(|sample| self.ratio(sample, other.0, other.1)).collect())
+    }
+
     fn of(&self, point: Point, name: &str) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(move |sample| sample.point == point && sample.server == name)
     }
 
     /// Against the reference's in the same round; a good sample only against a good one.
-    fn ratio(&self, sample: &Sample) -> Option<f64> {
-        let mut references = self.of(sample.point, REFERENCE);
+    fn ratio(&self, sample: &Sample, point: Point, reference: &str) -> Option<f64> {
+        let mut references = self.of(point, reference);
         let reference = references.find(|reference| {
             reference.round == sample.round
                 && (reference.outcome == Outcome::Ok || reference.outcome == sample.outcome)
@@ -177,6 +186,26 @@ mod tests {
         let ratio = measured.ratio.expect("two rounds have both");
         assert!((ratio.median - 1.25).abs() < 1e-9, "{ratio:?}");
         assert!(1.2 <= ratio.lower && ratio.upper <= 1.3, "{ratio:?}");
+    }
+
+    #[test]
+    fn compares_loads_within_a_round() {
+        let beside = Point::Echo { active: 64, idle: 900, size: 64 };
+        let idle = |round, cpu_us| Sample {
+            point: beside,
+            ..sample(round, REFERENCE, Outcome::Ok, cpu_us)
+        };
+        let summary = Summary::new(vec![
+            sample(0, REFERENCE, Outcome::Ok, 10.0),
+            idle(0, 11.0),
+            sample(1, REFERENCE, Outcome::Ok, 20.0),
+            idle(1, 22.0),
+            sample(2, REFERENCE, Outcome::Disturbed, 10.0),
+            idle(2, 50.0),
+        ]);
+        let growth = summary.against(beside, REFERENCE, (POINT, REFERENCE)).expect("two rounds");
+        assert!((growth.lower - 1.1).abs() < 1e-9 && (growth.upper - 1.1).abs() < 1e-9);
+        assert_eq!(summary.against(beside, "poll-echo", (POINT, REFERENCE)), None);
     }
 
     #[test]

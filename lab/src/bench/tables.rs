@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use super::points::{LARGE, Point, SMALL};
 use super::sample::Figures;
 use super::subjects::{REFERENCE, Subject};
-use super::summary::{Cell, Measured, Summary};
+use super::summary::{Cell, Measured, Spread, Summary};
 
 /// Where the tables are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,21 +56,22 @@ fn percent(value: f64) -> String {
     format!("{} %", short(value * 100.0))
 }
 
+fn spread(ratio: Spread) -> String {
+    let Spread { median, lower, upper } = ratio;
+    if median >= 9.995 {
+        short(median)
+    } else if upper - lower < 0.005 {
+        format!("{median:.2}")
+    } else {
+        format!("{median:.2} ({lower:.2}–{upper:.2})")
+    }
+}
+
 const CPU: Column = Column {
     head: "CPU µs/msg",
     show: |measured| figure(measured, |figures| figures.cpu_us, short),
 };
-const RATIO: Column = Column {
-    head: "× epoll-echo",
-    show: |measured| {
-        let ratio = measured.ratio?;
-        Some(if (ratio.upper - ratio.lower) < 0.005 {
-            format!("{:.2}", ratio.median)
-        } else {
-            format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.lower, ratio.upper)
-        })
-    },
-};
+const RATIO: Column = Column { head: "× epoll-echo", show: |measured| measured.ratio.map(spread) };
 const USER: Column = Column {
     head: "user",
     show: |measured| figure(measured, |figures| figures.user_share, percent),
@@ -129,9 +130,11 @@ pub fn overview(
             "CPU time of the server for a message, µs".to_owned(),
             "By connections: `64`: 64 busy ones; `1+900`: one busy beside 900 idle; `16K`: 8 busy \
              ones with messages of 16 KiB, else 64 bytes.",
-            matrix(summary, &echo, subjects, medium, &CPU),
+            matrix(&echo, subjects, medium, |point, subject| show(summary, point, subject, &CPU)),
         ));
     }
+    tables.extend(growth(summary, &echo, subjects, medium));
+    tables.extend(floors(summary, &echo, subjects, medium));
     let chosen = Point::Echo { active: 64, idle: 0, size: SMALL };
     if let Some(&point) = echo.iter().find(|&&point| point == chosen).or(echo.first()) {
         tables.push((
@@ -150,7 +153,9 @@ pub fn overview(
             "Memory for an idle connection".to_owned(),
             "Of the processes; what the kernel keeps for sockets, threads and processes comes on \
              top.",
-            matrix(summary, &idle, subjects, medium, &MEMORY),
+            matrix(&idle, subjects, medium, |point, subject| {
+                show(summary, point, subject, &MEMORY)
+            }),
         ));
     }
     let pauses: Vec<Point> =
@@ -198,13 +203,71 @@ pub fn details(summary: &Summary, points: &[Point], subjects: &[&Subject]) -> Ve
     .collect()
 }
 
-/// One figure: a row for each server, a column for each load.
-fn matrix(
+/// What idle connections add, for the servers that can hold them.
+fn growth(
     summary: &Summary,
+    echo: &[Point],
+    subjects: &[&Subject],
+    medium: Medium,
+) -> Option<Titled> {
+    let alone = |point| match point {
+        Point::Echo { active, idle: 1.., size } => Some(Point::Echo { active, idle: 0, size }),
+        _ => None,
+    };
+    let against = |point: Point, subject: &Subject| {
+        summary.against(point, subject.name, (alone(point)?, subject.name))
+    };
+    let missing = |point, subject: &Subject| missing(summary.cell(point, subject));
+    let is_there = |point: &Point| alone(*point).is_some_and(|alone| echo.contains(&alone));
+    let beside: Vec<Point> = echo.iter().copied().filter(is_there).collect();
+    let holds = |subject: &&&Subject| {
+        beside.iter().any(|&point| matches!(summary.cell(point, subject), Some(Cell::Measured(_))))
+    };
+    let subjects: Vec<&Subject> = subjects.iter().filter(holds).copied().collect();
+    (!subjects.is_empty()).then(|| {
+        (
+            "What idle connections add".to_owned(),
+            "CPU time for a message, × the same server's beside no idle ones in the same round.",
+            matrix(&beside, &subjects, medium, |point, subject| {
+                against(point, subject).map_or_else(|| missing(point, subject), spread)
+            }),
+        )
+    })
+}
+
+/// What our servers add to the system calls that their model takes.
+fn floors(
+    summary: &Summary,
+    echo: &[Point],
+    subjects: &[&Subject],
+    medium: Medium,
+) -> Option<Titled> {
+    let missing = |point, subject: &Subject| missing(summary.cell(point, subject));
+    let has_floor = |subject: &&&Subject| {
+        subject.floor.is_some_and(|floor| subjects.iter().any(|subject| subject.name == floor))
+    };
+    let ours: Vec<&Subject> = subjects.iter().filter(has_floor).copied().collect();
+    (!ours.is_empty()).then(|| {
+        (
+            "Against the floor".to_owned(),
+            "CPU time for a message, × that of the barest loop of the same system calls in the \
+             same round.",
+            matrix(echo, &ours, medium, |point, subject| {
+                let ratio = subject
+                    .floor
+                    .and_then(|floor| summary.against(point, subject.name, (point, floor)));
+                ratio.map_or_else(|| missing(point, subject), spread)
+            }),
+        )
+    })
+}
+
+/// A row for each server, a column for each load.
+fn matrix(
     points: &[Point],
     subjects: &[&Subject],
     medium: Medium,
-    column: &Column,
+    cell: impl Fn(Point, &Subject) -> String,
 ) -> Table {
     let mut table = new(medium, ["server"], &[]);
     let heads = points.iter().map(|&point| match point {
@@ -215,19 +278,24 @@ fn matrix(
     });
     table.set_header(std::iter::once("server".to_owned()).chain(heads));
     for subject in subjects.iter().filter(|subject| points.iter().any(|p| p.concerns(subject))) {
-        let cells = points.iter().map(|&point| match summary.cell(point, subject) {
-            Some(Cell::Measured(measured)) => {
-                // Who else had the cores does not change what memory was taken.
-                let disturbed = measured.disturbed && column.head != MEMORY.head;
-                let mark = if disturbed { "~" } else { "" };
-                (column.show)(&measured).map_or("–".to_owned(), |text| format!("{mark}{text}"))
-            }
-            other => instead(other),
-        });
+        let cells = points.iter().map(|&point| cell(point, subject));
         table.add_row(std::iter::once(subject.name.to_owned()).chain(cells));
     }
     align(&mut table, 1);
     table
+}
+
+/// One figure of a server under one load.
+fn show(summary: &Summary, point: Point, subject: &Subject, column: &Column) -> String {
+    match summary.cell(point, subject) {
+        Some(Cell::Measured(measured)) => {
+            // Who else had the cores does not change what memory was taken.
+            let disturbed = measured.disturbed && column.head != MEMORY.head;
+            let mark = if disturbed { "~" } else { "" };
+            (column.show)(&measured).map_or("–".to_owned(), |text| format!("{mark}{text}"))
+        }
+        other => instead(other),
+    }
 }
 
 /// One load: a row for each server, a column for each figure.
@@ -281,6 +349,11 @@ fn add<const N: usize>(
         other => vec![instead(other)],
     };
     table.add_row(head.into_iter().chain(texts));
+}
+
+/// In place of a ratio for which there is no round.
+fn missing(cell: Option<Cell>) -> String {
+    if let Some(Cell::Measured(_)) = cell { "–".to_owned() } else { instead(cell) }
 }
 
 fn instead(cell: Option<Cell>) -> String {
