@@ -5,7 +5,7 @@
 //! - [`listen`], [`accept`] and [`accepted`]: the listening socket, and what `accept(2)` can
 //!   answer; [`bind_udp`] and [`announce`]: the socket for datagrams.
 //! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
-//!   whose sockets do not block; [`read`] and [`write`] are its two halves. The first phase, the
+//!   whose sockets do not block; [`read`] and [`write()`] are its two halves. The first phase, the
 //!   *wait*, is what the servers are about.
 //! - [`chat`]: the rules of the chat room, for the servers that are about handling.
 //! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear them.
