@@ -1,5 +1,7 @@
 //! From samples to figures: medians over the rounds, ratios within a round.
 
+use std::collections::BTreeSet;
+
 use statrs::statistics::{Data, OrderStatistics};
 
 use super::points::Point;
@@ -73,28 +75,20 @@ impl Summary {
 
     /// The subjects that failed, with what and under which load, each once.
     pub fn failures(&self) -> Vec<String> {
-        let mut failures: Vec<_> = self
-            .samples
-            .iter()
-            .filter(|sample| sample.outcome == Outcome::Failed)
-            .map(|sample| format!("{} ({}): {}", sample.server, sample.point, sample.note))
-            .collect();
-        failures.sort();
-        failures.dedup();
-        failures
+        self.notes(Outcome::Failed)
     }
 
     /// What was left out, and why, each once.
     pub fn skipped(&self) -> Vec<String> {
-        let mut skipped: Vec<_> = self
-            .samples
-            .iter()
-            .filter(|sample| sample.outcome == Outcome::Skipped)
+        self.notes(Outcome::Skipped)
+    }
+
+    fn notes(&self, outcome: Outcome) -> Vec<String> {
+        let samples = self.samples.iter().filter(|sample| sample.outcome == outcome);
+        let notes: BTreeSet<_> = samples
             .map(|sample| format!("{} ({}): {}", sample.server, sample.point, sample.note))
             .collect();
-        skipped.sort();
-        skipped.dedup();
-        skipped
+        notes.into_iter().collect()
     }
 
     /// None where it was not tried.
