@@ -4,9 +4,10 @@ use std::slice;
 
 use anyhow::{Context, Result};
 use integration_tests::client::message;
-use integration_tests::{Client, Exchange, Flood, Running, Server, exchange};
+use integration_tests::{Client, Exchange, Flood, Running, Server, exchange, patience, until};
 
 use crate::case::Case;
+use crate::leaks::settled;
 
 pub const CASES: &[Case] = &[
     Case::new("resets_in_mid_transfer", resets_in_mid_transfer).applies(Server::is_concurrent),
@@ -75,12 +76,18 @@ fn gone_before_accepted(server: &Server) -> Result<()> {
 /// Nobody is there to take an echo: the first write is answered by an RST, the second one fails.
 fn gone_before_read(server: &Server) -> Result<()> {
     server.launch().serve(|running| {
+        Client::connect(running)?.echo(b"anybody there?")?;
+        let before = settled(running)?.descriptors;
         running.paused(|| {
             for seed in 0..10 {
                 // It closes with a FIN, as there is nothing that it has not read.
                 Client::connect(running)?.send(&message(seed, 48 * 1024))?;
             }
             Ok(())
+        })?;
+        // A server with a thread for each of them may come to them last.
+        until("the server being done with them", patience(), || {
+            Ok((running.figures()?.descriptors <= before).then_some(()))
         })?;
         Client::connect(running)?.echo(b"still there?").context("after 10 that did not wait")
     })

@@ -75,7 +75,7 @@ fn leave(number: u64, client: Client) -> Result<()> {
 
 /// The figures once they stay the same. Where that is taken for granted too early they are
 /// higher than at rest, and the test is less strict than it could be.
-fn settled(running: &Running) -> Result<Figures> {
+pub fn settled(running: &Running) -> Result<Figures> {
     let mut last = running.figures()?;
     until("the server coming to rest", patience(), || {
         thread::sleep(Duration::from_millis(100));
