@@ -20,6 +20,8 @@ pub struct Teller<'a> {
     numbers: HashMap<String, usize>,
     /// The sockets that do not block.
     impatient: HashSet<String>,
+    /// The sockets that came in pairs, each with what `socketpair` returned.
+    pairs: HashMap<String, String>,
 }
 
 impl<'a> Teller<'a> {
@@ -32,10 +34,12 @@ impl<'a> Teller<'a> {
             listener: None,
             numbers: HashMap::new(),
             impatient: HashSet::new(),
+            pairs: HashMap::new(),
         }
     }
 
-    /// Which sockets are whose: `accept` and `getpeername` say it, perhaps later than they are used.
+    /// Which sockets are whose: `accept` and `getpeername` say it, perhaps later than they are used;
+    /// and `socketpair`, which are the process's own.
     pub fn learn(&mut self, records: &[Record]) {
         for record in records {
             let Event::Call { name, args, result, .. } = &record.event else { continue };
@@ -44,6 +48,12 @@ impl<'a> Teller<'a> {
             let socket = match name.as_str() {
                 "accept" | "accept4" => result.as_deref(),
                 "getpeername" => first,
+                "socketpair" => {
+                    let ends = parts.last().copied().unwrap_or_default();
+                    let sockets = ends.split(',').filter_map(identity);
+                    self.pairs.extend(sockets.map(|socket| (socket.to_owned(), ends.to_owned())));
+                    continue;
+                }
                 "listen" => {
                     self.listener = first.and_then(identity).map(str::to_owned);
                     continue;
@@ -61,9 +71,6 @@ impl<'a> Teller<'a> {
 
     pub fn tell(&mut self, records: &[Record]) -> Vec<Thread> {
         let mut threads: Vec<Thread> = Vec::new();
-        let main_comm = records.first().map(|record| record.tid).and_then(|main| {
-            records.iter().rfind(|record| record.tid == main).map(|record| record.comm.clone())
-        });
         for record in records {
             let index = threads.iter().position(|thread| thread.tid == record.tid);
             let index = index.unwrap_or_else(|| {
@@ -78,14 +85,13 @@ impl<'a> Teller<'a> {
                 });
                 threads.len() - 1
             });
-            // A thread takes a name of its own after it has begun.
-            if index > 0 && Some(&record.comm) != main_comm.as_ref() {
-                threads[index].role.clone_from(&record.comm);
-            }
             match &record.event {
                 Event::Call { name, args, result, end } => {
                     let until = end.unwrap_or(Nanos::MAX);
                     let result = result.as_deref().unwrap_or("?");
+                    if let Some(own) = own_name(name, args) {
+                        own.clone_into(&mut threads[index].role);
+                    }
                     let calls = &mut threads[index].calls;
                     if let Some(told) = self.told(name, args, record.at) {
                         calls.push(told);
@@ -112,6 +118,10 @@ impl<'a> Teller<'a> {
                 call.end = end.max(call.start);
             }
             thread.end_suspensions();
+        }
+        // In the order in which they were started, and not in that in which they got to run.
+        if let Some((_main, others)) = threads.split_first_mut() {
+            others.sort_by_key(|thread| thread.tid);
         }
         threads
     }
@@ -156,6 +166,7 @@ impl<'a> Teller<'a> {
                     .is_none_or(|socket| !self.impatient.contains(socket)),
             client,
             copied,
+            pair: self.pair(parts.first().copied()).cloned(),
             step: None,
             told: false,
         };
@@ -199,6 +210,9 @@ impl<'a> Teller<'a> {
         {
             // A pipe, an eventfd: nobody's data, but a wait all the same.
             call.waited = Some(end);
+        } else if call.patient && copy_direction(name) == Some(Direction::In) && number.is_none() {
+            // Interrupted, or never over.
+            call.phase = Phase::Waiting;
         } else if call.patient
             && name.starts_with("accept")
             && !vain
@@ -336,11 +350,19 @@ impl<'a> Teller<'a> {
         self.sockets.get(identity(described)?).copied()
     }
 
+    /// The pair of which a descriptor is one end.
+    fn pair(&self, described: Option<&str>) -> Option<&String> {
+        self.pairs.get(identity(described?)?)
+    }
+
     /// What is behind a descriptor that is no client's, in a word.
     fn kind(&self, described: &str) -> Option<&'static str> {
         let identity = identity(described)?;
         if self.listener.as_deref() == Some(identity) {
             return Some("listener");
+        }
+        if self.pairs.contains_key(identity) {
+            return Some("pair");
         }
         let kinds = [
             ("anon_inode:[signalfd]", "signalfd"),
@@ -377,6 +399,7 @@ impl<'a> Teller<'a> {
             patient: false,
             client: None,
             copied: None,
+            pair: None,
             step: None,
             told: true,
         };
@@ -424,7 +447,7 @@ pub fn is_wait(name: &str) -> bool {
     )
 }
 
-fn copy_direction(name: &str) -> Option<Direction> {
+pub fn copy_direction(name: &str) -> Option<Direction> {
     match name {
         "read" | "readv" | "pread64" | "preadv" | "recvfrom" | "recvmsg" | "recvmmsg" => {
             Some(Direction::In)
@@ -458,6 +481,13 @@ fn is_hidden(name: &str, args: &str) -> bool {
     (name == "write" && (args.starts_with("2<") || args.starts_with("2,")))
         || (name == "fcntl" && args.ends_with("F_GETFD"))
         || name.starts_with("exit")
+        || name == "prctl"
+}
+
+/// The name that a thread gives itself: `prctl(PR_SET_NAME, "worker-1")`.
+fn own_name<'a>(name: &str, args: &'a str) -> Option<&'a str> {
+    let quoted = args.strip_prefix("PR_SET_NAME, ").filter(|_| name == "prctl")?;
+    quoted.strip_prefix('"')?.split('"').next()
 }
 
 /// What strace says is behind a descriptor: `socket:[17813284]` of `8<socket:[17813284]>`.

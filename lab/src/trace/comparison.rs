@@ -9,7 +9,8 @@ use super::repeat::{Item, items};
 use super::story::{Call, Direction, Phase, Story, Thread};
 use super::strace::Nanos;
 use super::style::{
-    SMALL, WIDTH, arrow, blend, class, duration, line, page, rectangle, spot, tear, text, wrap,
+    Arrow, SMALL, WIDTH, blend, class, duration, line, page, plate, rectangle, spot, tear, text,
+    wrap,
 };
 
 const MARGIN: f64 = 14.0;
@@ -22,6 +23,8 @@ const CUT: f64 = COMES - 28.0;
 const RIGHT: f64 = WIDTH - MARGIN - 8.0;
 const BAR: f64 = 24.0;
 const BETWEEN: f64 = 4.0;
+/// The same where there is a signal between them.
+const FOR_SIGNAL: f64 = 18.0;
 const ROW: f64 = 32.0;
 /// No figure is stretched for the sake of one slow model.
 const LONGEST: Nanos = 1_500_000;
@@ -71,6 +74,7 @@ fn header(span: Nanos) -> (Group, f64) {
         "wakes and copies, in the call that waited",
         "copying",
         "neither: returned at once",
+        "signal",
     ]
     .into_iter()
     .enumerate()
@@ -79,7 +83,11 @@ fn header(span: Nanos) -> (Group, f64) {
             0 => group.add(rectangle("waiting", x, y, 20.0, 12.0).set("rx", 2)),
             1 => group.add(blend(x, y, 20.0, 12.0)),
             2 => group.add(rectangle("copying", x, y, 20.0, 12.0).set("rx", 2)),
-            _ => group.add(rectangle("neither", x, y, 20.0, 12.0).set("rx", 2)),
+            3 => group.add(rectangle("neither", x, y, 20.0, 12.0).set("rx", 2)),
+            _ => {
+                let (from, to) = ((x + 10.0, y + 14.0), (x + 10.0, y - 1.0));
+                group.add(Arrow { class: "signal", from, to }.draw())
+            }
         };
         group = group.add(text("muted", "start", x + 26.0, y + 10.0, label));
         x += 26.0 + text_width(label, SMALL) + 18.0;
@@ -134,7 +142,13 @@ impl<'a> Row<'a> {
     }
 
     fn height(&self) -> f64 {
-        self.threads.len() as f64 * (BAR + BETWEEN)
+        self.threads.len() as f64 * self.lane() - (self.lane() - BAR) + BETWEEN
+    }
+
+    /// From one thread's bars to the next one's.
+    fn lane(&self) -> f64 {
+        let mut signals = self.threads.iter().flat_map(|thread| &thread.signals);
+        BAR + if signals.any(|signal| signal.from.is_some()) { FOR_SIGNAL } else { BETWEEN }
     }
 
     fn place(&self, time: Nanos, span: Nanos) -> f64 {
@@ -166,14 +180,16 @@ impl<'a> Row<'a> {
         }
         group = group.add(text("muted", "start", MARGIN, y + 14.0, self.story.server.name));
         for (index, thread) in self.threads.iter().enumerate() {
-            let y = top + index as f64 * (BAR + BETWEEN);
+            let y = top + index as f64 * self.lane();
             if self.threads.len() > 1 {
                 group = group.add(text("muted", "end", LEFT - 6.0, y + 16.0, &thread.role));
             }
             group = group.add(self.draw_thread(thread, y, span));
         }
+        group = group.add(self.draw_signals(top, span));
         group = group.add(tear(CUT + 2.0, CUT + 12.0, top - 3.0, bottom));
-        group = group.add(arrow("message", "spot", "", (COMES, top - 6.0), (COMES, top)));
+        let came = Arrow { class: "message", from: (COMES, top - 6.0), to: (COMES, top) };
+        group = group.add(came.draw());
         if self.answered - self.comes < span {
             let x = self.place(self.answered, span);
             group = group.add(spot("spot", x, bottom + 2.0, 3.5));
@@ -220,6 +236,7 @@ impl<'a> Row<'a> {
                         self.place(calls[0].start, span),
                         self.place(calls[calls.len() - 1].end, span),
                     );
+                    taken = to;
                     let count = ((to - from) / 4.0).max(1.0) as usize;
                     for tooth in 0..count {
                         let call = &calls[tooth * calls.len() / count];
@@ -241,7 +258,8 @@ impl<'a> Row<'a> {
         let vain = vain.count();
         if vain > 2 {
             let label = format!("EAGAIN, {vain} times");
-            labels = labels.add(text("halo", "middle", f64::midpoint(LEFT, CUT), y + 16.0, &label));
+            let left = f64::midpoint(LEFT, CUT) - text_width(&label, SMALL) / 2.0;
+            labels = labels.add(plate(left, y + 16.0, &label));
         }
         bars.add(labels)
     }
@@ -255,7 +273,8 @@ impl<'a> Row<'a> {
         mut bars: Group,
         mut labels: Group,
     ) -> (Group, Group) {
-        for (phase, from, to) in call.phases() {
+        let shown = |&(_, from, _): &(Phase, Nanos, Nanos)| from < self.comes + span;
+        for (phase, from, to) in call.phases().into_iter().filter(shown) {
             let (x, end) = (self.place(from, span), self.place(to, span));
             let width = (end - x).max(1.5);
             bars = if phase == Phase::Copying && call.waited.is_some() {
@@ -278,13 +297,49 @@ impl<'a> Row<'a> {
                 y + 16.0,
                 &call.name,
             ));
-        } else if x >= COMES && call.phase == Phase::Copying && next - end > width + 8.0 {
-            labels = labels.add(text("halo", "start", end + 4.0, y + 16.0, &call.name));
-            *taken = end + width + 6.0;
         } else if x >= COMES && call.phase == Phase::Copying && x - before > width + 8.0 {
-            labels = labels.add(text("halo", "end", x - 4.0, y + 16.0, &call.name));
+            labels = labels.add(plate(x - 4.0 - width, y + 16.0, &call.name));
+        } else if x >= COMES && call.phase == Phase::Copying && next - end > width + 8.0 {
+            labels = labels.add(plate(end + 4.0, y + 16.0, &call.name));
+            *taken = end + width + 6.0;
         }
         (bars, labels)
+    }
+
+    /// The signals that came between the message and its answer.
+    fn draw_signals(&self, top: f64, span: Nanos) -> Group {
+        let mut group = Group::new();
+        let lane_of = |tid: i32| self.threads.iter().position(|thread| thread.tid == tid);
+        for (lane, thread) in self.threads.iter().enumerate() {
+            let y = top + lane as f64 * self.lane();
+            let here = |at: Nanos| (self.comes..self.answered).contains(&at);
+            for signal in thread.signals.iter().filter(|signal| here(signal.at)) {
+                let x = self.place(signal.at, span);
+                let sender = signal.from.and_then(|(sender, call)| {
+                    let sender = &self.story.threads[sender];
+                    Some((lane_of(sender.tid)?, sender.calls[call].start))
+                });
+                let (from, to) = match sender {
+                    Some((below, at)) if below > lane => {
+                        let from = top + below as f64 * self.lane();
+                        ((self.place(at, span) + 3.0, from), (x, y + BAR))
+                    }
+                    _ => ((x, y + BAR + 4.0), (x, y + BAR / 2.0)),
+                };
+                group = group.add(Arrow { class: "signal", from, to }.draw());
+                // Between two lanes there is room for its name; on a lane, it is before the next bar.
+                let next = thread.calls.iter().find(|call| call.start > signal.at);
+                let next = next.map_or(RIGHT, |next| self.place(next.start, span));
+                let width = text_width(&signal.name, SMALL);
+                let (left, label_y) = match sender {
+                    Some(_) => (x + 6.0, y + BAR + 13.0),
+                    None if x + width + 10.0 < next => (x + 6.0, y + BAR / 2.0 + 4.0),
+                    None => (x - 6.0 - width, y + BAR / 2.0 + 4.0),
+                };
+                group = group.add(plate(left, label_y, &signal.name));
+            }
+        }
+        group
     }
 
     /// What the trace says, in words.

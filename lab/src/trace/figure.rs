@@ -8,10 +8,10 @@ use svg::node::element::{Group, Title};
 use super::layout::{Axis, CUT, QUIET, Want, text_width};
 use super::play::{What, moment};
 use super::repeat::{Item, again, items};
-use super::story::{Call, Direction, Message, Phase, Story, Thread};
+use super::story::{Call, Direction, Message, Phase, Story, Thread, Wake};
 use super::strace::Nanos;
 use super::style::{
-    SMALL, WIDTH, amount, arrow, blend, class, duration, line, page, rectangle, spot, tear, text,
+    Arrow, SMALL, WIDTH, amount, blend, class, duration, line, page, rectangle, spot, tear, text,
     wrap,
 };
 
@@ -26,6 +26,8 @@ const GAP: f64 = 9.0;
 /// Above a lane, for the numbers of the steps; below it, for the signals.
 const NOTES: f64 = 17.0;
 const RULER: f64 = 24.0;
+/// The radius of a step's number.
+const STEP: f64 = 7.5;
 /// Room beside a label.
 const AROUND: f64 = 8.0;
 
@@ -55,39 +57,27 @@ enum Lane {
     Threads(Vec<usize>),
 }
 
-/// From the top: A, its threads, those of both, those of B, B. So the arrows are short.
+/// From the top: A, its thread, those of both, that of B, B. So the arrows are short, and the lanes
+/// are in the same order whenever a server is traced.
 fn lanes(story: &Story) -> Vec<Lane> {
     let (start, end) = (story.play.acts.first().map_or(0, |act| act.at), story.play.end);
-    let idle = |thread: usize| {
-        let calls = &story.threads[thread].calls;
+    let idle = |thread: &usize| {
+        let calls = &story.threads[*thread].calls;
         calls.len() == 1 && calls[0].start < start && calls[0].end >= end
     };
-    // Between 0, for A only, and 1, for B only.
-    let side = |thread: usize| {
-        let clients: Vec<f64> = (story.threads[thread].calls.iter())
-            .filter(|call| call.copied.is_some())
-            .filter_map(|call| Some(call.client? as f64))
-            .collect();
-        if clients.is_empty() { 0.5 } else { clients.iter().sum::<f64>() / clients.len() as f64 }
-    };
-    let group = |thread: usize| match side(thread) {
-        0.0 => 0,
-        1.0 => 2,
-        _ => 1,
-    };
-    let mut threads: Vec<usize> = (0..story.threads.len()).collect();
-    threads.sort_by_key(|&thread| (group(thread), thread > 0, &story.threads[thread].role));
-    let (idlers, mut busy): (Vec<usize>, Vec<usize>) =
-        threads.into_iter().partition(|&thread| idle(thread));
-    let middle = busy.iter().filter(|&&thread| group(thread) < 2).count();
-    let others = busy.split_off(middle);
-    let mut lanes: Vec<Lane> = busy.into_iter().map(|thread| Lane::Threads(vec![thread])).collect();
+    let of = |thread: usize, client: &str| story.threads[thread].role.contains(client);
+    let (idlers, busy): (Vec<usize>, Vec<usize>) = (0..story.threads.len()).partition(idle);
+    let (first, rest): (Vec<usize>, Vec<usize>) =
+        busy.into_iter().partition(|&thread| of(thread, " of A"));
+    let (last, both): (Vec<usize>, Vec<usize>) =
+        rest.into_iter().partition(|&thread| of(thread, " of B"));
+    let single =
+        |threads: Vec<usize>| threads.into_iter().map(|thread| Lane::Threads(vec![thread]));
+    let mut lanes = vec![Lane::Client(0)];
+    lanes.extend(single(first).chain(single(both)));
     lanes.extend((!idlers.is_empty()).then_some(Lane::Threads(idlers)));
-    lanes.extend(others.into_iter().map(|thread| Lane::Threads(vec![thread])));
-    for client in 0..story.play.clients.len() {
-        let at = if client == 0 { 0 } else { lanes.len() };
-        lanes.insert(at, Lane::Client(client));
-    }
+    lanes.extend(single(last));
+    lanes.extend((1..story.play.clients.len()).map(Lane::Client));
     lanes
 }
 
@@ -105,6 +95,14 @@ fn header(story: &Story) -> (Group, f64) {
     (group.add(entries), bottom)
 }
 
+/// Whether it was sent in an earlier act than the one in which it was taken.
+fn is_early(story: &Story, message: &Message) -> bool {
+    let act = |at: Nanos| story.play.acts.partition_point(|act| act.at <= at);
+    let call = &story.threads[message.thread].calls[message.call];
+    let sent = moment(&story.play.clients[message.client].deeds[message.deed]);
+    message.direction == Direction::In && act(sent) < act(sent.max(call.start))
+}
+
 struct Legend {
     entries: Vec<(Mark, String)>,
 }
@@ -112,9 +110,9 @@ struct Legend {
 enum Mark {
     Bar(&'static str),
     Blend,
-    Arrow,
+    Arrow(&'static str),
     Signal,
-    Wake,
+    Step,
     Tear,
 }
 
@@ -164,12 +162,24 @@ impl Legend {
             Mark::Bar("neither"),
             format!("neither: returned at once{neither}; a bare line: running"),
         ));
-        entries.push((Mark::Arrow, "message".to_owned()));
+        entries.push((Mark::Arrow("message"), "message".to_owned()));
+        if story.messages.iter().any(|message| is_early(story, message)) {
+            entries.push((Mark::Arrow("message early"), "one of an earlier act".to_owned()));
+        }
         if story.threads.iter().any(|thread| !thread.signals.is_empty()) {
             entries.push((Mark::Signal, "signal".to_owned()));
         }
         if !story.wakes.is_empty() {
-            entries.push((Mark::Wake, "one thread wakes another".to_owned()));
+            let pair = if calls().any(|call| call.pair.is_some()) {
+                " (pair: sockets connected to each other)"
+            } else {
+                ""
+            };
+            entries.push((Mark::Arrow("wake"), format!("one thread wakes another{pair}")));
+        }
+        if !story.server.steps.is_empty() {
+            let steps = "a step, as the header of the server's file numbers it";
+            entries.push((Mark::Step, steps.to_owned()));
         }
         let cut =
             "not to scale: long stretches are cut, durations stand below; strace slows every call";
@@ -190,19 +200,15 @@ impl Legend {
             group = match mark {
                 Mark::Bar(class) => group.add(rectangle(class, x, y, 20.0, 12.0).set("rx", 2)),
                 Mark::Blend => group.add(blend(x, y, 20.0, 12.0)),
-                Mark::Arrow => {
-                    group.add(arrow("message", "spot", "", (x, middle), (x + 20.0, middle)))
+                Mark::Arrow(class) => {
+                    let arrow = Arrow { class, from: (x, middle), to: (x + 20.0, middle) };
+                    group.add(arrow.draw())
                 }
-                Mark::Signal => group.add(arrow(
-                    "signal",
-                    "signal-head",
-                    "",
-                    (x + 10.0, y + 14.0),
-                    (x + 10.0, y - 1.0),
-                )),
-                Mark::Wake => {
-                    group.add(arrow("wake", "wake-head", "", (x, middle), (x + 20.0, middle)))
+                Mark::Signal => {
+                    let (from, to) = ((x + 10.0, y + 14.0), (x + 10.0, y - 1.0));
+                    group.add(Arrow { class: "signal", from, to }.draw())
                 }
+                Mark::Step => group.add(number_step(x + 10.0, middle, "1")),
                 Mark::Tear => group.add(tear(x + 4.0, x + 16.0, y - 1.0, y + 13.0)),
             };
             group = group.add(text("muted", "start", x + 26.0, y + 10.0, label));
@@ -280,8 +286,14 @@ impl<'a> Panel<'a> {
         (call.start.max(self.from), call.end.min(self.to))
     }
 
+    /// What there is to show of a thread. A call belongs to the act in which it returns; it is in
+    /// the one before too if it waits.
     fn items(&self, thread: usize) -> Vec<Item> {
-        items(&self.story.threads[thread].calls, self.from, self.to)
+        let calls = &self.story.threads[thread].calls;
+        let mut items = items(calls, self.from, self.to);
+        let late = |call: &Call| call.end > self.to && !call.waits_at(self.to);
+        items.retain(|item| !matches!(item, Item::One(call) if late(&calls[*call])));
+        items
     }
 
     fn goings(&self, client: usize) -> Vec<Going> {
@@ -378,8 +390,7 @@ impl<'a> Panel<'a> {
                         0.0
                     };
                     let width = label_width(call) + AROUND + extra;
-                    let least =
-                        if call.step.is_some() && call.start >= self.from { 17.0 } else { 4.0 };
+                    let least = if call.step.is_some() { 2.0 * STEP + 2.0 } else { 4.0 };
                     wants.push(Want { from, to, width: least, rank: 0 });
                     (from, to, width, rank)
                 }
@@ -424,27 +435,32 @@ impl<'a> Panel<'a> {
         for (lane, &y) in self.lanes.iter().zip(&tops) {
             group = group.add(self.draw_life(lane, y));
         }
+        let arrows = self.arrows(&tops);
         let (mut bars, mut labels) = (Group::new(), Group::new());
         for (lane, &y) in self.lanes.iter().zip(&tops) {
             (bars, labels) = match lane {
                 Lane::Client(client) => self.draw_client(*client, y, bars, labels),
-                Lane::Threads(threads) => self.draw_thread(threads, y, bars, labels),
+                Lane::Threads(threads) => self.draw_thread(threads[0], y, &arrows, bars, labels),
             };
         }
         group = group.add(bars);
         for (from, to) in self.axis.cuts() {
             group = group.add(tear(from, to, top + HEAD - 2.0, bottom));
         }
-        for message in &self.story.messages {
-            if let Some(message) = self.draw_message(message, &tops) {
-                group = group.add(message);
-            }
-        }
-        for arrow in self.draw_wakes(&tops).into_iter().chain(self.draw_sent_signals(&tops)) {
-            group = group.add(arrow);
+        for arrow in &arrows {
+            group = group.add(arrow.draw());
         }
         group = group.add(labels);
         group.add(self.draw_ruler(bottom + 5.0))
+    }
+
+    /// All that goes from lane to lane, or into one.
+    fn arrows(&self, tops: &[f64]) -> Vec<Arrow> {
+        let messages = self.story.messages.iter().filter_map(|message| self.message(message, tops));
+        let mut arrows: Vec<Arrow> = messages.collect();
+        arrows.extend(self.wakes(tops));
+        arrows.extend(self.signals(tops));
+        arrows
     }
 
     /// The name of a lane, and the line of the time in which there is somebody in it.
@@ -502,6 +518,7 @@ impl<'a> Panel<'a> {
         let y = self.client_line(&lane, top);
         let label_y = if self.is_first(&lane) { y - 9.0 } else { y + 17.0 };
         let goings = self.goings(client);
+        let mut taken = LEFT - 3.0;
         for (index, going) in goings.iter().enumerate() {
             let (x, end) = (self.axis.place(going.from), self.axis.place(going.to));
             bars = if going.deeds.len() > 1 {
@@ -511,8 +528,13 @@ impl<'a> Panel<'a> {
             };
             let next =
                 goings.get(index + 1).map_or(LEFT + FIELD, |next| self.axis.place(next.from));
-            if next - x >= text_width(&going.label, SMALL) {
-                labels = labels.add(text("halo", "start", x - 3.0, label_y, &going.label));
+            // It begins at its spot; or before, to end where a cut is.
+            let free = self.axis.free(x, next).first().map_or(next, |part| part.end);
+            let width = text_width(&going.label, SMALL);
+            let left = (free - width - 2.0).min(x - 3.0);
+            if left >= taken {
+                labels = labels.add(text("halo", "start", left, label_y, &going.label));
+                taken = left + width + 4.0;
             }
         }
         (bars, labels)
@@ -520,40 +542,47 @@ impl<'a> Panel<'a> {
 
     fn draw_thread(
         &self,
-        threads: &[usize],
+        thread: usize,
         top: f64,
+        arrows: &[Arrow],
         mut bars: Group,
         mut labels: Group,
     ) -> (Group, Group) {
-        let thread = &self.story.threads[threads[0]];
+        let Thread { calls, signals, .. } = &self.story.threads[thread];
         let y = top + self.above();
-        let items = self.items(threads[0]);
+        let items = self.items(thread);
         for (index, item) in items.iter().enumerate() {
             (bars, labels) = match item {
                 Item::One(call) => {
-                    let next = items
-                        .get(index + 1)
-                        .map_or(self.to, |item| thread.calls[item.first()].start);
-                    self.draw_call(&thread.calls[*call], next, y, bars, labels)
+                    let next =
+                        items.get(index + 1).map_or(self.to, |item| calls[item.first()].start);
+                    self.draw_call(&calls[*call], next, y, arrows, bars, labels)
                 }
-                Item::Again { calls, times } => {
-                    self.draw_again(&thread.calls[calls.clone()], *times, y, bars, labels)
+                Item::Again { calls: range, times } => {
+                    self.draw_again(&calls[range.clone()], *times, y, bars, labels)
                 }
             };
         }
-        for signal in
-            thread.signals.iter().filter(|signal| (self.from..self.to).contains(&signal.at))
-        {
-            let x = self.axis.place(signal.at);
-            let tail = y + BAR + NOTES - 1.0;
-            if signal.from.is_none() {
-                bars = bars.add(arrow("signal", "signal-head", "", (x, tail), (x, y + BAR)));
+        // The names of the signals, on the side of their arrows that is free.
+        let mut taken = LEFT;
+        let here = signals.iter().filter(|signal| (self.from..self.to).contains(&signal.at));
+        let places: Vec<_> =
+            here.map(|signal| (self.axis.place(signal.at), signal.name.as_str())).collect();
+        for (index, &(x, name)) in places.iter().enumerate() {
+            let (width, bottom) = (text_width(name, SMALL), y + BAR + NOTES - 2.0);
+            let next = places.get(index + 1).map_or(LEFT + FIELD, |&(next, _)| next - 4.0);
+            let free = |&left: &f64| {
+                let corners = ((left - 1.0, bottom - 11.0), (left + width + 1.0, bottom + 2.0));
+                let crossed = arrows.iter().any(|arrow| arrow.crosses(corners.0, corners.1));
+                let right = left + width;
+                let whole = self.axis.free(left, right) == [left..right];
+                left >= taken && right <= next && whole && !crossed
+            };
+            if let Some(left) = [x + 6.0, x - 6.0 - width].into_iter().find(free) {
+                labels = labels.add(text("halo", "start", left, bottom - 1.0, name));
+                taken = left + width + 4.0;
             }
-            let next = thread.signals.iter().map(|signal| signal.at).find(|&at| at > signal.at);
-            let next = next.map_or(LEFT + FIELD, |next| self.axis.place(next.min(self.to)));
-            if next - x >= text_width(&signal.name, SMALL) + 6.0 {
-                labels = labels.add(text("halo", "start", x + 6.0, tail - 2.0, &signal.name));
-            }
+            taken = taken.max(x + 4.0);
         }
         (bars, labels)
     }
@@ -563,6 +592,7 @@ impl<'a> Panel<'a> {
         call: &Call,
         next: Nanos,
         y: f64,
+        arrows: &[Arrow],
         bars: Group,
         mut labels: Group,
     ) -> (Group, Group) {
@@ -572,18 +602,18 @@ impl<'a> Panel<'a> {
             end = (x + label_width(call) + AROUND + 2.0).min(self.axis.place(next) - 2.0);
         }
         end = end.max(x + 2.0);
+        let turns = call.waited.map(|waited| self.axis.place(waited.clamp(from, to)));
         let mut bar = Group::new().add(Title::new(describe(call)));
         if call.told {
             bar =
                 bar.add(rectangle("told", x + 1.0, y + 1.0, end - x - 2.0, BAR - 2.0).set("rx", 3));
         } else {
-            let mut rest = x;
-            if let Some(waited) = call.waited {
-                rest = self.axis.place(waited.clamp(from, to));
+            let rest = turns.unwrap_or(x);
+            if turns.is_some() {
                 bar = bar.add(rectangle("waiting", x, y, rest - x, BAR));
             }
             if end > rest {
-                bar = if call.waited.is_some() && call.phase == Phase::Copying {
+                bar = if turns.is_some() && call.phase == Phase::Copying {
                     bar.add(blend(rest, y, end - rest, BAR))
                 } else {
                     bar.add(rectangle(class(call.phase), rest, y, end - rest, BAR))
@@ -591,25 +621,28 @@ impl<'a> Panel<'a> {
             }
             bar = bar.add(rectangle("edge", x, y, end - x, BAR));
         }
-        // What came of it is not known before it is over, and stands there.
-        let answer = Some(&call.answer).filter(|answer| !answer.is_empty() && call.end <= self.to);
-        // On a bar of one colour the label keeps arrows off.
-        let style = match (call.told, call.waited.is_some()) {
-            (true, _) => String::new(),
-            (_, true) => "inside".to_owned(),
+        // On a bar of one colour, what crosses a label is kept off it.
+        let style = |left: f64, right: f64| match turns {
+            _ if call.told => String::new(),
+            Some(turns) if right <= turns => "inside on waiting-label".to_owned(),
+            Some(turns) if left < turns || call.phase == Phase::Copying => "inside".to_owned(),
             _ => format!("inside on {}-label", class(call.phase)),
         };
-        let style = style.as_str();
+        // What came of it is not known before it is over, and stands there.
+        let answer = Some(&call.answer).filter(|answer| !answer.is_empty() && call.end <= self.to);
         let free = self.axis.free(x, end);
-        let fits = |part: &(f64, f64), label: &str| part.1 - part.0 >= text_width(label, SMALL);
-        let middle = |part: &(f64, f64)| f64::midpoint(part.0, part.1);
+        let fits = |part: &Range<f64>, label: &str| {
+            part.end - part.start >= text_width(label, SMALL) + 6.0
+        };
         let last = answer.and_then(|answer| {
             free.iter().rposition(|part| fits(part, &call.title) && fits(part, answer))
         });
         if let (Some(last), Some(answer)) = (last, answer) {
-            let at = middle(&free[last]);
-            labels = labels.add(text(style, "middle", at, y + 14.0, &call.title)).add(text(
-                style,
+            let half = label_width(call) / 2.0;
+            let at = place_label(&free[last], half, (y + 4.0, y + 31.0), arrows);
+            let style = style(at - half, at + half);
+            labels = labels.add(text(&style, "middle", at, y + 14.0, &call.title)).add(text(
+                &style,
                 "middle",
                 at,
                 y + 28.0,
@@ -622,18 +655,16 @@ impl<'a> Panel<'a> {
             .position(|part| fits(part, &call.title))
             .filter(|&first| Some(first) != last);
         if let Some(first) = first {
-            let at = middle(&free[first]);
-            labels = labels.add(text(style, "middle", at, y + BAR / 2.0 + 4.0, &call.title));
+            let half = text_width(&call.title, SMALL) / 2.0;
+            let at = place_label(&free[first], half, (y + 10.0, y + 24.0), arrows);
+            let style = style(at - half, at + half);
+            labels = labels.add(text(&style, "middle", at, y + BAR / 2.0 + 4.0, &call.title));
         }
-        if let Some(step) = call.step.filter(|_| call.start >= self.from) {
-            let at = x + 8.0;
-            labels = labels.add(spot("step", at, y - 9.0, 7.5)).add(text(
-                "step-number",
-                "middle",
-                at,
-                y - 5.2,
-                step,
-            ));
+        let at_end = call.is_step_at_end();
+        let inside = if at_end { call.end < self.to } else { call.start >= self.from };
+        if let Some(step) = call.step.filter(|_| inside) {
+            let at = place_step(x..end, at_end, y, arrows);
+            labels = labels.add(number_step(at, y - 9.0, step.number));
         }
         (bars.add(bar), labels)
     }
@@ -663,9 +694,10 @@ impl<'a> Panel<'a> {
         }
         let label = again(times);
         let free = self.axis.free(x, end);
-        if let Some(part) = free.iter().find(|part| part.1 - part.0 >= text_width(&label, SMALL)) {
-            labels =
-                labels.add(text("halo", "middle", f64::midpoint(part.0, part.1), y + 14.0, &label));
+        let width = text_width(&label, SMALL);
+        if let Some(part) = free.iter().find(|part| part.end - part.start >= width) {
+            let at = f64::midpoint(part.start, part.end);
+            labels = labels.add(text("halo", "middle", at, y + 14.0, &label));
         }
         (bars, labels)
     }
@@ -676,9 +708,8 @@ impl<'a> Panel<'a> {
             .position(|lane| matches!(lane, Lane::Threads(threads) if threads.contains(&thread)))
     }
 
-    fn draw_message(&self, message: &Message, tops: &[f64]) -> Option<Group> {
+    fn message(&self, message: &Message, tops: &[f64]) -> Option<Arrow> {
         let &Message { client, deed, thread, call, direction } = message;
-        let Lane::Threads(_) = self.lanes[self.lane_of_thread(thread)?] else { return None };
         let thread_lane = self.lane_of_thread(thread)?;
         let client_lane = self
             .lanes
@@ -694,85 +725,81 @@ impl<'a> Panel<'a> {
             .any(|item| matches!(item, Item::One(one) if *one == call_index));
         let deed_at = moment(&deed);
         let call_at = deed_at.clamp(call.start, call.end);
-        let early = deed_at < self.from;
         if !shown || !(self.from..self.to).contains(&call_at) || deed_at >= self.to {
             return None;
         }
         let down = client_lane < thread_lane;
         let bar_top = tops[thread_lane] + self.above();
         let bar_y = if down { bar_top } else { bar_top + BAR };
-        let client_y = self.client_line(&self.lanes[client_lane], tops[client_lane]);
-        let at_client = (self.axis.place(deed_at.max(self.from)), client_y);
-        let at_call = (self.axis.place(call_at), bar_y);
         let gap = if down { 4.0 } else { -4.0 };
-        let dash = if early { "early" } else { "" };
-        Some(match direction {
+        let client_y = self.client_line(&self.lanes[client_lane], tops[client_lane]) + gap;
+        let at_client = (self.axis.place(deed_at.max(self.from)), client_y);
+        let at_call = |inside: f64| (self.axis.place(call_at) + inside, bar_y);
+        match direction {
             Direction::In => {
                 // Into the bar and not to its edge, where the next one may begin.
-                let width =
-                    self.axis.place(self.visible(call).1) - self.axis.place(self.visible(call).0);
+                let (from, to) = self.visible(call);
+                let width = self.axis.place(to) - self.axis.place(from);
                 let inside = if call_at == call.start { (width / 2.0).min(6.0) } else { 0.0 };
-                arrow(
-                    "message",
-                    "spot",
-                    dash,
-                    (at_client.0, at_client.1 + gap),
-                    (at_call.0 + inside, at_call.1),
-                )
+                let class = if deed_at < self.from { "message early" } else { "message" };
+                Some(Arrow { class, from: at_client, to: at_call(inside) })
             }
+            Direction::Out if deed_at < self.from => None,
             Direction::Out => {
-                if early {
-                    return None;
-                }
                 let inside = if call_at == call.end { -3.0 } else { 0.0 };
-                arrow(
-                    "message",
-                    "spot",
-                    dash,
-                    (at_call.0 + inside, at_call.1),
-                    (at_client.0, at_client.1 + gap),
-                )
+                Some(Arrow { class: "message", from: at_call(inside), to: at_client })
             }
-        })
+        }
     }
 
-    fn draw_wakes(&self, tops: &[f64]) -> Vec<Group> {
-        let place = |(thread, index): (usize, usize), at: fn(&Call) -> Nanos| {
-            let lane = self.lane_of_thread(thread)?;
-            let time = at(&self.story.threads[thread].calls[index]);
-            let inside = (self.from..self.to).contains(&time);
-            inside.then(|| (self.axis.place(time), tops[lane] + self.above()))
-        };
-        let arrow = |from: (f64, f64), to: (f64, f64)| {
-            let down = from.1 < to.1;
-            let (from_y, to_y) = if down { (from.1 + BAR, to.1) } else { (from.1, to.1 + BAR) };
-            arrow("wake", "wake-head", "", (from.0, from_y), (to.0, to_y))
-        };
-        (self.story.wakes.iter())
-            .filter_map(|wake| {
-                let from = place(wake.by, |call| call.start)?;
-                let to = place(wake.woken, |call| call.end)?;
-                Some(arrow(from, to))
-            })
-            .collect()
+    /// From one lane's bars to another's, at these times.
+    fn between(
+        &self,
+        tops: &[f64],
+        (from, from_x): (usize, f64),
+        (to, to_x): (usize, f64),
+        class: &'static str,
+    ) -> Option<Arrow> {
+        let (from, to) = (self.lane_of_thread(from)?, self.lane_of_thread(to)?);
+        let (from_y, to_y) = (tops[from] + self.above(), tops[to] + self.above());
+        let (from_y, to_y) = if from < to { (from_y + BAR, to_y) } else { (from_y, to_y + BAR) };
+        Some(Arrow { class, from: (from_x, from_y), to: (to_x, to_y) })
     }
 
-    /// Signals from one thread to another.
-    fn draw_sent_signals(&self, tops: &[f64]) -> Vec<Group> {
+    fn wakes(&self, tops: &[f64]) -> Vec<Arrow> {
+        let call = |(thread, index): (usize, usize)| &self.story.threads[thread].calls[index];
+        let inside = |time: Nanos| (self.from..self.to).contains(&time);
+        let shown = self.story.wakes.iter().filter(|wake| {
+            let (by, woken) = (call(wake.by), call(wake.woken));
+            // What had been there before it was asked for has woken nobody.
+            let slept = woken.phase == Phase::Waiting;
+            slept && inside(by.start) && inside(by.end) && inside(woken.end)
+        });
+        let arrow = |wake: &Wake| {
+            let woken = self.axis.place(call(wake.woken).end);
+            let woke = self.axis.place(call(wake.by).end).min(woken);
+            self.between(tops, (wake.by.0, woke), (wake.woken.0, woken), "wake")
+        };
+        shown.filter_map(arrow).collect()
+    }
+
+    /// From one thread to another, or from the kernel.
+    fn signals(&self, tops: &[f64]) -> Vec<Arrow> {
         let inside = |time: Nanos| (self.from..self.to).contains(&time);
         let mut arrows = Vec::new();
         for (taker, thread) in self.story.threads.iter().enumerate() {
+            let Some(lane) = self.lane_of_thread(taker) else { continue };
             for signal in thread.signals.iter().filter(|signal| inside(signal.at)) {
-                let Some((sender, call)) = signal.from else { continue };
+                let x = self.axis.place(signal.at);
+                let Some((sender, call)) = signal.from else {
+                    let y = tops[lane] + self.above() + BAR;
+                    arrows.push(Arrow { class: "signal", from: (x, y + NOTES - 1.0), to: (x, y) });
+                    continue;
+                };
                 let at = self.story.threads[sender].calls[call].start;
-                let lanes = (self.lane_of_thread(sender), self.lane_of_thread(taker));
-                if let ((Some(from), Some(to)), true) = (lanes, inside(at)) {
-                    let (from_y, to_y) = (tops[from] + self.above(), tops[to] + self.above());
-                    let (from_y, to_y) =
-                        if from_y < to_y { (from_y + BAR, to_y) } else { (from_y, to_y + BAR) };
-                    let (from_x, to_x) = (self.axis.place(at) + 3.0, self.axis.place(signal.at));
-                    arrows.push(arrow("signal", "signal-head", "", (from_x, from_y), (to_x, to_y)));
-                }
+                let from = (sender, self.axis.place(at) + 3.0);
+                let arrow = self.between(tops, from, (taker, x), "signal");
+                arrows.extend(arrow.filter(|_| inside(at)));
             }
         }
         arrows
@@ -810,6 +837,38 @@ impl<'a> Panel<'a> {
         }
         group
     }
+}
+
+/// Where in `part` the middle of a label is put that is twice `half` wide and stands from line to
+/// line: in the middle, or as near to it as no arrow goes through the label.
+fn place_label(part: &Range<f64>, half: f64, (top, bottom): (f64, f64), arrows: &[Arrow]) -> f64 {
+    let middle = f64::midpoint(part.start, part.end);
+    let room = (part.end - part.start) / 2.0 - half - 2.0;
+    let aside = (0..=(room / 3.0) as usize).map(|step| step as f64 * 3.0);
+    let mut places = aside.flat_map(|aside| [middle + aside, middle - aside]);
+    let free = |at: &f64| {
+        let (left, right) = (at - half - 3.0, at + half + 3.0);
+        !arrows.iter().any(|arrow| arrow.crosses((left, top), (right, bottom)))
+    };
+    places.find(free).unwrap_or(middle)
+}
+
+fn number_step(x: f64, y: f64, number: &str) -> Group {
+    let number = text("step-number", "middle", x, y + 3.8, number);
+    Group::new().add(spot("step", x, y, STEP)).add(number)
+}
+
+/// Where the number of a step is put above its `bar`, the top of which is at `y`: at its beginning
+/// or its end, or further inside where an arrow goes through it there.
+fn place_step(bar: Range<f64>, at_end: bool, y: f64, arrows: &[Arrow]) -> f64 {
+    let (low, high) = (bar.start + STEP + 0.5, bar.end - STEP - 0.5);
+    let inside = (0..).map(|step| f64::from(step) * 3.0).take_while(|aside| low + aside <= high);
+    let mut places = inside.map(|aside| if at_end { high - aside } else { low + aside });
+    let free = |at: &f64| {
+        let (corner, other) = ((at - STEP, y - 9.0 - STEP), (at + STEP, y - 9.0 + STEP));
+        !arrows.iter().any(|arrow| arrow.crosses(corner, other))
+    };
+    places.find(free).unwrap_or(if at_end { high } else { low })
 }
 
 fn label_width(call: &Call) -> f64 {

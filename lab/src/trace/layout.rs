@@ -1,6 +1,8 @@
 //! From time to place: everything that is drawn gets the width that its label needs, in the order
 //! of time, and what is left goes to what lasted longest.
 
+use std::ops::Range;
+
 use super::strace::Nanos;
 
 /// A stretch in which nothing begins or ends for so long is cut, and marked.
@@ -90,13 +92,13 @@ impl Axis {
     }
 
     /// The parts between `from` and `to` that hold no mark of a cut.
-    pub fn free(&self, from: f64, to: f64) -> Vec<(f64, f64)> {
+    pub fn free(&self, from: f64, to: f64) -> Vec<Range<f64>> {
         let mut parts = Vec::new();
         let mut start = from;
         for (cut_from, cut_to) in self.cuts().chain([(f64::INFINITY, f64::INFINITY)]) {
             let end = cut_from.min(to);
             if end > start {
-                parts.push((start, end));
+                parts.push(start..end);
             }
             start = start.max(cut_to);
         }

@@ -17,13 +17,13 @@ use super::play::Play;
 use super::servers::Server;
 use super::strace;
 
-/// The calls that the two phases, the patterns and the threads consist of. `?`: where the machine
-/// has it.
+/// The calls that the two phases, the patterns and the threads consist of, and `prctl`, by which a
+/// thread names itself. `?`: where the machine has it.
 const CALLS: &str = "trace=?%network,?read,?readv,?write,?writev,?pread64,?pwrite64,?preadv,\
     ?pwritev,?close,?poll,?ppoll,?select,?pselect6,?epoll_wait,?epoll_pwait,?epoll_pwait2,\
     ?epoll_ctl,?ioctl,?fcntl,?clone,?clone3,?fork,?vfork,?exit,?exit_group,?futex,?nanosleep,\
     ?clock_nanosleep,?rt_sigsuspend,?rt_sigtimedwait,?rt_sigreturn,?rt_sigqueueinfo,?tgkill,\
-    ?io_uring_enter,?wait4,?pause";
+    ?io_uring_enter,?wait4,?pause,?prctl,?restart_syscall";
 
 /// How long a server may take to start and to stop.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -8,7 +8,8 @@ pub struct Server {
     pub kind: Kind,
     /// What the figure shows, in one sentence.
     pub idea: &'static str,
-    /// What its threads or processes are that have no name of their own.
+    /// What its threads or processes are that have no name of their own; with an `of` behind it
+    /// where each works for one client.
     pub unnamed: &'static str,
     /// The kernel copies by itself: which bytes, and when it was told, only the server's own log
     /// says (`copy: recv(8) = 6`), which is in the trace as what it writes to stderr.
@@ -35,7 +36,8 @@ pub struct Step {
     pub call: &'static str,
     /// What stands in its arguments, or in what the figure says came of it.
     pub with: &'static str,
-    /// What the wait before it in its thread was answered, where that makes a difference.
+    /// What the wait before it in its thread was answered, or the read or write that led to it, in
+    /// whichever thread, where that makes a difference.
     pub after: &'static str,
 }
 
@@ -53,7 +55,7 @@ const ECHO: Server = Server {
     name: "",
     kind: Kind::Echo,
     idea: "",
-    unnamed: "thread",
+    unnamed: "thread of",
     kernel_copies: false,
     model: None,
     steps: &[],
@@ -80,7 +82,7 @@ pub const SERVERS: &[Server] = &[
         package: "blocking-echo",
         name: "blocking-echo-fork",
         idea: "A process for each client: it waits in its read, and the same call copies.",
-        unnamed: "child",
+        unnamed: "child of",
         ..ECHO
     },
     Server {
@@ -163,7 +165,6 @@ pub const SERVERS: &[Server] = &[
         package: "reactor-chat",
         name: "reactor-chat",
         idea: "The main thread only waits, and queues who is ready; workers read, handle and write.",
-        unnamed: "worker",
         steps: &[
             step("4", "worker", "epoll_ctl", "EPOLLOUT"),
             step("1", "", "epoll_ctl", "EPOLLIN"),
@@ -181,13 +182,22 @@ pub const SERVERS: &[Server] = &[
         name: "proactor-chat",
         idea: "Helper threads of the C library copy, signals tell when that is done, workers handle.",
         unnamed: "helper",
+        steps: &[
+            step("1", "helper", "read", ""),
+            step("2", "main", "poll", ""),
+            Step { after: "read", ..step("3", "helper", "rt_sigqueueinfo", "") },
+            step("4", "", "sendto", "MSG_DONTWAIT"), // the handler's
+            Step { after: "read", ..step("5", "worker", "recvfrom", "") },
+            step("5", "helper", "write", ""),
+            Step { after: "write", ..step("6", "helper", "rt_sigqueueinfo", "") },
+            Step { after: "write", ..step("7", "worker", "recvfrom", "") },
+        ],
         ..CHAT
     },
     Server {
         package: "proactor-chat",
         name: "proactor-chat-simulated",
         idea: "The main thread waits and copies; workers get what has been read, and only handle it.",
-        unnamed: "worker",
         steps: &[
             step("1", "main", "epoll_ctl", "EPOLL_CTL_ADD"),
             step("5", "main", "epoll_wait", "eventfd"),
@@ -203,7 +213,6 @@ pub const SERVERS: &[Server] = &[
         package: "proactor-chat",
         name: "proactor-chat-uring",
         idea: "The kernel waits and copies; workers get what has been read, and only handle it.",
-        unnamed: "worker",
         kernel_copies: true,
         steps: &[
             step("5", "main", "io_uring_enter", "eventfd"),

@@ -1,9 +1,9 @@
 //! What the records say: which thread waited, which one copied, and whose message it was.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::calls::{Teller, is_wait, leading_number};
-use super::play::{Play, What};
+use super::calls::{Teller, copy_direction, is_wait, leading_number};
+use super::play::{Play, What, moment};
 use super::servers::{Server, Step};
 use super::strace::{Nanos, Record, arguments};
 
@@ -59,7 +59,10 @@ pub struct Call {
     pub patient: bool,
     pub client: Option<usize>,
     pub copied: Option<(Direction, u64)>,
-    pub step: Option<&'static str>,
+    /// The pair of sockets of one end of which it reads or writes, if it does: that is how a thread
+    /// tells another one something.
+    pub pair: Option<String>,
+    pub step: Option<&'static Step>,
     /// It is none: the server's log says here that the kernel had done this.
     pub told: bool,
 }
@@ -95,7 +98,7 @@ pub struct Message {
     pub direction: Direction,
 }
 
-/// A thread that slept until another one woke it.
+/// A thread that slept until another one woke it, or read what another one had written for it.
 #[derive(Clone, Copy, Debug)]
 pub struct Wake {
     /// Thread and call.
@@ -125,11 +128,26 @@ impl Story {
         story.find_wakes();
         story.name_threads();
         story.find_signals();
-        for thread in &mut story.threads {
-            thread.number_steps(server.steps);
-        }
+        story.number_steps();
         story.cut_to_play();
         story
+    }
+
+    /// The less, the calmer the machine was: the play was short, and in each act nothing came long
+    /// after that to which it is the answer.
+    pub fn unrest(&self) -> Nanos {
+        let deeds = || self.play.clients.iter().flat_map(|client| &client.deeds).map(moment);
+        let calls = || self.threads.iter().flat_map(|thread| &thread.calls);
+        let late = |act: usize| {
+            let here = self.play.acts[act].at..self.play.act_end(act);
+            let begun = calls().filter(|call| !call.vain && here.contains(&call.start));
+            let after = |call: &Call| {
+                let before = deeds().filter(|&at| here.start <= at && at <= call.start).max();
+                before.map_or(0, |before| call.start - before)
+            };
+            begun.map(after).max().unwrap_or(0)
+        };
+        self.play.unrest() + (0..self.play.acts.len()).map(late).sum::<Nanos>()
     }
 
     /// Which call took which message: a client's bytes are counted, and so are those that the
@@ -233,7 +251,7 @@ impl Story {
         }
         for call in self.threads.iter_mut().flat_map(|thread| &mut thread.calls) {
             if let (Some((Direction::Out, _)), Some(client)) = (call.copied, call.client) {
-                if call.end - call.start > BLOCKED_WRITE {
+                if call.patient && call.end - call.start > BLOCKED_WRITE {
                     let reads = self.play.clients[client].deeds.iter();
                     let read = reads.filter(|deed| matches!(deed.what, What::Receive(_)));
                     if let Some(read) =
@@ -315,48 +333,95 @@ impl Story {
         self.credit_answers();
     }
 
-    /// An `io_uring_enter` ends when another thread writes to an eventfd that the kernel reads.
+    /// An `io_uring_enter` ends when another thread has written to an eventfd that the kernel reads.
     fn credit_answers(&mut self) {
-        let writes: Vec<Nanos> = (self.threads.iter().flat_map(|thread| &thread.calls))
-            .filter(|call| call.title == "write(eventfd)")
-            .map(|call| call.start)
-            .collect();
-        for call in self.threads.iter_mut().flat_map(|thread| &mut thread.calls) {
-            let told = |&at: &Nanos| call.start < at && at < call.end;
-            if call.phase_is_open() && call.phase == Phase::Waiting && writes.iter().any(told) {
-                "= eventfd".clone_into(&mut call.answer);
+        for by in self.all_calls(|call| call.title == "write(eventfd)") {
+            let written = self.call(by).start;
+            let calls = self.threads.iter_mut().flat_map(|thread| &mut thread.calls);
+            let mut after = calls.filter(|call| call.phase_is_open() && call.end > written);
+            let Some(call) = after.next().filter(|call| call.phase == Phase::Waiting) else {
+                continue;
+            };
+            "= eventfd".clone_into(&mut call.answer);
+            if call.start > written {
+                call.phase = Phase::Neither;
             }
         }
     }
 
-    /// `futex` tells who woke whom.
+    /// `futex` tells who woke whom, and so does what is written to another thread.
     fn find_wakes(&mut self) {
-        let of = |call: &Call| call.args.split(',').next().unwrap_or_default().to_owned();
-        for (thread, Thread { calls, .. }) in self.threads.iter().enumerate() {
-            for (index, call) in calls.iter().enumerate() {
-                let slept = call.name == "futex" && call.phase == Phase::Waiting && !call.minor;
-                if !slept || call.result != "0" {
-                    continue;
-                }
-                let word = of(call);
-                let by = (self.threads.iter().enumerate())
-                    .filter(|&(other, _)| other != thread)
-                    .flat_map(|(other, Thread { calls, .. })| {
-                        calls.iter().enumerate().map(move |(index, call)| ((other, index), call))
-                    })
-                    .filter(|(_, wake)| wake.name == "futex" && wake.args.contains("FUTEX_WAKE"))
-                    .filter(|(_, wake)| {
-                        wake.start < call.end && of(wake) == word && wake.result != "0"
-                    })
-                    .max_by_key(|(_, wake)| wake.start);
-                if let Some((by, _)) = by {
-                    self.wakes.push(Wake { by, woken: (thread, index) });
-                }
+        let mut sleeps = self.all_calls(|call| {
+            call.name == "futex" && call.phase == Phase::Waiting && call.result == "0"
+        });
+        let mut wakes =
+            self.all_calls(|call| call.name == "futex" && call.args.contains("FUTEX_WAKE"));
+        sleeps.sort_by_key(|&at| self.call(at).end);
+        wakes.sort_by_key(|&at| self.call(at).start);
+        for by in wakes {
+            for _ in 0..leading_number(&self.call(by).result).unwrap_or(0) {
+                // Whom the kernel woke of several it does not say: the first one that runs again.
+                let woken = sleeps.iter().position(|&at| {
+                    let (sleep, wake) = (self.call(at), self.call(by));
+                    let overlap = sleep.start < wake.end && wake.start < sleep.end;
+                    at.0 != by.0 && overlap && sleep.word() == wake.word()
+                });
+                let woken = woken.map(|at| sleeps.remove(at)).filter(|&at| !self.call(at).minor);
+                self.wakes.extend(woken.map(|woken| Wake { by, woken }));
             }
         }
         for &Wake { by: (thread, call), .. } in &self.wakes {
             self.threads[thread].calls[call].minor = false;
         }
+        self.find_hints();
+    }
+
+    /// Which write another thread has read, from a pair of sockets or by way of an eventfd: the last
+    /// one that was there when it asked, or the first one that it has waited for.
+    fn find_hints(&mut self) {
+        let way = |call: &Call| call.pair.as_ref().and_then(|_| copy_direction(&call.name));
+        let reads = self
+            .all_calls(|call| way(call) == Some(Direction::In) && !call.result.starts_with('?'));
+        let mut writes = self.all_calls(|call| way(call) == Some(Direction::Out));
+        writes.sort_by_key(|&at| self.call(at).start);
+        for (index, &woken) in reads.iter().enumerate() {
+            let read = self.call(woken);
+            let before = reads[..index].iter().rev();
+            let before = before.map(|&at| self.call(at)).find(|before| before.pair == read.pair);
+            let before = before.map_or(0, |before| before.end);
+            let new = |&by: &(usize, usize)| {
+                let write = self.call(by);
+                write.pair == read.pair && write.start > before && write.start < read.end
+            };
+            let new: Vec<_> = writes.iter().copied().filter(new).collect();
+            let there = new.iter().rfind(|&&by| self.call(by).start < read.start);
+            let Some(&by) = there.or(new.first()).filter(|by| by.0 != woken.0) else { continue };
+            if there.is_none() {
+                let read = &mut self.threads[woken.0].calls[woken.1];
+                (read.phase, read.waited) = (Phase::Waiting, None);
+            }
+            self.wakes.push(Wake { by, woken });
+        }
+        for by in self.all_calls(|call| call.title == "write(eventfd)") {
+            let written = self.call(by).start;
+            let woken = self.all_calls(|call| {
+                let waited = call.phase == Phase::Waiting && call.answer.contains("eventfd");
+                waited && (call.start..call.end).contains(&written)
+            });
+            self.wakes.extend(woken.first().map(|&woken| Wake { by, woken }));
+        }
+    }
+
+    fn call(&self, (thread, call): (usize, usize)) -> &Call {
+        &self.threads[thread].calls[call]
+    }
+
+    /// The calls of all threads that pass `test`: thread and call.
+    fn all_calls(&self, test: impl Fn(&Call) -> bool) -> Vec<(usize, usize)> {
+        let calls = self.threads.iter().enumerate().flat_map(|(thread, Thread { calls, .. })| {
+            calls.iter().enumerate().map(move |(index, call)| ((thread, index), call))
+        });
+        calls.filter(|(_, call)| test(call)).map(|(at, _)| at).collect()
     }
 
     /// Signals that were not delivered but fetched, and who sent those that came from within.
@@ -400,31 +465,28 @@ impl Story {
         }
     }
 
-    /// A thread that works for one client only is named after it.
+    /// A thread without a name gets one: that of its client, or a number.
     fn name_threads(&mut self) {
-        let mut numbers: HashMap<String, usize> = HashMap::new();
-        let mut taken: HashMap<String, usize> = HashMap::new();
-        for thread in &mut self.threads {
-            if thread.role != self.server.unnamed {
-                continue;
-            }
-            let number = numbers.entry(thread.role.clone()).or_default();
-            *number += 1;
+        let unnamed = self.server.unnamed;
+        let mut count = 0;
+        let mut names: Vec<String> = Vec::new();
+        for thread in self.threads.iter_mut().filter(|thread| thread.role == unnamed) {
             let mut clients =
                 thread.calls.iter().filter(|call| call.copied.is_some()).map(|call| call.client);
             let first = clients.next().flatten();
-            match first {
-                Some(client) if clients.all(|other| other == first) => {
-                    thread.role += &format!(" of {}", self.play.clients[client].name);
+            let name = match (unnamed.strip_suffix(" of"), first) {
+                (Some(_), Some(client)) if clients.all(|other| other == first) => {
+                    format!("{unnamed} {}", self.play.clients[client].name)
                 }
-                _ => thread.role += &format!(" {number}"),
-            }
-            // One helper may follow another in the service of the same client.
-            let count = taken.entry(thread.role.clone()).or_default();
-            *count += 1;
-            if *count > 1 {
-                thread.role += &format!(" ({count})");
-            }
+                (kind, _) => {
+                    count += 1;
+                    format!("{} {count}", kind.unwrap_or(unnamed))
+                }
+            };
+            // One may follow another in the service of the same client.
+            let same = names.iter().filter(|other| **other == name).count();
+            thread.role = if same == 0 { name.clone() } else { format!("{name} ({})", same + 1) };
+            names.push(name);
         }
         // What a call that started a thread returned is more than a number now.
         let roles: HashMap<i32, String> =
@@ -435,6 +497,63 @@ impl Story {
                     call.answer.clone_from(role);
                 }
             }
+        }
+    }
+
+    /// Which calls are steps of the pattern.
+    fn number_steps(&mut self) {
+        // Threads sleep long where they wait for work, and never for a lock.
+        let long = self
+            .all_calls(|call| call.name == "futex" && call.phase == Phase::Waiting && !call.minor);
+        let queues: HashSet<String> = long.into_iter().map(|at| self.call(at).word()).collect();
+        for thread in 0..self.threads.len() {
+            let mut answered = String::new();
+            for index in 0..self.threads[thread].calls.len() {
+                let call = &self.threads[thread].calls[index];
+                if ends_waiting(call) {
+                    answered = format!("{} {}", call.args, call.answer);
+                }
+                let role = &self.threads[thread].role;
+                let step = self.server.steps.iter().find(|step| {
+                    role.starts_with(step.thread)
+                        && call.name == step.call
+                        && !call.vain
+                        && (!call.minor || call.name != "epoll_ctl")
+                        && (call.name != "futex" || queues.contains(&call.word()))
+                        && [&call.args, &call.answer].iter().any(|text| text.contains(step.with))
+                        && (answered.contains(step.after)
+                            || self.led_by((thread, index)).contains(step.after))
+                });
+                let call = &mut self.threads[thread].calls[index];
+                call.step = step;
+                // Where it wakes nobody, nobody sleeps: it is a step all the same.
+                call.minor &= step.is_none();
+            }
+        }
+    }
+
+    /// The call that copied what made the thread go as far as this: its own, or, across signals
+    /// and wakes, another thread's.
+    fn led_by(&self, at: (usize, usize)) -> &str {
+        let (mut thread, mut index) = at;
+        loop {
+            let Thread { calls, signals, .. } = &self.threads[thread];
+            let call = &calls[index];
+            if call.copied.is_some() {
+                return &call.name;
+            }
+            let woken = self.wakes.iter().find(|wake| wake.woken == (thread, index));
+            let signalled = |signal: &&Signal| {
+                let before = index.checked_sub(1).map_or(0, |before| calls[before].end);
+                (before..=call.start).contains(&signal.at)
+            };
+            let signal = signals.iter().rfind(signalled).and_then(|signal| signal.from);
+            (thread, index) = match (woken.map(|wake| wake.by), signal) {
+                (Some(by), _) if call.pair.is_some() => by,
+                (_, Some(from)) => from,
+                _ if index == 0 || ends_waiting(&calls[index - 1]) => return "",
+                _ => (thread, index - 1),
+            };
         }
     }
 
@@ -481,15 +600,26 @@ impl Story {
     }
 }
 
+/// It is a wait, and what comes after it comes of its answer.
+fn ends_waiting(call: &Call) -> bool {
+    is_wait(&call.name) && call.name != "futex"
+}
+
 impl Call {
-    /// What it waited for came at `time`.
+    /// What it waited for came at `time`; if it does not wait, the kernel was not asked before.
     ///
-    /// strace times the length of a call from a moment after the one that it prints: that a call
-    /// seems to end before that came which ended it can only be due to this.
+    /// strace prints when it saw a call begin, which is before the kernel does anything, and times
+    /// its length from a moment after that: that a call seems to end before that came which ended
+    /// it, or to copy what has not been sent yet, can only be due to this.
     fn wait_until(&mut self, time: Nanos) {
-        if time > self.start && self.phase != Phase::Waiting && self.patient {
-            self.end = self.end.max(time);
+        if time <= self.start || self.phase == Phase::Waiting {
+            return;
+        }
+        self.end = self.end.max(time);
+        if self.patient {
             self.waited = Some(time);
+        } else {
+            self.start = time;
         }
     }
 
@@ -506,6 +636,24 @@ impl Call {
         }
     }
 
+    /// Of a `futex`: the address of the word that it is about.
+    fn word(&self) -> String {
+        self.args.split(',').next().unwrap_or_default().to_owned()
+    }
+
+    pub fn waits_at(&self, time: Nanos) -> bool {
+        let waits = |&(phase, from, to): &(Phase, Nanos, Nanos)| {
+            phase == Phase::Waiting && from < time && time <= to
+        };
+        self.phases().iter().any(waits)
+    }
+
+    /// Its step is not that it waits, but what ended the wait.
+    pub fn is_step_at_end(&self) -> bool {
+        let decided = |step: &Step| !(step.with.is_empty() && step.after.is_empty());
+        self.phase == Phase::Waiting && self.step.is_some_and(decided)
+    }
+
     /// The phase in which it spent most of its time.
     pub fn main_phase(&self) -> Phase {
         let longest = self.phases().into_iter().max_by_key(|(_, from, to)| to - from);
@@ -516,36 +664,18 @@ impl Call {
 impl Thread {
     /// A sleep that a signal ended was a wait for that signal.
     pub fn end_suspensions(&mut self) {
-        for call in &mut self.calls {
+        for index in 0..self.calls.len() {
+            let next_call = self.calls.get(index + 1).map_or(Nanos::MAX, |next| next.start);
+            let call = &mut self.calls[index];
             let ended = call.result.contains("ERESTART")
                 || call.answer == "EINTR"
                 || call.answer.is_empty();
             if call.phase == Phase::Waiting && ended {
                 let next = self.signals.iter().find(|signal| signal.at >= call.end);
-                if let Some(signal) = next.filter(|signal| signal.at - call.end < BLOCKED) {
+                if let Some(signal) = next.filter(|signal| signal.at <= next_call) {
                     call.answer = format!("until {}", signal.name);
                 }
             }
-        }
-    }
-
-    fn number_steps(&mut self, steps: &'static [Step]) {
-        let mut answered = String::new();
-        for call in &mut self.calls {
-            if is_wait(&call.name) && call.name != "futex" {
-                answered = format!("{} {}", call.args, call.answer);
-            }
-            let step = steps.iter().find(|step| {
-                self.role.starts_with(step.thread)
-                    && call.name == step.call
-                    && !call.vain
-                    && (!call.minor || call.name != "epoll_ctl")
-                    && (call.args.contains(step.with) || call.answer.contains(step.with))
-                    && answered.contains(step.after)
-            });
-            call.step = step.map(|step| step.number);
-            // Where it wakes nobody, nobody sleeps: it is a step all the same.
-            call.minor &= call.step.is_none();
         }
     }
 }

@@ -21,8 +21,6 @@ pub const FORMAT: &[&str] = &[
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     pub tid: i32,
-    /// The thread's name when it happened.
-    pub comm: String,
     pub at: Nanos,
     pub event: Event,
 }
@@ -49,20 +47,33 @@ pub fn parse(trace: &str) -> Vec<Record> {
     let mut records = Vec::new();
     // Calls that have been seen to begin, by thread: a thread is in one call at a time.
     let mut unfinished: HashMap<i32, usize> = HashMap::new();
-    for (tid, comm, at, rest) in trace.lines().filter_map(parse_head) {
+    // The last call of each thread: what it resumes where nothing but a signal was in between.
+    let mut last: HashMap<i32, usize> = HashMap::new();
+    for (tid, at, rest) in trace.lines().filter_map(parse_head) {
         let event = if let Some(signal) = inside(rest, "--- ", " ---") {
             let (name, info) = signal.split_once(' ').unwrap_or((signal, ""));
             Event::Signal { name: name.to_owned(), info: info.to_owned() }
         } else if rest.starts_with("+++ ") {
             Event::Exit
         } else if let Some(resumed) = rest.strip_prefix("<... ") {
-            if let Some(begun) = unfinished.remove(&tid).and_then(|index| records.get_mut(index)) {
-                finish(begun, resumed, at);
+            let tail = resumed.split_once("resumed>").and_then(|(_, tail)| parse_tail(tail));
+            if let (Some(index), Some(tail)) = (unfinished.remove(&tid), tail) {
+                finish(&mut records[index], tail, at);
+            }
+            continue;
+        } else if let Some(restarted) = rest.strip_prefix("restart_syscall(<... ") {
+            // The thread has not been outside the kernel: it is in the same call.
+            let Some(&index) = last.get(&tid) else { continue };
+            if rest.ends_with("<unfinished ...>") {
+                unfinished.insert(tid, index);
+            } else if let Some(tail) = restarted.split_once("...>").and_then(|(_, t)| parse_tail(t))
+            {
+                finish(&mut records[index], tail, at + tail.2.unwrap_or(0));
             }
             continue;
         } else if let Some(begun) = rest.strip_suffix("<unfinished ...>") {
-            unfinished.insert(tid, records.len());
             let Some((name, args)) = begun.split_once('(') else { continue };
+            unfinished.insert(tid, records.len());
             let (name, args) = (name.to_owned(), args.trim_end().to_owned());
             Event::Call { name, args, result: None, end: None }
         } else {
@@ -72,27 +83,28 @@ pub fn parse(trace: &str) -> Vec<Record> {
             let (name, args) = (name.to_owned(), args.to_owned());
             Event::Call { name, args, result: Some(result.to_owned()), end }
         };
-        records.push(Record { tid, comm: comm.to_owned(), at, event });
+        if matches!(event, Event::Call { .. }) {
+            last.insert(tid, records.len());
+        }
+        records.push(Record { tid, at, event });
     }
     records
 }
 
-/// `8760<epoll-echo> 1795218334.513929583 …`: the thread, its name, the time, and the rest.
-fn parse_head(line: &str) -> Option<(i32, &str, Nanos, &str)> {
+/// `8760<epoll-echo> 1795218334.513929583 …`: the thread, the time, and the rest. What strace says
+/// is its name need not be: a thread inherits that of the one that starts it.
+fn parse_head(line: &str) -> Option<(i32, Nanos, &str)> {
     let digits = line.find(|c: char| !c.is_ascii_digit())?;
     let (tid, rest) = line.split_at(digits);
-    let (comm, rest) = match rest.strip_prefix('<') {
+    let rest = if rest.starts_with('<') {
         // A name may hold anything; the time that follows it begins with a digit.
-        Some(named) => {
-            let end = named
-                .match_indices("> ")
-                .find(|&(at, _)| named[at + 2..].starts_with(|c: char| c.is_ascii_digit()))?;
-            (&named[..end.0], &named[end.0 + 2..])
-        }
-        None => ("", rest.trim_start()),
+        let mut ends = rest.match_indices("> ").map(|(at, end)| &rest[at + end.len()..]);
+        ends.find(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))?
+    } else {
+        rest.trim_start()
     };
     let (time, rest) = rest.split_once(' ')?;
-    Some((tid.parse().ok()?, comm, parse_time(time)?, rest.trim_end()))
+    Some((tid.parse().ok()?, parse_time(time)?, rest.trim_end()))
 }
 
 /// Seconds with nine digits after the point.
@@ -115,19 +127,20 @@ fn parse_tail(tail: &str) -> Option<(&str, &str, Option<Nanos>)> {
     Some(timed.map_or((args, rest, None), |(result, time)| (args, result, Some(time))))
 }
 
-/// `name resumed>args) = result <0.000001>`, the second half of a call, written when it returned.
-fn finish(begun: &mut Record, resumed: &str, at: Nanos) {
+/// Adds what was written when the call returned: the rest of its arguments, and its result.
+fn finish(
+    begun: &mut Record,
+    (more, answer, duration): (&str, &str, Option<Nanos>),
+    returned: Nanos,
+) {
     let Event::Call { args, result, end, .. } = &mut begun.event else { return };
-    let tail = resumed.split_once("resumed>").map(|(_, tail)| tail);
-    if let Some((more, answer, duration)) = tail.and_then(parse_tail) {
-        // Where an argument ended is not told in the first half: `sendto(4, "x", 1 ` and `) = 1`.
-        if !more.is_empty() && !args.is_empty() && !more.starts_with(',') {
-            args.push(' ');
-        }
-        args.push_str(more);
-        *result = Some(answer.to_owned());
-        *end = duration.map(|_| at);
+    // Where an argument ended is not told in the first half: `sendto(4, "x", 1 ` and `) = 1`.
+    if !more.is_empty() && !args.is_empty() && !more.starts_with(',') {
+        args.push(' ');
     }
+    args.push_str(more);
+    *result = Some(answer.to_owned());
+    *end = duration.map(|_| returned);
 }
 
 fn inside<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {

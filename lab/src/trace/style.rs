@@ -38,6 +38,7 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Dej
 .client { stroke: #2f6fd0; stroke-width: 1.5; }
 .spot { fill: #2f6fd0; }
 .message { stroke: #2f6fd0; stroke-width: 1.4; fill: none; }
+.message-head { fill: #2f6fd0; }
 .early { stroke-dasharray: 4 3; }
 .signal { stroke: #c2255c; stroke-width: 1.8; fill: none; }
 .signal-head { fill: #c2255c; }
@@ -69,6 +70,7 @@ text { fill: #e6edf3; }
 .client { stroke: #6cb0ff; }
 .spot { fill: #6cb0ff; }
 .message { stroke: #6cb0ff; }
+.message-head { fill: #6cb0ff; }
 .signal { stroke: #ff7bac; }
 .signal-head { fill: #ff7bac; }
 .wake { stroke: #bc8cff; }
@@ -138,6 +140,14 @@ pub fn text(class: &str, anchor: &str, x: f64, y: f64, content: &str) -> Text {
     if anchor == "start" { text } else { text.set("text-anchor", anchor) }
 }
 
+/// A text that begins at `x`, and what keeps the things behind it off it.
+pub fn plate(x: f64, y: f64, content: &str) -> Group {
+    let width = text_width(content, SMALL);
+    Group::new()
+        .add(rectangle("panel", x - 3.0, y - 11.0, width + 6.0, 15.0))
+        .add(text("", "start", x, y, content))
+}
+
 pub fn line(class: &str, x1: f64, y1: f64, x2: f64, y2: f64) -> Line {
     Line::new()
         .set("class", class)
@@ -151,19 +161,47 @@ pub fn spot(class: &str, x: f64, y: f64, radius: f64) -> Circle {
     Circle::new().set("class", class).set("cx", round(x)).set("cy", round(y)).set("r", radius)
 }
 
-/// A line with a head at its end. `dash` is the class of one that is not drawn through.
-pub fn arrow(class: &str, head: &str, dash: &str, from: (f64, f64), to: (f64, f64)) -> Group {
-    const LENGTH: f64 = 7.0;
-    let (dx, dy) = (to.0 - from.0, to.1 - from.1);
-    let length = dx.hypot(dy).max(0.1);
-    let (ux, uy) = (dx / length, dy / length);
-    let (bx, by) = (to.0 - ux * LENGTH, to.1 - uy * LENGTH);
-    let class = format!("{class} {dash}");
-    let corner = |side: f64| format!("{} {}", round(bx - uy * side), round(by + ux * side));
-    let tip = format!("M{} {} L{} L{} Z", round(to.0), round(to.1), corner(3.2), corner(-3.2));
-    Group::new()
-        .add(line(class.trim_end(), from.0, from.1, bx, by))
-        .add(Path::new().set("class", head).set("d", tip))
+/// A place in a drawing.
+pub type Point = (f64, f64);
+
+/// A line with a head at its end.
+pub struct Arrow {
+    /// What it stands for: `message`, `signal` or `wake`; and `early` where it is dashed.
+    pub class: &'static str,
+    pub from: Point,
+    pub to: Point,
+}
+
+impl Arrow {
+    pub fn draw(&self) -> Group {
+        const LENGTH: f64 = 7.0;
+        let &Self { class, from, to } = self;
+        let (dx, dy) = (to.0 - from.0, to.1 - from.1);
+        let length = dx.hypot(dy).max(0.1);
+        let (ux, uy) = (dx / length, dy / length);
+        let (bx, by) = (to.0 - ux * LENGTH, to.1 - uy * LENGTH);
+        let corner = |side: f64| format!("{} {}", round(bx - uy * side), round(by + ux * side));
+        let tip = format!("M{} {} L{} {} Z", round(to.0), round(to.1), corner(3.2), corner(-3.2));
+        let head = class.split(' ').next().unwrap_or(class);
+        Group::new()
+            .add(line(class, from.0, from.1, bx, by))
+            .add(Path::new().set("class", format!("{head}-head")).set("d", tip))
+    }
+
+    /// Whether it goes through the rectangle between these two corners.
+    pub fn crosses(&self, (left, top): Point, (right, bottom): Point) -> bool {
+        // The part of it that is inside, as shares of its length, for one axis after the other.
+        let inside = |from: f64, to: f64, low: f64, high: f64| {
+            if (to - from).abs() < 0.01 {
+                return if (low..=high).contains(&from) { (0.0, 1.0) } else { (1.0, 0.0) };
+            }
+            let (a, b) = ((low - from) / (to - from), (high - from) / (to - from));
+            (a.min(b), a.max(b))
+        };
+        let (a, b) = inside(self.from.0, self.to.0, left, right);
+        let (c, d) = inside(self.from.1, self.to.1, top, bottom);
+        a.max(c).max(0.0) < b.min(d).min(1.0)
+    }
 }
 
 /// The mark of a stretch of time that is cut out: torn paper.

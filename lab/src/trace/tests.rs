@@ -1,13 +1,14 @@
 //! Recorded traces through the parser, to the phases and the figures; and one live.
 //!
-//! The records in `fixtures` are real; the lines from before the server listened are left out, and
-//! of the non-blocking server's calls in vain most.
+//! The records in `fixtures` are real; the lines from before the server listened are left out, but
+//! for `socketpair`, and of the non-blocking server's calls in vain most.
 
 use super::play::{Play, What, moment};
 use super::repeat::{Item, items};
 use super::servers::{self, Kind};
 use super::story::{Call, Direction, Phase, Story, Thread};
 use super::strace::{Event, Nanos, Record, arguments, parse};
+use super::style::Arrow;
 use super::{comparison, figure, layout, record, text};
 
 fn story(name: &str, record: &str) -> Story {
@@ -33,6 +34,7 @@ fn all() -> Vec<Story> {
         recorded!("aio-echo"),
         recorded!("aio-echo-uring"),
         recorded!("reactor-chat"),
+        recorded!("proactor-chat"),
         recorded!("proactor-chat-simulated"),
     ]
 }
@@ -94,6 +96,9 @@ const LINES: &str = r#"
 101<worker-1> 1700000000.000050000 exit(0) = ?
 101<worker-1> 1700000000.000051000 +++ exited with 0 +++
 100<server> 1700000000.000060000 rt_sigsuspend([], 8) = ? ERESTARTNOHAND (To be restarted if no handler) <0.000001000>
+100<server> 1700000000.000062000 poll([{fd=3<socket:[7]>, events=POLLIN}], 1, -1) = ? ERESTART_RESTARTBLOCK (Interrupted by signal) <0.000001000>
+100<server> 1700000000.000064000 restart_syscall(<... resuming interrupted poll ...> <unfinished ...>
+100<server> 1700000000.000066000 <... restart_syscall resumed>) = 1 <0.000002000>
 100<server> 1700000000.000070000 read(4<socket:[8]>,  <unfinished ...>
 100<server> 1700000000.000080000 <... read resumed>) = ?
 100<server> 1700000000.000081000 +++ killed by SIGKILL +++
@@ -131,6 +136,22 @@ fn an_unfinished_call_is_put_together_with_its_end() {
 }
 
 #[test]
+fn a_call_that_the_kernel_resumes_is_one() {
+    let records = parse(LINES);
+    let (args, result, end) = call(&records, "poll");
+    assert_eq!((arguments(args).len(), result), (3, Some("1")));
+    assert_eq!(end, Some(SECOND + 66_000));
+    let line = "1 1700000000.000064000 ";
+    let whole = format!(
+        "{line}poll(0x1, 1, -1) = ? ERESTART_RESTARTBLOCK (Interrupted by signal) <0.000001000>\n\
+         {line}restart_syscall(<... resuming interrupted poll ...>) = 0 <0.000002000>\n"
+    );
+    let records = parse(&whole);
+    assert_eq!(records.len(), 1);
+    assert_eq!(call(&records, "poll"), ("0x1, 1, -1", Some("0"), Some(SECOND + 66_000)));
+}
+
+#[test]
 fn a_call_that_never_returns_has_no_end() {
     let records = parse(LINES);
     assert_eq!(call(&records, "read"), ("4<socket:[8]>,", Some("?"), None));
@@ -154,8 +175,8 @@ fn signals_interruptions_and_exits_are_told_apart() {
 
 #[test]
 fn a_thread_may_be_called_what_it_likes() {
-    let names: Vec<String> = parse(LINES).into_iter().map(|record| record.comm).collect();
-    assert_eq!(names[2], "a > name");
+    let records = parse(LINES);
+    assert_eq!((records[2].tid, records[2].at), (101, SECOND + 20_000));
 }
 
 #[test]
@@ -257,6 +278,19 @@ fn posix_aio_waits_in_a_helper_and_main_is_free() {
 }
 
 #[test]
+fn a_thread_is_called_what_it_calls_itself() {
+    let record = include_str!("fixtures/proactor-chat.trace");
+    let story = story("proactor-chat", record);
+    assert_eq!(story.roles()[..3], ["main", "worker", "helper 1"]);
+    for helper in &story.threads[2..] {
+        assert!(helper.role.starts_with("helper "), "{}", helper.role);
+        // It has inherited the name of the thread that started it.
+        assert!(record.contains(&format!("{}<worker> ", helper.tid)));
+    }
+    assert!(story.thread("worker").calls.iter().all(|call| call.copied.is_none()));
+}
+
+#[test]
 fn io_uring_reads_by_no_call() {
     let story = recorded!("aio-echo-uring");
     let main = story.thread("main");
@@ -274,7 +308,24 @@ fn the_steps_of_the_patterns_go_from_thread_to_thread() {
     assert_eq!(steps(&reactor), ["3", "4", "5", "6", "7"]);
     let (worker, read) = reactor.copy();
     assert!(worker.role.starts_with("worker"), "{}", worker.role);
-    assert_eq!(read.step, Some("4"));
+    assert_eq!(read.step.map(|step| step.number), Some("4"));
+
+    let proactor = recorded!("proactor-chat");
+    assert_eq!(steps(&proactor), ["3", "4", "5", "6", "7"]);
+    assert!(proactor.copy().0.role.starts_with("helper"));
+    // Signal, handler, worker.
+    let main = proactor.thread("main");
+    let passes_on = main.calls.iter().position(|call| {
+        call.start > proactor.comes() && call.step.is_some_and(|step| step.number == "4")
+    });
+    let wake = proactor.wakes.iter().find(|wake| Some(wake.by) == passes_on.map(|call| (0, call)));
+    let (woken, call) = wake.expect("somebody waits for the handler").woken;
+    let told = &proactor.threads[woken].calls[call];
+    assert_eq!((proactor.threads[woken].role.as_str(), told.phase), ("worker", Phase::Waiting));
+    assert_eq!(
+        (told.title.as_str(), told.step.map(|step| step.number)),
+        ("recvfrom(pair)", Some("5"))
+    );
 
     let simulated = recorded!("proactor-chat-simulated");
     assert_eq!(steps(&simulated), ["3", "4", "5", "6"]);
@@ -292,7 +343,7 @@ fn steps(story: &Story) -> Vec<&'static str> {
         // A wait is over, and so a step, when it ends.
         .filter_map(|call| {
             let at = if call.phase == Phase::Waiting { call.end } else { call.start };
-            Some((at, call.step?))
+            Some((at, call.step?.number))
         })
         .collect();
     seen.sort_unstable();
@@ -383,6 +434,18 @@ fn where_there_is_no_room_the_least_important_goes() {
     assert!(axis.place(1) >= 59.0 && axis.place(3) - axis.place(2) >= 59.0);
 }
 
+#[test]
+fn an_arrow_crosses_what_it_goes_through() {
+    let arrow = Arrow { class: "message", from: (0.0, 0.0), to: (100.0, 50.0) };
+    assert!(arrow.crosses((40.0, 15.0), (60.0, 30.0)));
+    assert!(arrow.crosses((0.0, 0.0), (100.0, 50.0)));
+    assert!(!arrow.crosses((40.0, 35.0), (60.0, 50.0)), "it goes above");
+    assert!(!arrow.crosses((104.0, 40.0), (120.0, 60.0)), "it ends before");
+    let upright = Arrow { class: "wake", from: (10.0, 50.0), to: (10.0, 0.0) };
+    assert!(upright.crosses((5.0, 10.0), (15.0, 20.0)));
+    assert!(!upright.crosses((12.0, 10.0), (15.0, 20.0)));
+}
+
 /// A label in a figure: the line it stands on, from where to where, and what it says.
 type Label<'a> = (f64, f64, f64, &'a str);
 
@@ -414,26 +477,51 @@ fn labels(figure: &str) -> Vec<Label<'_>> {
         .collect()
 }
 
+/// The rectangles of the marks of the cuts: left, top, right, bottom.
+fn cuts(figure: &str) -> Vec<[f64; 4]> {
+    let paths =
+        figure.split("class=\"cut\" d=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let cut = |path: &str| {
+        let numbers = path.split(|c: char| !c.is_ascii_digit() && c != '.');
+        let numbers: Vec<f64> = numbers.filter_map(|number| number.parse().ok()).collect();
+        let range = |from: usize| {
+            let side = || numbers.iter().skip(from).step_by(2).copied();
+            (side().fold(f64::INFINITY, f64::min), side().fold(0.0, f64::max))
+        };
+        let ((left, right), (top, bottom)) = (range(0), range(1));
+        [left, top, right, bottom]
+    };
+    paths.map(cut).collect()
+}
+
 #[test]
-fn no_label_overlaps_another_or_leaves_the_page() {
+fn no_label_overlaps_another_or_a_cut_or_leaves_the_page() {
     let stories = all();
     let mut figures: Vec<(&str, String)> =
         stories.iter().map(|story| (story.server.name, figure::draw(story).to_string())).collect();
     figures.push(("comparison", comparison::draw(&stories).to_string()));
     for (name, figure) in &figures {
-        let mut labels = labels(figure);
+        let labels = labels(figure);
         assert!(labels.len() > 20, "{name}");
-        labels.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         for (_, from, to, label) in &labels {
             assert!(
                 *from >= 0.0 && *to <= super::style::WIDTH,
                 "{name}: {label:?} leaves the page"
             );
         }
-        for pair in labels.windows(2) {
-            let ((y, _, end, left), (below, start, _, right)) = (pair[0], pair[1]);
-            let apart = (y - below).abs() > 0.5 || start >= end - 0.5;
-            assert!(apart, "{name}: {left:?} and {right:?} overlap");
+        for [left, top, right, bottom] in cuts(figure) {
+            let over = |&&(y, from, to, _): &&Label| {
+                (top..bottom).contains(&y) && from < right && to > left
+            };
+            let over = labels.iter().find(over);
+            assert!(over.is_none(), "{name}: {over:?} overlaps a cut at {left}");
+        }
+        for (index, &(y, from, to, label)) in labels.iter().enumerate() {
+            for &(other_y, other_from, other_to, other) in &labels[..index] {
+                let beside = from >= other_to - 0.5 || other_from >= to - 0.5;
+                let apart = beside || (y - other_y).abs() >= 10.0;
+                assert!(apart, "{name}: {label:?} and {other:?} overlap");
+            }
         }
     }
 }

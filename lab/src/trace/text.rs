@@ -31,6 +31,9 @@ pub fn tell(story: &Story) -> String {
     text +=
         "milliseconds, who, phase, what, and how long it took (strace makes every call slower);\n";
     text += "a call that waited stands where it ended\n";
+    if !story.server.steps.is_empty() {
+        text += "(1), (2) …: the steps that the header of the server's file numbers\n";
+    }
     for (number, act) in story.play.acts.iter().enumerate() {
         let bold = Style::new().bold();
         text += &format!("\n{bold}{}. {}{bold:#}\n", number + 1, act.title);
@@ -39,10 +42,11 @@ pub fn tell(story: &Story) -> String {
         lines.sort_by_key(|line| line.at);
         for Line { at, who, phase, what, took, style } in lines {
             let millis = (at - start) as f64 / 1e6;
-            let took = took.map(duration).unwrap_or_default();
-            let what = format!("{style}{phase:<11} {what:<40}{style:#}");
-            let line = format!("{millis:10.3}  {who:<12} {what} {FAINT}{took}{FAINT:#}");
-            text += line.trim_end();
+            text += &format!("{millis:10.3}  {who:<12} {style}{phase:<11} {what}{style:#}");
+            if let Some(took) = took.map(duration) {
+                let room = 40_usize.saturating_sub(what.chars().count());
+                text += &format!("{:room$} {FAINT}{took}{FAINT:#}", "");
+            }
             text.push('\n');
         }
     }
@@ -73,7 +77,12 @@ fn thread_lines(story: &Story, from: Nanos, to: Nanos) -> Vec<Line> {
     for thread in &story.threads {
         for item in items(&thread.calls, from, to) {
             match item {
-                Item::One(call) => lines.push(call_line(&thread.role, &thread.calls[call])),
+                // A call belongs to the act in which it returns.
+                Item::One(call) => {
+                    let call = &thread.calls[call];
+                    let here = (from..to).contains(&call.end);
+                    lines.extend(here.then(|| call_line(&thread.role, call)));
+                }
                 Item::Again { calls, times } => {
                     let calls = &thread.calls[calls];
                     let took = calls.last().map_or(0, |last| last.end.min(to)) - calls[0].start;
@@ -100,7 +109,7 @@ fn call_line(role: &str, call: &Call) -> Line {
         (_, Phase::Copying) => ("copy", COPY),
         _ => ("", if call.vain || call.minor { FAINT } else { PLAIN }),
     };
-    let step = call.step.map(|step| format!("({step}) ")).unwrap_or_default();
+    let step = call.step.map(|step| format!("({}) ", step.number)).unwrap_or_default();
     let told = if call.told { "done: " } else { "" };
     let what = format!("{step}{told}{} {}", call.title, call.answer);
     let took = (!call.told).then_some(call.end - call.start);
