@@ -42,12 +42,12 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{self, ExitCode};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::chat::{self, Effects, Id, Owed, READ, Room};
-use common::{Accepted, CHAT_ADDR, IDLE, accept, listen, read, run, stop_socket, write};
+use common::{Accepted, CHAT_ADDR, IDLE, accept, listen, lock, read, run, stop_socket, write};
 use log::{debug, error, trace, warn};
 use polling::{Event, Events, Poller};
 
@@ -101,12 +101,6 @@ fn main() -> ExitCode {
         }
         server.serve()
     })
-}
-
-const UNPOISONED: &str = "no thread panics with a lock held";
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect(UNPOISONED)
 }
 
 impl Server {
