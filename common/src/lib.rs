@@ -8,7 +8,8 @@
 //!   whose sockets do not block; [`read`] and [`write`] are its two halves. The first phase, the
 //!   *wait*, is what the servers are about.
 //! - [`chat`]: the rules of the chat room, for the servers that are about handling.
-//! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear them.
+//! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear
+//!   them.
 //! - [`lock`]: mutexes, for the servers with several threads.
 
 pub mod chat;
