@@ -59,7 +59,7 @@ impl Queue {
     pub fn put(&self, ready: &Events) {
         let mut state = lock(&self.state);
         for event in ready.iter() {
-            // A lost connection is ready for everything, and for ever: it is read from, which ends it.
+            // A lost connection is ready for everything, for ever: it is read from, which ends it.
             let lost = event.is_interrupt() || event.is_err() == Some(true);
             if event.writable && !lost {
                 // If it is readable too, that is reported again when it waits for nothing else.
