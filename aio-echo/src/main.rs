@@ -28,8 +28,8 @@
 //! Drawn from a trace: `docs/figures/aio-echo.svg`.
 //!
 //! Use it when: you want to see it work. On Linux it is threads that block: with 64 busy clients,
-//! 12 to 24 system calls a message (epoll-echo: 2.1), half of them futexes, and 2 to 8 times
-//! epoll-echo's CPU; with one busy client among 1000 it is 15 times, for (3) asks them all.
+//! 12 to 24 system calls a message (epoll-echo: 2.1), and 2 to 8 times epoll-echo's CPU; with one
+//! busy client among 1000 it is 15 times, for (3) asks them all.
 //! Limits: glibc only. A connection occupies a thread and a buffer, about 15 kB even when idle; so
 //! 1024 are served, and a client beyond that is refused: it is logged and closed.
 //! Compare with: `sigio-echo/src/main.rs` (a signal too, but for readiness),
@@ -52,7 +52,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Connections served, and threads that glibc may start: each connection has one operation in
-/// flight, always. More threads would work, but handing over costs more the more there are.
+/// flight, always. More would work; but glibc looks through its list of them at each hand-over.
 const CONNECTIONS: usize = 1024;
 /// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
 const ACCEPTS: usize = 64;
@@ -151,6 +151,7 @@ impl Server {
             return;
         }
         let idle = Idle::new(stream, Vec::with_capacity(BUFFER), COMPLETED);
+        // (1)
         match idle.read() {
             Ok(operation) => self.connections.push(Connection { peer, operation, owed: 0..0 }),
             Err(error) => warn!("{peer} refused: {error}"),

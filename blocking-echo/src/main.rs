@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A message: (1) the thread waits in `read`; (2) the same call copies what comes; (3) one write
-//! of all of it, which waits in its turn while the peer does not read: backpressure for nothing.
+//! of all of it, which waits in its turn while the peer does not read: that is the backpressure.
 //!
 //! Run: `cargo run -p blocking-echo`
 //!
@@ -62,7 +62,7 @@ fn serve(listener: &TcpListener) -> anyhow::Result<()> {
             Accepted::Connection(stream, peer) => {
                 let thread = thread::Builder::new().spawn(move || match echo(&stream) {
                     Ok(()) => info!("{peer} left"),
-                    Err(error) => info!("{peer} left: {error}"),
+                    Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
                 });
                 // The system's limit on threads: this connection is closed, the others go on.
                 if let Err(error) = thread {
@@ -82,6 +82,7 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
     loop {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
+            // Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             result => result?,
         };
@@ -89,7 +90,7 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         if count == 0 {
             return Ok(());
         }
-        stream.write_all(&buffer[..count])?;
-        trace!("copy: write({fd}), all {count}"); // (3)
+        stream.write_all(&buffer[..count])?; // (3)
+        trace!("copy: write({fd}), all {count}");
     }
 }

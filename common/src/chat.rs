@@ -21,7 +21,6 @@ use anyhow::Context;
 pub const LINE: usize = 1024;
 
 /// The most that can wait for a client: one that has not taken so much does not read.
-/// Pitfall: unbounded-queue.
 pub const BOUND: usize = 256 * 1024;
 
 /// Bytes to read at once from a client: with a name of 16 letters before each letter they carry,
@@ -32,8 +31,8 @@ pub const READ: usize = 4096;
 ///
 /// A server that reads on and on from those who send, before it gets to writing, would take for a
 /// client that does not read what is a server that does not write. So much input makes 120 KiB of
-/// lines at worst. Twice that is still below the [`BOUND`], for where a write is under way while the
-/// next lines come; and of lines as people write them, it is hundreds.
+/// lines at worst. Twice that is still below the [`BOUND`], for where a write is under way while
+/// the next lines come; and of lines as people write them, it is hundreds.
 pub const UNDER_WAY: usize = 3 * READ;
 
 /// How long a client that leaves may take over its last lines.
@@ -67,7 +66,7 @@ impl Display for Id {
 pub struct Effects {
     /// Whose lines wait to be written by somebody: one that calls [`Room::owed`], writes and
     /// calls it again until it says that nothing is owed. Until then the id does not come again,
-    /// so that there is one writer a client. Pitfall: blocking-broadcast.
+    /// so that there is one writer a client.
     pub write: Vec<Id>,
     /// Whose connection is to be cut now. The room has forgotten it.
     pub close: Vec<Id>,
@@ -400,9 +399,9 @@ impl Member {
         self.outbox.push_back(Arc::clone(lines));
         self.waiting += lines.len();
         if self.waiting > BOUND {
-            lost.push(id);
+            lost.push(id); // Pitfall: unbounded-queue
         } else if !mem::replace(&mut self.writing, true) {
-            effects.write.push(id);
+            effects.write.push(id); // and nobody waits here. Pitfall: blocking-broadcast
         }
     }
 

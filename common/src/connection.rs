@@ -8,8 +8,8 @@ use log::{info, trace};
 
 /// Bytes read at once, and so the most that a connection can owe its peer.
 ///
-/// Large enough that a bulk transfer's cost is the copying and not the system calls, and small
-/// enough that one step of one connection keeps the others waiting for microseconds.
+/// Large enough that a bulk transfer takes few system calls, and small enough that one step of one
+/// connection does not keep the others waiting.
 pub const BUFFER: usize = 64 * 1024;
 
 /// What a connection waits for after a step of the copy.
@@ -75,11 +75,12 @@ impl Connection {
             self.owed = Vec::new();
             self.sent = 0;
         }
-        // Pitfalls: reads-while-owing, owed-dropped-at-eof
+        // Nothing is owed from here on. Pitfalls: reads-while-owing, owed-dropped-at-eof
         let Some(count) = read(&self.stream, buffer)? else {
             return Ok(Next::Read);
         };
         if count == 0 {
+            // The end of the input, and all before it is delivered. Pitfall: hangup-closes
             return Ok(Next::Close);
         }
         let sent = write(&self.stream, &buffer[..count])?;

@@ -8,15 +8,19 @@
 //!   whose sockets do not block; [`read`] and [`write()`] are its two halves. The first phase, the
 //!   *wait*, is what the servers are about.
 //! - [`chat`]: the rules of the chat room, for the servers that are about handling.
-//! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear them.
+//! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear
+//!   them.
+//! - [`lock`]: mutexes, for the servers with several threads.
 
 pub mod chat;
 mod connection;
+mod lock;
 mod signals;
 mod socket;
 mod start;
 
 pub use connection::{BUFFER, Connection, Next, read, write};
+pub use lock::lock;
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
 pub use socket::{Accepted, accept, accepted, announce, bind_udp, listen};
 pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, Misuse, run, run_roles};

@@ -1,7 +1,7 @@
 //! SIGINT and SIGTERM, as each model can hear them.
 //!
-//! All three install their handlers with `SA_RESTART`, and std retries `EINTR` besides: a
-//! signal does not get a thread out of `accept(2)` or `read(2)`.
+//! All three install their handlers with `SA_RESTART`, and std's `accept` retries `EINTR` besides:
+//! a signal does not get a thread out of `accept(2)` or `read(2)`.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -27,8 +27,8 @@ pub fn stop_socket() -> io::Result<UnixStream> {
     Ok(stop)
 }
 
-/// For a loop that never waits, or never for long: a flag that is true from the first SIGINT
-/// or SIGTERM on.
+/// For a loop that never waits for long, or that waits for signals: a flag that is true from the
+/// first SIGINT or SIGTERM on.
 ///
 /// # Errors
 /// None in practice: `sigaction(2)` fails for signals that cannot be caught.

@@ -11,8 +11,8 @@ use socket2::{Domain, Socket, Type};
 use crate::start::program_name;
 
 /// How many connections the kernel keeps for us until we accept them; it takes the lower of
-/// this and `net.core.somaxconn`. With std's 128, the 129th of a crowd waits a second for its
-/// SYN to be sent again.
+/// this and `net.core.somaxconn`. With std's 128, the rest of a crowd waits a second, until its
+/// SYNs are sent again.
 const BACKLOG: i32 = 4096;
 
 /// Listens on `addr`, `HOST:PORT`, and says so in one line on stdout.
@@ -54,7 +54,7 @@ fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
         }
         Err(failure)
     };
-    first().with_context(|| format!("cannot listen on {addr:?}"))
+    first().with_context(|| format!("cannot listen on {addr:?}")) // Pitfall: unwrap-at-start
 }
 
 fn bind_one(address: SocketAddr, kind: Type) -> io::Result<Socket> {
@@ -117,7 +117,7 @@ pub fn accepted(answer: io::Result<(TcpStream, SocketAddr)>) -> io::Result<Optio
         Ok((stream, peer)) => {
             SHORTAGE.store(false, Ordering::Relaxed);
             info!("{peer} came");
-            // This fails for a connection that is reset already: its first read will say so.
+            // On Linux it does not fail; and it would be no reason to lose a connection.
             let _ = stream.set_nodelay(true); // Pitfall: two-small-writes
             return Ok(Some(Accepted::Connection(stream, peer)));
         }

@@ -1,8 +1,7 @@
 //! What the five modes share, and nothing that tells them apart.
 //!
 //! - [`serve`]: a thread for each connection, as in `blocking-echo`.
-//! - [`resolve`], [`connect`], [`read_line`], [`ask`], [`Timed`], [`lock`]: what blocking
-//!   conversations need.
+//! - [`resolve`], [`connect`], [`read_line`], [`ask`], [`Timed`]: what blocking conversations need.
 //! - [`nats`]: the words of the NATS protocol, a broker's table, and a client.
 //! - [`Process`]: the parts of a demonstration.
 
@@ -11,7 +10,7 @@ mod process;
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -180,9 +179,4 @@ fn linger(stream: &TcpStream) {
     // Bounded both ways: a peer that sends on for ever is reset after all.
     let mut rest = Timed::new(stream, Instant::now() + Duration::from_secs(1)).take(1 << 20);
     let _ = io::copy(&mut rest, &mut io::sink());
-}
-
-/// Locks `mutex`, also after a thread has panicked while it held it.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

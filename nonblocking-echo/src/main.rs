@@ -28,8 +28,8 @@
 //!
 //! Use it when: never by itself. The non-blocking socket is a part of the models that follow, which
 //! only add a way to wait for it. This is what they save.
-//! Limits: an idle connection costs CPU all the time. Without a pause a core is always busy; with
-//! one the core rests and each message may come late by as much. Both grow with the connections.
+//! Limits: an idle connection costs CPU all the time, a read in each round. Without a pause a core
+//! is always busy; with one the core rests, and each message may come late by as much.
 //! Compare with: `diff nonblocking-echo/src/main.rs select-echo/src/main.rs` (a way to wait).
 
 use std::net::TcpListener;
@@ -83,9 +83,9 @@ fn parse(pause: &str) -> Option<Duration> {
 impl Server {
     fn serve(&mut self, stop: &AtomicBool, pause: Duration) -> anyhow::Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            let came = self.accept_some()?;
             let copied = self.go_on();
-            if !came && !copied && !pause.is_zero() {
+            let came = self.accept_some()?;
+            if !copied && !came && !pause.is_zero() {
                 trace!("wait: sleep"); // (2)
                 thread::sleep(pause);
                 trace!("wait: sleep is over");
@@ -94,7 +94,7 @@ impl Server {
         Ok(())
     }
 
-    /// One step of the copy for every connection (1, 3, 4); whether any of them got on.
+    /// One step of the copy for every connection (1, 3, 4, 5); whether any of them got on.
     fn go_on(&mut self) -> bool {
         let mut copied = false;
         self.connections.retain_mut(|connection| {
@@ -105,7 +105,8 @@ impl Server {
         copied
     }
 
-    /// Whether anybody came. Out of descriptors there is nothing to do: the next round asks again.
+    /// Asks the listener (1); whether anybody came. Out of descriptors there is nothing to do: the
+    /// next round asks again.
     fn accept_some(&mut self) -> anyhow::Result<bool> {
         let before = self.connections.len();
         for _ in 0..ACCEPTS {

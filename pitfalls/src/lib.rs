@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+pub use common::lock;
 use common::{Accepted, accept, exit_on_stop, listen};
 use log::warn;
 use nix::errno::Errno;
@@ -234,11 +235,6 @@ pub fn tell(mut stream: &TcpStream, line: &str) {
     if stream.write_all(line.as_bytes()).is_err() {
         let _ = stream.shutdown(Shutdown::Both);
     }
-}
-
-/// Locks, as no thread panics with a lock held.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The lines that end in `bytes`, the first of them begun in `unfinished`, each said by `name`.

@@ -27,7 +27,7 @@
 //! Drawn from a trace: `docs/figures/poll-echo.svg`.
 //!
 //! Use it when: you have some dozens of descriptors of any kind, and want to run on every Unix.
-//! Limits: each wait costs in proportion to all connections, the idle ones too.
+//! Limits: each wait goes through all connections, the idle ones too.
 //! Compare with: `diff select-echo/src/main.rs poll-echo/src/main.rs` (a list instead of bitmaps),
 //! `diff poll-echo/src/main.rs epoll-echo/src/main.rs` (who keeps the list).
 

@@ -1,19 +1,20 @@
 //! The workers of a Proactor: they are given reads that are complete, and handle them.
 //!
 //! Who completes the reads, they cannot tell: `proactor-chat-simulated` does it with epoll, and
-//! `proactor-chat-uring` has the kernel do it. These are the workers of both. There is no socket in here, and no call of
-//! read or write: that is the pattern.
+//! `proactor-chat-uring` has the kernel do it. These are the workers of both. There is no socket in
+//! here, and no call of read or write: that is the pattern.
 
 use std::collections::VecDeque;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::chat::{Effects, Id, READ, Room, UNDER_WAY};
+use common::lock;
 use log::trace;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
@@ -113,7 +114,7 @@ impl Workers {
         loop {
             match reads.pop_front() {
                 Some(read) => return read,
-                None => reads = self.some.wait(reads).expect(UNPOISONED),
+                None => reads = self.some.wait(reads).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
@@ -149,10 +150,4 @@ impl Workers {
     pub fn room<T>(&self, call: impl FnOnce(&mut Room) -> T) -> T {
         call(&mut lock(&self.chat).room)
     }
-}
-
-const UNPOISONED: &str = "no thread panics with a lock held";
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect(UNPOISONED)
 }

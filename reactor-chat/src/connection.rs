@@ -7,10 +7,9 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
 use common::chat::Id;
+use common::lock;
 use log::{info, trace};
 use polling::{Event, Poller};
-
-use crate::lock;
 
 /// Open, and known to the poller, until the last worker lets go of it.
 pub struct Connection {

@@ -1,13 +1,14 @@
 //! The request queue: what the main thread and the workers have to say to each other.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::chat::{READ, UNDER_WAY};
+use common::lock;
 use polling::{Events, Poller};
 
-use crate::{TIMER, UNPOISONED, lock};
+use crate::TIMER;
 
 /// What a worker is asked for, and the key of whom it is about.
 pub enum Request {
@@ -58,7 +59,7 @@ impl Queue {
     pub fn put(&self, ready: &Events) {
         let mut state = lock(&self.state);
         for event in ready.iter() {
-            // A lost connection is ready for everything, and for ever: it is read from, which ends it.
+            // A lost connection is ready for everything, for ever: it is read from, which ends it.
             let lost = event.is_interrupt() || event.is_err() == Some(true);
             if event.writable && !lost {
                 // If it is readable too, that is reported again when it waits for nothing else.
@@ -100,7 +101,7 @@ impl Queue {
                 // is nothing, it renews the budget.
                 self.wake_main();
             }
-            state = self.filled.wait(state).expect(UNPOISONED);
+            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.sleeping -= 1;
         }
     }

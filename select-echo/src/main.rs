@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!      application                              kernel
-//!  (1) select({listener, stop, 7, 8 …}) ─────▶  ┐ tries each descriptor from 0 to the highest,
+//!  (1) select({listener, stop, 7, 8 …}) ─────▶  ┐ goes through the sets, up to the highest,
 //!        blocked                                │ wait: until one of the set is ready,
-//!  (2) {8} ◀─────────────────────────────────   ┘ tries each again
+//!  (2) {8} ◀─────────────────────────────────   ┘ goes through the sets again
 //!  (3) read(8) ──────────────────────────────▶  ┐ copy: it is there already,
 //!        6 bytes ◀───────────────────────────   ┘ so the read does not block
 //!  (4) write(8) ─────────────────────────────▶    copy, as much as fits
@@ -28,8 +28,8 @@
 //!
 //! Use it when: some old system has nothing else, or for a handful of descriptors.
 //! Limits: a set is a bitmap of 1024 bits (`FD_SETSIZE`): the connection whose *descriptor* is
-//! 1024 or higher, however few are open, is refused: it is logged and closed. And each wait costs
-//! in proportion to the highest descriptor.
+//! 1024 or higher, however few are open, is refused: it is logged and closed. And each wait goes
+//! through all connections, the idle ones too.
 //! Compare with: `diff select-echo/src/main.rs poll-echo/src/main.rs` (a list instead of bitmaps).
 
 use std::collections::BTreeMap;
@@ -88,7 +88,7 @@ impl Server {
                 let set = if connection.owes() { &mut writable } else { &mut readable };
                 set.insert(connection.as_fd());
             }
-            // The kernel tries no descriptor beyond the highest: the table is in their order.
+            // The kernel looks no further than the highest; the table is in the order of them.
             let highest = self.connections.keys().last().map_or(self.own, |&fd| fd.max(self.own));
             let mut timeout = self.starved.then(|| TimeVal::milliseconds(RETRY));
             trace!("wait: select"); // (1)
@@ -116,6 +116,7 @@ impl Server {
 
     /// One step of the copy (3, 4). What the socket waits for then (5) is asked of it at (1).
     fn go_on(&mut self, fd: RawFd) {
+        // No connection, where it is the listener that is ready.
         let Some(connection) = self.connections.get_mut(&fd) else { return };
         let next = connection.go_on(&mut self.buffer);
         if next == Next::Close {

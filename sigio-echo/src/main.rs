@@ -38,9 +38,9 @@
 //!
 //! Use it when: a program that computes has a few sockets, or a terminal, to hear of on the side.
 //! Limits: a wake-up costs a read for every connection, idle or not. CPU a message, against
-//! `epoll-echo`: the same with 64 connections all busy (3.1 system calls for 2.0), 1.5 times with 8
-//! busy of 64, more than 20 times with one of 1000. Signals belong to the whole process: a library
-//! that handles SIGIO itself, or a thread that does not block it, breaks this.
+//! `epoll-echo`: the same with 64 connections all busy (3.1 system calls for 2.0), more than 20
+//! times with one of 1000. Signals belong to the whole process: a library that handles SIGIO
+//! itself, or a thread that does not block it, breaks this.
 //! Compare with: `diff nonblocking-echo/src/main.rs sigio-echo/src/main.rs` (when to ask again),
 //! `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which socket).
 
@@ -82,6 +82,7 @@ fn main() -> ExitCode {
         // sleep stays pending, and ends the sleep at once. It would be slept over otherwise.
         let signals = [Signal::SIGIO, Signal::SIGALRM, Signal::SIGINT, Signal::SIGTERM];
         signals.into_iter().collect::<SigSet>().thread_block()?;
+        // The handlers set these flags, and do nothing else. Pitfall: handler-prints
         let (stop, news) = (stop_flag()?, Arc::new(AtomicBool::new(false)));
         flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
         flag::register(Signal::SIGALRM as i32, Arc::clone(&news))?;

@@ -75,7 +75,7 @@ struct Connection {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        // Results are then kept until we wait for them: otherwise this costs more CPU than epoll.
+        // Results are then kept until we wait for them: each would interrupt us otherwise.
         let ring = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(OPERATIONS);
         let ring = ring.context("io_uring is refused (Linux before 6.1, a sysctl, a container)")?;
         own_pages(BUFFER as i32);

@@ -72,7 +72,7 @@ fn serve(listener: &TcpListener) -> anyhow::Result<()> {
         match accept(listener)? {
             Accepted::Connection(stream, peer) => match echo(&stream) {
                 Ok(()) => info!("{peer} left"),
-                Err(error) => info!("{peer} left: {error}"),
+                Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
             },
             // Pitfall: accept-spins
             Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
@@ -87,6 +87,7 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
     loop {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
+            // Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             result => result?,
         };
@@ -94,7 +95,7 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         if count == 0 {
             return Ok(());
         }
-        stream.write_all(&buffer[..count])?;
-        trace!("copy: write({fd}), all {count}"); // (3)
+        stream.write_all(&buffer[..count])?; // (3)
+        trace!("copy: write({fd}), all {count}");
     }
 }

@@ -41,8 +41,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, exit_on_stop, listen, run_roles};
-use communication_modes::{CONNECTIONS, Process, connect, lock, read_line, serve};
+use common::{Misuse, exit_on_stop, listen, lock, run_roles};
+use communication_modes::{CONNECTIONS, Process, connect, read_line, serve};
 
 const USAGE: &str = "\
 Usage: callback                          a demonstration

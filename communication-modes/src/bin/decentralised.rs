@@ -46,8 +46,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, listen, run_roles, stop_flag};
-use communication_modes::{CONNECTIONS, Process, Timed, ask, lock, read_line, resolve, serve};
+use common::{Misuse, listen, lock, run_roles, stop_flag};
+use communication_modes::{CONNECTIONS, Process, Timed, ask, read_line, resolve, serve};
 use foca::{
     AccumulatingRuntime, Config, Foca, Identity, NoCustomBroadcast, OwnedNotification,
     PeriodicParams, PostcardCodec, Timer,

@@ -40,9 +40,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, exit_on_stop, listen, run_roles};
+use common::{Misuse, exit_on_stop, listen, lock, run_roles};
 use communication_modes::nats::{self, Op, Subscriptions};
-use communication_modes::{CONNECTIONS, Process, lock, read_line, serve};
+use communication_modes::{CONNECTIONS, Process, read_line, serve};
 use log::warn;
 
 const USAGE: &str = "\

@@ -100,11 +100,12 @@ impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut events = [EpollEvent::empty(); EVENTS];
         loop {
-            let timeout = match self.starved {
-                _ if !self.ready.is_empty() => EpollTimeout::ZERO, // (5)
-                true => EpollTimeout::from(RETRY),
-                false if self.incoming => EpollTimeout::ZERO,
-                false => EpollTimeout::NONE,
+            let timeout = if !self.ready.is_empty() || self.incoming && !self.starved {
+                EpollTimeout::ZERO // (5)
+            } else if self.starved {
+                EpollTimeout::from(RETRY)
+            } else {
+                EpollTimeout::NONE
             };
             trace!("wait: epoll_wait"); // (1)
             let news = match self.epoll.wait(&mut events, timeout) {

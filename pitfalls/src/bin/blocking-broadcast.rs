@@ -10,8 +10,9 @@
 //! Show: `cargo run -p pitfalls --bin blocking-broadcast`, then `nc 127.0.0.1 7001` with
 //! Ctrl-Z, `yes | nc 127.0.0.1 7001`, and a third sees the lines stop.
 //!
-//! Right: `common/src/chat.rs`: what waits for a client is kept for it, up to `BOUND`; nobody
-//! writes to another's socket in `reactor-chat/src/main.rs` but when it is writable.
+//! Right: `Member::give` in `common/src/chat.rs`: what waits for a client is kept for it, up to
+//! `BOUND`; `Worker::follow_up` in `reactor-chat/src/worker.rs`: who has a line for others has them
+//! registered, and each is written to when it is writable.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;

@@ -11,8 +11,8 @@
 //! `yes | nc 127.0.0.1 7001`, and look at the server in `top`. (It ends at 1 GiB, by its own
 //! limit.)
 //!
-//! Right: `BOUND` in `common/src/chat.rs`, and `Room::publish`, which closes whoever is beyond
-//! it.
+//! Right: `BOUND` in `common/src/chat.rs`: `Member::give` finds who is beyond it, and
+//! `Room::publish` sends them away.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;

@@ -40,7 +40,7 @@
 //! another system), and this system completes nothing by itself, or may not.
 //! Limits: one thread copies for all. A read needs a buffer of its own until it is handled, where
 //! a Reactor's worker reads into one that it keeps.
-//! Compare with: `proactor-chat-uring.rs` (there the kernel completes), `reactor-chat/src/main.rs`
+//! Compare with: `proactor-chat-uring.rs` (there the kernel completes), `reactor-chat/src/worker.rs`
 //! (there the workers copy).
 
 use std::collections::{BTreeMap, VecDeque};

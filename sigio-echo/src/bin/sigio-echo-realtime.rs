@@ -180,11 +180,15 @@ impl Server {
         for _ in 0..ACCEPTS {
             match accept(&self.listener)? {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => self.incoming = false,
-                Accepted::OutOfDescriptors => self.starved = true,
-            }
-            if self.starved || !self.incoming {
-                break;
+                Accepted::NobodyWaits => {
+                    self.incoming = false;
+                    break;
+                }
+                // Pitfalls: accept-spins, spare-descriptor
+                Accepted::OutOfDescriptors => {
+                    self.starved = true;
+                    break;
+                }
             }
         }
         Ok(())

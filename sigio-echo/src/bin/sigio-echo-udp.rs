@@ -33,8 +33,7 @@
 //!
 //! Drawn from a trace: `docs/figures/sigio-echo-udp.svg`.
 //!
-//! Use it when: a program that computes has a datagram socket to answer on the side. With 64 busy
-//! peers it takes 2.1 system calls and 0.8 of the CPU that `epoll-echo` spends on a message.
+//! Use it when: a program that computes has a datagram socket to answer on the side.
 //! Limits: what comes while the receive buffer is full is lost, as UDP has it. All peers share one
 //! send buffer: answers to a few that cannot be reached fill it, and until the kernel gives them up
 //! (three seconds for one that ARP does not find) everybody waits. And a sender's address may be
@@ -68,7 +67,7 @@ const DATAGRAM: usize = 65_527;
 /// Datagrams answered between two looks at the flags.
 const DATAGRAMS: usize = 64;
 /// Bytes that may wait in the kernel; it takes the lower of this and `net.core.rmem_max`. It counts
-/// even the smallest datagram as some 800: a burst of 5000 overflows the usual 208 KiB.
+/// even the smallest datagram as some 800: a burst of 300 overflows the usual 208 KiB.
 const ROOM: usize = 16 * 1024 * 1024;
 
 struct Server {
@@ -93,6 +92,7 @@ fn main() -> ExitCode {
         // sleep stays pending, and ends the sleep at once. It would be slept over otherwise.
         let signals = [Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM];
         signals.into_iter().collect::<SigSet>().thread_block()?;
+        // The handlers set these flags, and do nothing else. Pitfall: handler-prints
         let (stop, news) = (stop_flag()?, Arc::new(AtomicBool::new(false)));
         flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
         let socket = bind_udp(&addr)?;
@@ -131,7 +131,7 @@ impl Server {
                 raise(Signal::SIGIO)?; // (5)
             }
             trace!("wait: sigsuspend"); // (1)
-            SigSet::empty().suspend()?;
+            SigSet::empty().suspend()?; // Pitfall: check-then-pause
             trace!("wait: sigsuspend, ended by a signal"); // (2)
         }
         Ok(())
