@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use common::chat::{Effects, Id, Owed, READ, Room, UNDER_WAY};
 use log::{debug, info, trace, warn};
+use nix::sys::signal::SigSet;
 
-use crate::connection::Connection;
+use crate::connection::{COMPLETED, Connection};
 
 /// Clients let in at once, so that a crowd at the door does not keep the others waiting.
 const WELCOMES: usize = 64;
@@ -47,6 +48,8 @@ impl Worker {
     }
 
     fn work(mut self) {
+        // The signal is the main thread's. (This fails only for arguments that it does not know.)
+        let _ = SigSet::from(COMPLETED).thread_block();
         let mut crowd = false;
         loop {
             if !crowd {
