@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use integration_tests::guest::{crowd, welcome};
 use integration_tests::{
-    Client, Flood, Guest, PATIENCE, Running, Server, Talker, gathering, until,
+    Client, Flood, Guest, PATIENCE, Running, Server, Talker, gathering, patience, until,
 };
 use regex::Regex;
 use rustix::process::Signal;
@@ -36,6 +36,7 @@ pub const FAIRNESS: &[Case] = &[Case::new("beside_two_floods", beside_two_floods
 pub const INTERRUPTION: &[Case] = &[
     Case::new("idle", interrupted_idle),
     Case::new("in_mid_talk", in_mid_talk),
+    Case::new("last_lines", last_lines),
     Case::new("starved", |server| {
         starve(server, |running| (0..3).try_for_each(|_| running.paused(|| Ok(()))))
     }),
@@ -295,6 +296,27 @@ fn in_mid_talk(server: &Server) -> Result<()> {
     server.launch().serve(|running| {
         let talk = Talk { talkers: 12, lines: 150, ..TALK };
         all_at_once_in(running, &talk, |running, _| running.paused(|| Ok(())))
+    })
+}
+
+/// A guest who has sent its FIN, and reads late, is being written to while the server is stopped.
+///
+/// Where it waits for room differs: from the FIN on, `io_uring` has a thread of the kernel's wait,
+/// and a stop interrupts that.
+fn last_lines(server: &Server) -> Result<()> {
+    const LINES: usize = 100;
+    with_guests(server, |running, [a]| {
+        let late = Guest::over(Client::connect_narrow(running)?)?;
+        a.hears("* guest2 joined")?;
+        (0..LINES).try_for_each(|number| a.say(&format!("{number:1000}")))?;
+        a.sees(&["guest1", "guest2"])?;
+        late.half_close()?;
+        a.hears("* guest2 left")?;
+        let asleep = || Ok(running.is_asleep()?.then_some(()));
+        until("the server waiting for room", patience(), asleep)?;
+        running.paused(|| Ok(()))?;
+        (0..LINES).try_for_each(|number| late.hears(&format!("guest1: {number:1000}")))?;
+        late.hears_the_end()
     })
 }
 
