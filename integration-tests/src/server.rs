@@ -36,6 +36,8 @@ pub struct Server {
     pub at_once: usize,
     /// Descriptors from this number on are refused.
     pub highest_descriptor: Option<u64>,
+    /// Clients beyond so many are refused.
+    pub most_clients: Option<usize>,
     /// Descriptors that one client takes of the process that accepts.
     pub descriptors_per_client: usize,
     /// The argument with which it does not use a core all the time.
@@ -65,6 +67,7 @@ pub const ECHO: Server = Server {
     argument: None,
     at_once: usize::MAX,
     highest_descriptor: None,
+    most_clients: None,
     descriptors_per_client: 1,
     calm_argument: None,
     idle_memory: None,

@@ -33,6 +33,11 @@ pub const ACCEPT: &[Case] = &[
 
 pub const FAIRNESS: &[Case] = &[Case::new("beside_two_floods", beside_two_floods).alone()];
 
+pub const LIMITS: &[Case] = &[Case::new("refuses_beyond", refuses_beyond)
+    .applies(|server| server.most_clients.is_some())
+    .lacks(few_descriptors)
+    .alone()];
+
 pub const INTERRUPTION: &[Case] = &[
     Case::new("idle", interrupted_idle),
     Case::new("in_mid_talk", in_mid_talk),
@@ -273,6 +278,30 @@ fn beside_two_floods(server: &Server) -> Result<()> {
         let average = work / count;
         ensure!(average < WORK, "for each answer, two floods were rid of {average} bytes before");
         floods.into_iter().try_for_each(Flood::stop)
+    })
+}
+
+/// Guests past those that the server can hold see a close, the others stay; and one who leaves
+/// makes room for another.
+fn refuses_beyond(server: &Server) -> Result<()> {
+    const SURPLUS: usize = 10;
+    let most = server.most_clients.context("it has no limit")?;
+    server.launch().serve(|running| {
+        let mut guests = crowd(running, most)?;
+        for _ in 0..SURPLUS {
+            let surplus = Client::connect(running)?;
+            ensure!(surplus.line()?.is_none(), "with {most} here one more was let in");
+        }
+        ensure!(running.log()?.contains("refused"), "it refused guests and did not log it");
+
+        let last = guests.pop().context("nobody is here")?;
+        last.say("/who")?;
+        last.hears_something_like("* here: guest1, guest2, ")?;
+        drop(last);
+        // That it left may not have been noticed yet.
+        until("a new guest being welcomed after one had left", patience(), || {
+            Ok(Client::connect(running)?.line()?.map(drop))
+        })
     })
 }
 
