@@ -34,6 +34,8 @@ pub struct Server {
     pub argument: Option<&'static str>,
     /// How many clients it serves at the same time; the others wait in the backlog.
     pub at_once: usize,
+    /// Whether it has one socket for all clients, and no connections.
+    pub shares_socket: bool,
     /// Descriptors from this number on are refused.
     pub highest_descriptor: Option<u64>,
     /// Clients beyond so many are refused.
@@ -66,6 +68,7 @@ pub const ECHO: Server = Server {
     name: "",
     argument: None,
     at_once: usize::MAX,
+    shares_socket: false,
     highest_descriptor: None,
     most_clients: None,
     descriptors_per_client: 1,

@@ -107,8 +107,14 @@ pub const SERVERS: &[Server] = &[
 ];
 
 /// The one that has no connections: it has cases of its own.
-pub const DATAGRAMS: &[Server] =
-    &[Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO }];
+pub const DATAGRAMS: &[Server] = &[Server {
+    package: "sigio-echo",
+    name: "sigio-echo-udp",
+    shares_socket: true,
+    // It knows nothing of a peer between two datagrams.
+    idle_memory: Some(0),
+    ..ECHO
+}];
 
 /// Bytes that an idle guest may cost a chat server: its entries in the room and in the server's
 /// tables, and room for some lines to come; less than a buffer for the next read.
