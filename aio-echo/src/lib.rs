@@ -163,7 +163,7 @@ impl<S> InFlight<S> {
 /// for: under load, that is often). Call it before the first operation: later it has no effect.
 ///
 /// By itself it has 20, and the 21st operation waits until one of those before it has completed:
-/// a write, too, behind 20 reads from clients that say nothing.
+/// a write, too, behind 20 reads from clients that say nothing. Pitfall: aio-pool-of-twenty.
 pub fn start_helpers(count: c_int) {
     let options = AioInit { threads: count, operations: count, ..AioInit::default() };
     // SAFETY: glibc's signature, and it copies what it needs.

@@ -7,6 +7,7 @@
 //! Threads share it as a `Mutex<Room>`, locked for one of these calls and never across a system
 //! call. There is no second lock to take inside it, so none to take in the wrong order; and as
 //! one call hands a line to everybody, everybody sees the room's lines in the same order.
+//! Pitfall: lock-while-broadcasting.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};

@@ -83,7 +83,7 @@ impl Connection {
             // The end of the input, and all before it is delivered. Pitfall: hangup-closes
             return Ok(Next::Close);
         }
-        let sent = write(&self.stream, &buffer[..count])?;
+        let sent = write(&self.stream, &buffer[..count])?; // Pitfall: two-small-writes
         if sent < count {
             // Pitfalls: write-ignored, short-write-fatal
             self.owed = buffer[sent..count].to_vec();

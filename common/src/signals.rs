@@ -14,9 +14,10 @@ use signal_hook::{flag, low_level};
 /// For a loop that waits for many descriptors: a socket that is readable from the first
 /// SIGINT or SIGTERM on.
 ///
-/// It is the self-pipe trick (D. J. Bernstein): the handler writes a byte. A flag would do
-/// only with luck: a signal that comes after the loop has looked at it and before it waits
-/// would be heard when something else ends the wait.
+/// It is the self-pipe trick (D. J. Bernstein): the handler writes a byte, and does nothing else. A
+/// flag would do only with luck: a signal that comes after the loop has looked at it and before it
+/// waits would be heard when something else ends the wait.
+/// Pitfalls: flag-never-stops, handler-prints.
 ///
 /// # Errors
 /// Where the process is out of descriptors.

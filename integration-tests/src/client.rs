@@ -112,7 +112,7 @@ impl Client {
             if there == 0 && line.is_empty() {
                 return Ok(None);
             }
-            ensure!(there > 0, "the connection ended in a line: {line:?}");
+            ensure!(there > 0, "the connection ended {} bytes into a line", line.len());
             let end = chunk[..there].iter().position(|&byte| byte == b'\n');
             let part = &mut chunk[..end.map_or(there, |end| end + 1)];
             (&self.stream).read_exact(part)?;

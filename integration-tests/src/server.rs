@@ -34,8 +34,12 @@ pub struct Server {
     pub argument: Option<&'static str>,
     /// How many clients it serves at the same time; the others wait in the backlog.
     pub at_once: usize,
+    /// Whether it has one socket for all clients, and no connections.
+    pub shares_socket: bool,
     /// Descriptors from this number on are refused.
     pub highest_descriptor: Option<u64>,
+    /// Clients beyond so many are refused.
+    pub most_clients: Option<usize>,
     /// Descriptors that one client takes of the process that accepts.
     pub descriptors_per_client: usize,
     /// The argument with which it does not use a core all the time.
@@ -64,7 +68,9 @@ pub const ECHO: Server = Server {
     name: "",
     argument: None,
     at_once: usize::MAX,
+    shares_socket: false,
     highest_descriptor: None,
+    most_clients: None,
     descriptors_per_client: 1,
     calm_argument: None,
     idle_memory: None,

@@ -45,6 +45,7 @@ impl Connection {
     /// Takes a second descriptor, and has the seat until it is forgotten.
     pub fn new(socket: TcpStream, peer: SocketAddr, seat: Arc<()>) -> io::Result<Self> {
         socket.set_write_timeout(Some(PATIENCE))?;
+        // Pitfall: aio-write-behind-read
         let writer = Half::new(Arc::new(socket.try_clone()?), Vec::new());
         let socket = Arc::new(socket);
         let reader = Half::new(Arc::clone(&socket), Vec::with_capacity(READ));
@@ -85,7 +86,7 @@ impl Connection {
         if slow != self.slow {
             self.slow = slow;
             let patience = if slow { None } else { Some(PATIENCE) };
-            // This fails for a connection that is reset: the next write will say so.
+            // This fails for a time-out of zero only.
             let _ = self.socket.set_write_timeout(patience);
         }
         Some(result)

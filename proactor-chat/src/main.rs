@@ -17,14 +17,14 @@
 //!
 //! A line: (1) a client's socket and a buffer are the system's, to read into, with the signal to
 //! send; (2) the main thread waits for new clients, and for nothing else; (3) the read is complete,
-//! and the signal interrupts that wait; (4) its handler passes it on; (5) the worker takes the line,
-//! applies the room's rules, gives the system all that waits for a client in one write, and the
-//! buffer of (1) again; (6) the write is complete; (7) what has come together meanwhile is the next
-//! one, or there is none, or the client has quit, and this was all.
+//! and the signal interrupts that wait; (4) its handler passes it on; (5) the worker takes the
+//! line, applies the room's rules, gives the system all that waits for a client in one write, and
+//! the buffer of (1) again; (6) the write is complete; (7) what has come together meanwhile is the
+//! next one, or there is none, or the client has quit, and this was all.
 //!
 //! Each column is a file: this one, `worker.rs`, `connection.rs`. The signal says that something is
-//! complete, not what: the worker asks all operations. With 1000 clients that is a hundredth of the
-//! CPU, and it makes no difference when signals are merged or the kernel's queue of them is full.
+//! complete, not what: the worker asks all operations. So it makes no difference when signals are
+//! merged, or the kernel's queue of them is full.
 //!
 //! Run: `cargo run -p proactor-chat`
 //!
@@ -39,8 +39,7 @@
 //!
 //! Use it when: you want to see the pattern as it was drawn. On Linux "the system" is glibc, with a
 //! thread that blocks for each operation: a delivery to one of 1000 clients takes 1.3 times the CPU
-//! of a plain tokio chat, as nearly each one wakes a thread, and sends a signal that wakes two more;
-//! with 100 clients and ten who talk without a pause it is a tenth, as lines go out in batches.
+//! of a plain tokio chat, as nearly each one wakes a thread and sends a signal that wakes two more.
 //! Limits: glibc only. A client is two descriptors and up to two threads; 1024 are served, and one
 //! beyond that is refused: it is logged and closed.
 //! Compare with: `proactor-chat-uring.rs` (the kernel completes), `proactor-chat-simulated.rs`

@@ -38,7 +38,7 @@
 //! Limits: an event crosses from thread to thread, and interest is one-shot, a system call each
 //! time: the handling has to be worth that.
 //! Compare with: `epoll-echo/src/main.rs` (one thread that does everything),
-//! `proactor-chat/src/bin/proactor-chat-simulated.rs` (the main thread copies, workers only handle).
+//! `proactor-chat/src/bin/proactor-chat-simulated.rs` (the main thread copies, workers handle).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -70,8 +70,8 @@ const TIMER: usize = usize::MAX - 3;
 
 /// What the threads share, for as long as the process runs.
 ///
-/// No thread holds two locks at once (these, the queue's and a connection's are all there are): there
-/// is no order in which they could deadlock. None is held across a system call that can block.
+/// No thread holds two locks at once (these, the queue's and a connection's are all there are):
+/// there is no order in which they could deadlock. None is held across a call that can block.
 /// Pitfall: lock-while-broadcasting.
 struct Server {
     poller: &'static Poller,

@@ -137,7 +137,8 @@ impl Server {
         match result.map(|count| connection.go_on(count)) {
             Ok(Some(operation)) => return self.submit(fd, operation),
             Err(error) if error.kind() == ErrorKind::Interrupted => {
-                let again = connection.operation(); // It was SIGSTOP.
+                // A thread of the kernel's was waiting for this, and was stopped (SIGSTOP).
+                let again = connection.operation();
                 return self.submit(fd, again);
             }
             Ok(None) => info!("{} left", connection.peer),

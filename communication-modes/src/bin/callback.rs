@@ -23,6 +23,8 @@
 //! ```text
 //! $ cargo run -p communication-modes --bin callback serve 127.0.0.1:7200
 //! $ cargo run -p communication-modes --bin callback call 127.0.0.1:7200 300:slow 100:quick
+//! asked 1: 300 ms for "slow"
+//! asked 2: 100 ms for "quick"
 //! answer to 2: kciuq
 //! answer to 1: wols
 //! ```
@@ -30,7 +32,7 @@
 //! Use it when: the caller has other things to do, or many requests under way on one connection.
 //! Limits: a callback that waits keeps all others waiting. What happens is no longer in the order
 //! of the program's lines: that is what `async` and `await` put right again.
-//! Compare with: `diff communication-modes/src/bin/{synchronous,callback}.rs` (who waits).
+//! Compare with: `communication-modes/src/bin/synchronous.rs` (there the caller waits).
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, ErrorKind, Write};

@@ -36,7 +36,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io::{BufReader, Write};
+use std::io::{self, BufReader, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::num::NonZero;
 use std::process::ExitCode;
@@ -111,7 +111,8 @@ fn main() -> ExitCode {
         ["node", addr, seeds @ ..] => be_node(addr, seeds),
         ["ask", addr, question @ ..] if !question.is_empty() => {
             let answer = ask(addr, &question.join(" "), LONG);
-            answer.map(|text| print!("{text}")).with_context(|| format!("no answer from {addr}"))
+            let answer = answer.with_context(|| format!("no answer from {addr}"))?;
+            Ok(io::stdout().write_all(answer.as_bytes())?)
         }
         _ => bail!(Misuse),
     })

@@ -33,8 +33,8 @@
 //! Limits: it is the one part that must not fail. It moves bytes and does not know what they mean:
 //! the connections of a backend that dies are lost, for nobody can say what it had done with their
 //! requests. A connection costs two threads and two descriptors; a peer that vanishes without a FIN
-//! is only missed once somebody sends. The backends see its address, not their clients'. Next: nginx,
-//! which does the same with `communication-modes/nginx.conf`.
+//! is only missed once somebody sends. The backends see its address, not their clients'. Next:
+//! nginx, which does the same with `communication-modes/nginx.conf`.
 //! Compare with: `blocking-echo/src/main.rs` (a copy from one socket to itself).
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -23,6 +23,7 @@
 //! ```text
 //! $ cargo run -p communication-modes --bin publish-subscribe serve 127.0.0.1:4222
 //! $ cargo run -p communication-modes --bin publish-subscribe subscribe 127.0.0.1:4222 'news.>'
+//! news.sport: 2:1
 //! $ cargo run -p communication-modes --bin publish-subscribe publish 127.0.0.1:4222 news.sport 2:1
 //! ```
 //!

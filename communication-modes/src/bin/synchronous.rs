@@ -29,7 +29,7 @@
 //! Limits: both must be up at the same time, and the caller must know where the server is. After
 //! a time-out nobody knows whether the server did the work: ask again only for what may be done
 //! twice. The look-up of a host name is getaddrinfo(3)'s, and outside the deadline.
-//! Compare with: `diff communication-modes/src/bin/{synchronous,callback}.rs` (who waits).
+//! Compare with: `communication-modes/src/bin/callback.rs` (there the caller goes on).
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};

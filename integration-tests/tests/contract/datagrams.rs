@@ -1,5 +1,5 @@
-//! What the contract comes to where there are no connections: each datagram is answered once,
-//! whole, from the address that it was sent to, whatever the other peers do.
+//! What the lines of the contract come to where there are no connections: each datagram is answered
+//! once, whole, from the address that it was sent to.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,25 +15,42 @@ use socket2::SockRef;
 use crate::case::Case;
 use crate::start;
 
-pub const CASES: &[Case] = &[
-    Case::new("sizes", sizes),
-    Case::new("bursts", bursts).alone(),
-    Case::new("address_that_was_asked", address_that_was_asked),
-    Case::new("dual_stack", dual_stack).lacks(start::no_ipv6),
-    Case::new("peers_that_are_gone", peers_that_are_gone),
-    Case::new("interruption", interruption),
-    Case::new("idle", idle),
-    Case::new("leaks", leaks),
-    Case::new("sigint", |server| ends(server, Signal::INT)).alone(),
-    Case::new("sigterm", |server| ends(server, Signal::TERM)).alone(),
-    Case::new("in_use", in_use),
-    Case::new("unparsable", start::unparsable),
-    Case::new("unresolvable", start::unresolvable),
-    Case::new("not_ours", start::not_ours),
-    Case::new("not_utf8", start::not_utf8),
-    Case::new("surplus_argument", start::surplus_argument),
-    Case::new("unknown_option", start::unknown_option),
-    Case::new("help", start::help),
+/// In the contract's order. What is not here is about connections: accept, half-close, limits; or
+/// about a peer's own socket, backpressure and fairness.
+pub const CONTRACT: &[(&str, &[Case])] = &[
+    ("isolation", &[Case::new("peers_that_are_gone", peers_that_are_gone)]),
+    (
+        "whole",
+        &[
+            Case::new("sizes", sizes),
+            Case::new("bursts", bursts).alone(),
+            Case::new("address_that_was_asked", address_that_was_asked),
+            Case::new("dual_stack", dual_stack).lacks(start::no_ipv6),
+        ],
+    ),
+    ("interruption", &[Case::new("idle", interruption)]),
+    (
+        "shutdown",
+        &[
+            Case::new("sigint_flood", |server| ends(server, Signal::INT)).alone(),
+            Case::new("sigterm_flood", |server| ends(server, Signal::TERM)).alone(),
+        ],
+    ),
+    ("leaks", &[Case::new("rounds_of_500", leaks)]),
+    (
+        "start",
+        &[
+            Case::new("in_use", in_use),
+            Case::new("unparsable", start::unparsable),
+            Case::new("unresolvable", start::unresolvable),
+            Case::new("not_ours", start::not_ours),
+            Case::new("not_utf8", start::not_utf8),
+            Case::new("surplus_argument", start::surplus_argument),
+            Case::new("unknown_option", start::unknown_option),
+            Case::new("help", start::help),
+        ],
+    ),
+    ("idle", &[Case::new("no_processor_time", idle)]),
 ];
 
 /// The largest over IPv4: 65535 less the headers.

@@ -3,30 +3,30 @@
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::client::Reply;
-use integration_tests::{Client, Exchange, Server, exchange, patience, until};
+use integration_tests::{Client, Exchange, Running, Server, exchange, patience, until};
 
 use crate::accept::Crowd;
 use crate::case::{Case, few_descriptors};
 
 pub const CASES: &[Case] = &[
-    Case::new("refuses_beyond_its_descriptors", refuses)
-        .applies(|server| server.highest_descriptor.is_some())
+    Case::new("refuses_beyond", refuses_beyond)
+        .applies(|server| server.highest_descriptor.is_some() || server.most_clients.is_some())
         .lacks(few_descriptors)
         .alone(),
     Case::new("surplus_waits", surplus_waits).applies(|server| server.at_once < usize::MAX),
     Case::new("short_signal_queue", short_signal_queue).applies(|server| server.is_told_by_signals),
 ];
 
-/// Clients past the last descriptor that the model can name see a close, the others are served.
-fn refuses(server: &Server) -> Result<()> {
-    const CLIENTS: usize = 1300;
-    let limit = server.highest_descriptor.context("it has no limit")?;
+/// Clients past those that the model can hold see a close, the others are served; and whoever
+/// leaves makes room for one.
+fn refuses_beyond(server: &Server) -> Result<()> {
+    const SURPLUS: usize = 50;
     server.launch().serve(|running| {
         let first = Client::connect(running)?;
         first.echo(b"ready?")?;
-        let room = running.free_descriptors(limit)?.len();
+        let room = room(server, running)?;
         let clients: Vec<_> =
-            (0..CLIENTS).map(|_| Client::connect(running)).collect::<Result<_>>()?;
+            (0..room + SURPLUS).map(|_| Client::connect(running)).collect::<Result<_>>()?;
         let mut inside = Vec::new();
         for client in clients {
             // It fails where the server has closed the connection before.
@@ -36,18 +36,26 @@ fn refuses(server: &Server) -> Result<()> {
             }
         }
         let count = inside.len();
-        ensure!(count == room, "{count} of {CLIENTS} were served, and there was room for {room}");
+        ensure!(count == room, "{count} more were served, and there was room for {room}");
         ensure!(running.log()?.contains("refused"), "it refused clients and did not log it");
 
         inside.iter().try_for_each(|client| client.echo(b"still in?"))?;
-        inside.truncate(count - 100);
-        // Those who left may not have been noticed yet.
-        until("a new client being served after 100 had left", patience(), || {
+        drop(inside.pop());
+        // That it left may not have been noticed yet.
+        until("a new client being served after one had left", patience(), || {
             let client = Client::connect(running)?;
             let _ = client.send(b"in?");
             Ok((client.expect_or_end(b"in?")? == Reply::Echo).then_some(()))
         })
     })
+}
+
+/// How many more it can hold, with one client there.
+fn room(server: &Server, running: &Running) -> Result<usize> {
+    match server.highest_descriptor {
+        Some(limit) => Ok(running.free_descriptors(limit)?.len()),
+        None => Ok(server.most_clients.context("it has no limit")? - 1),
+    }
 }
 
 /// Where only so many are served at once, the next one is as soon as one of them leaves.

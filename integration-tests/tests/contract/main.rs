@@ -5,8 +5,8 @@
 //! that it does not apply to is not there; what this machine cannot run shows as `ignored`.
 //!
 //! A chat server keeps the same contract, but speaks otherwise: its cases are in `chat`, and those
-//! of the room's rules with them. `cargo test chat` runs all of these. For the server that has no
-//! connections, `datagrams` says what the contract comes to.
+//! of the room's rules with them. `cargo test chat` runs all of these. What the contract comes to
+//! for the server that has no connections, is in `datagrams`.
 
 mod case;
 mod servers;
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
 
 fn trials() -> Vec<Trial> {
     let mut trials = trials_of(CONTRACT, SERVERS);
-    trials.extend(trials_of(&[("datagrams", datagrams::CASES)], DATAGRAMS));
+    trials.extend(trials_of(datagrams::CONTRACT, DATAGRAMS));
     trials.extend(trials_of(chat::CONTRACT, CHATS));
     trials.extend(pitfalls::trials());
     trials.extend(table::trials());

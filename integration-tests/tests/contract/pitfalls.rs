@@ -72,7 +72,7 @@ pub const PITFALLS: &[Pitfall] = &[
     Pitfall {
         server: Server { highest_descriptor: Some(1024), name: "fd-setsize-by-count", ..WRONG },
         line: "limits",
-        case: "refuses_beyond_its_descriptors",
+        case: "refuses_beyond",
         reason: "ended: exit status: 101",
     },
     Pitfall {

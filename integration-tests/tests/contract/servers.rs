@@ -7,6 +7,9 @@ use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
 /// A number below `FD_SETSIZE`, as the server has descriptors of its own.
 const SELECT_HOLDS: usize = 900;
 
+/// A thread of glibc's for each client, or two.
+const AIO_HOLDS: usize = 1024;
+
 /// Bytes that an idle client may cost a server that has no thread or process for it: its entry
 /// in the tables, which may be half empty after they have grown; far less than any buffer.
 const AN_ENTRY: u64 = 300;
@@ -93,13 +96,25 @@ pub const SERVERS: &[Server] = &[
         idle_clients: 5000,
         ..ECHO
     },
-    Server { package: "aio-echo", name: "aio-echo", is_told_by_signals: true, ..ECHO },
+    Server {
+        package: "aio-echo",
+        name: "aio-echo",
+        most_clients: Some(AIO_HOLDS),
+        is_told_by_signals: true,
+        ..ECHO
+    },
     Server { package: "aio-echo", name: "aio-echo-uring", lacks: no_io_uring, ..ECHO },
 ];
 
 /// The one that has no connections: it has cases of its own.
-pub const DATAGRAMS: &[Server] =
-    &[Server { package: "sigio-echo", name: "sigio-echo-udp", ..ECHO }];
+pub const DATAGRAMS: &[Server] = &[Server {
+    package: "sigio-echo",
+    name: "sigio-echo-udp",
+    shares_socket: true,
+    // It knows nothing of a peer between two datagrams.
+    idle_memory: Some(0),
+    ..ECHO
+}];
 
 /// Bytes that an idle guest may cost a chat server: its entries in the room and in the server's
 /// tables, and room for some lines to come; less than a buffer for the next read.
@@ -109,7 +124,13 @@ const A_GUEST: u64 = 4000;
 pub const CHATS: &[Server] = &[
     Server { package: "reactor-chat", name: "reactor-chat", idle_memory: Some(A_GUEST), ..CHAT },
     // It reads through one descriptor of a client's and writes through another.
-    Server { package: "proactor-chat", name: "proactor-chat", descriptors_per_client: 2, ..CHAT },
+    Server {
+        package: "proactor-chat",
+        name: "proactor-chat",
+        most_clients: Some(AIO_HOLDS),
+        descriptors_per_client: 2,
+        ..CHAT
+    },
     Server {
         package: "proactor-chat",
         name: "proactor-chat-simulated",

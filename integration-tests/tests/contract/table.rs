@@ -15,9 +15,9 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::CONTRACT;
 use crate::case::Case;
-use crate::chat;
 use crate::pitfalls::PITFALLS;
-use crate::servers::{CHATS, SERVERS};
+use crate::servers::{CHATS, DATAGRAMS, SERVERS};
+use crate::{chat, datagrams};
 
 /// Rewrites the table where it is set.
 const UPDATE: &str = "UPDATE_DOCS";
@@ -63,6 +63,13 @@ fn why_not(line: &str, server: &Server) -> Option<&'static str> {
         "isolation" | "fairness" if !server.is_concurrent() => {
             Some("one client is served at a time: the others wait for it, however slow it is")
         }
+        "isolation" | "fairness" if server.shares_socket => Some(
+            "one socket for all: unreachable peers fill its send buffer for seconds, a flood its \
+             receive buffer",
+        ),
+        "backpressure" if server.shares_socket => {
+            Some("datagrams that a buffer has no room for are lost, and nobody is slowed down")
+        }
         "limits" if server.at_once < usize::MAX => {
             Some("who comes when all places are taken is not refused, but waits for one")
         }
@@ -76,7 +83,7 @@ fn why_not(line: &str, server: &Server) -> Option<&'static str> {
     }
 }
 
-/// Nothing of the line can be asked of the server: its model has no such limit.
+/// Nothing of the line can be asked of the server: its model has no such limit, or no connections.
 fn has_nothing_to_keep(contract: &Contract, line: &str, server: &Server) -> bool {
     let mut all = contract.iter().filter(|(name, _)| *name == line).flat_map(|(_, cases)| *cases);
     !all.any(|case| (case.applies)(server))
@@ -106,15 +113,18 @@ Made by `UPDATE_DOCS=1 cargo test table::`, and compared with by each `cargo tes
 
 ## Who keeps what
 
-✓: kept, and tested. ·: the model has no such limit. A number: not kept, or not all of it, for
-the reason below.
+✓: kept, and tested. ·: does not apply, as the model has no such limit, or no connections. A number:
+not kept, or not all of it, for the reason below.
 
 "
     .to_owned();
     let mut reasons = Vec::new();
-    grid(&mut text, &mut reasons, CONTRACT, SERVERS);
+    head(&mut text, CONTRACT);
+    rows(&mut text, &mut reasons, CONTRACT, CONTRACT, SERVERS);
+    rows(&mut text, &mut reasons, CONTRACT, datagrams::CONTRACT, DATAGRAMS);
     text += "\nThe chat servers, which keep the rules of the room besides:\n\n";
-    grid(&mut text, &mut reasons, chat::CONTRACT, CHATS);
+    head(&mut text, chat::CONTRACT);
+    rows(&mut text, &mut reasons, chat::CONTRACT, chat::CONTRACT, CHATS);
     text += "\n";
     for (number, reason) in (1..).zip(&reasons) {
         text += &format!("{number}. {reason}\n");
@@ -138,21 +148,26 @@ for that reason: `cargo test pitfalls`. So each line of the contract is proven t
     Ok(text)
 }
 
-fn grid(
-    text: &mut String,
-    reasons: &mut Vec<&'static str>,
-    contract: &Contract,
-    servers: &[Server],
-) {
+fn head(text: &mut String, contract: &Contract) {
     let lines = lines(contract);
     *text += "| server |";
     for line in &lines {
         *text += &format!(" {} |", line.replace('_', "-"));
     }
     *text += &format!("\n|---|{}\n", "---|".repeat(lines.len()));
+}
+
+/// A row for each of `servers`, whose cases are those of `contract`, below the head of `table`.
+fn rows(
+    text: &mut String,
+    reasons: &mut Vec<&'static str>,
+    table: &Contract,
+    contract: &Contract,
+    servers: &[Server],
+) {
     for server in servers {
         *text += &format!("| `{}` |", server.name);
-        for line in &lines {
+        for line in &lines(table) {
             let cell = if let Some(reason) = why_not(line, server) {
                 let known = reasons.iter().position(|it| *it == reason);
                 let number = known.unwrap_or_else(|| {
@@ -268,6 +283,14 @@ fn every_gap_has_a_reason() -> Result<()> {
                 server.name,
                 case.name
             );
+        }
+    }
+    for line in lines(CONTRACT) {
+        let about_connections = matches!(line, "accept" | "half_close" | "limits");
+        let asked = datagrams::CONTRACT.iter().any(|(name, _)| *name == line);
+        for server in DATAGRAMS.iter().filter(|_| !asked && !about_connections) {
+            let why_not = why_not(line, server);
+            ensure!(why_not.is_some(), "{} is spared {line}, and nothing says why", server.name);
         }
     }
     Ok(())

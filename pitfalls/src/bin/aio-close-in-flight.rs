@@ -11,7 +11,8 @@
 //! 7001`: it says goodbye and stays.
 //!
 //! Right: `InFlight` in `aio-echo/src/lib.rs` has the socket until the operation is done, so
-//! that it cannot be closed before; `shutdown(2)` completes what is in flight.
+//! that it cannot be closed before; `Connection::shut_down` in `proactor-chat/src/connection.rs`
+//! completes what is in flight.
 
 use std::io::{self, Write};
 use std::net::TcpStream;

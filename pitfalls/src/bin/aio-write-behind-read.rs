@@ -8,8 +8,9 @@
 //! Show: `cargo run -p pitfalls --bin aio-write-behind-read`, then twice `nc 127.0.0.1 7001`:
 //! what one says the other one sees after Enter.
 //!
-//! Right: the rules at the top of `aio-echo/src/lib.rs`: a descriptor to read from, and a
-//! duplicate (`try_clone`) to write to, which has a queue of its own.
+//! Right: `Connection::new` in `proactor-chat/src/connection.rs`: a descriptor to read from, and a
+//! duplicate (`try_clone`) to write to, which has a queue of its own. It is one of the rules at the
+//! top of `aio-echo/src/lib.rs`.
 
 use std::io;
 use std::net::TcpStream;

@@ -10,7 +10,8 @@
 //! Show: `cargo run -p pitfalls --bin eintr-fatal`, then Ctrl-Z and `fg`; or `pkill -STOP
 //! eintr-fatal; pkill -CONT eintr-fatal`.
 //!
-//! Right: `Server::serve` in `epoll-echo/src/main.rs`: `Err(Errno::EINTR) => continue`.
+//! Right: `Server::serve` in `epoll-echo/src/main.rs`: `Err(Errno::EINTR) => continue`; and for a
+//! read that blocks, `echo` in `blocking-echo/src/main.rs`.
 
 use std::io;
 use std::process::ExitCode;

@@ -20,10 +20,10 @@
 //! and what a full socket does not take when epoll says that it does.
 //!
 //! What makes this a Proactor, when it is built on epoll? Not the call that waits, but what the
-//! handler is told. A Reactor's handler hears "you can read", and reads. A Proactor's hears "this has
-//! been read": it sees no socket, and calls neither read nor write. Whether the kernel has completed
-//! the read, or a thread that stands in for it, it cannot tell. The proof: the workers here,
-//! `proactor-chat/src/lib.rs`, are those of `proactor-chat-uring` too, where the kernel does it.
+//! handler is told. A Reactor's handler hears "you can read", and reads. A Proactor's hears "this
+//! has been read": it sees no socket, and calls neither read nor write. Whether the kernel has
+//! completed the read, or a thread that stands in for it, it cannot tell. The proof: the workers
+//! here, `proactor-chat/src/lib.rs`, are those of `proactor-chat-uring` too, where the kernel does.
 //!
 //! Run: `cargo run -p proactor-chat --bin proactor-chat-simulated`
 //!
@@ -40,8 +40,8 @@
 //! another system), and this system completes nothing by itself, or may not.
 //! Limits: one thread copies for all. A read needs a buffer of its own until it is handled, where
 //! a Reactor's worker reads into one that it keeps.
-//! Compare with: `proactor-chat-uring.rs` (there the kernel completes), `reactor-chat/src/worker.rs`
-//! (there the workers copy).
+//! Compare with: `proactor-chat-uring.rs` (there the kernel completes),
+//! `reactor-chat/src/worker.rs` (there the workers copy).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;

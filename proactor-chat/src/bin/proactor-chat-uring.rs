@@ -31,16 +31,16 @@
 //!
 //! Drawn from a trace: `docs/figures/proactor-chat-uring.svg`.
 //!
-//! Use it when: there is much to write to many, on a kernel that lets you. A line to 100 clients is
-//! 3 system calls, where `proactor-chat-simulated` makes 100; the copying stays, so it saves a tenth
-//! of the CPU, not nine.
+//! Use it when: there is much to write to many, on a kernel that lets you. A line to 100 clients
+//! is 3 system calls, where `proactor-chat-simulated` makes 100; the copying stays, so it saves a
+//! tenth of the CPU, not nine.
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs its buffer before
-//! the line is there: an idle client holds 4 KiB, and what is in flight must outlive its connection.
-//! Compare with: `proactor-chat-simulated.rs` (who completes; the workers, `proactor-chat/src/lib.rs`,
-//! are the same), `aio-echo/src/bin/aio-echo-uring.rs` (without workers).
+//! the line is there: an idle client holds 4 KiB, and what is in flight outlives its connection.
+//! Compare with: `proactor-chat-simulated.rs` (who completes; the workers are the same, in
+//! `proactor-chat/src/lib.rs`), `aio-echo/src/bin/aio-echo-uring.rs` (without workers).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -104,8 +104,7 @@ struct Server {
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
         let room = Room::new(chat::idle(&idle)?);
-        // Both save the kernel from interrupting us with each completion: it keeps them until we
-        // wait.
+        // Results are then kept until we wait for them: each would interrupt us otherwise.
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -132,9 +131,9 @@ fn main() -> ExitCode {
 impl Server {
     fn serve(&mut self, stop: &UnixStream) -> anyhow::Result<()> {
         let readable = libc::POLLIN as u32;
-        self.begin(STOP, &opcode::PollAdd::new(Fd(stop.as_raw_fd()), readable).build())?;
+        self.submit(STOP, opcode::PollAdd::new(Fd(stop.as_raw_fd()), readable).build())?;
         self.watch_answers()?;
-        self.accept()?;
+        self.submit_accept()?;
         loop {
             trace!("wait: io_uring_enter"); // (2), (5)
             self.enter(usize::from(self.done.is_empty() && self.arrived.is_empty()))?;
@@ -180,14 +179,14 @@ impl Server {
                 self.workers.handle(id, read);
             }
             if self.retry.is_some_and(|retry| retry <= Instant::now()) {
-                self.accept()?;
+                self.submit_accept()?;
             }
         }
     }
 
-    /// Queues an operation, with what is to ride along and name it when it is done.
-    fn begin(&mut self, name: u64, operation: &squeue::Entry) -> io::Result<()> {
-        let operation = operation.clone().user_data(name);
+    /// Queues an operation; `name` rides along and says which it was when it is done.
+    fn submit(&mut self, name: u64, operation: squeue::Entry) -> io::Result<()> {
+        let operation = operation.user_data(name);
         // SAFETY: its buffer, if any, is a connection's, which nobody touches until it is done.
         while unsafe { self.ring.submission().push(&operation) }.is_err() {
             self.enter(0)?; // The queue is full.
@@ -211,7 +210,7 @@ impl Server {
     fn watch_answers(&mut self) -> io::Result<()> {
         let fd = Fd(self.workers.answered().as_raw_fd());
         // Completes with every write to it: nobody has to read it.
-        self.begin(ANSWERS, &opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build())
+        self.submit(ANSWERS, opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build())
     }
 
     /// Begins to read from a client (1).
@@ -225,7 +224,7 @@ impl Server {
         let operation = opcode::Recv::new(fd, buffer.as_mut_ptr(), chat::READ as u32).build();
         connection.receiving = buffer;
         connection.in_flight += 1;
-        self.begin(id.0, &operation)
+        self.submit(id.0, operation)
     }
 
     /// An operation of a client's is done.
@@ -233,11 +232,17 @@ impl Server {
         let id = Id(name & !SEND);
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
         connection.in_flight -= 1;
-        let fd = connection.stream.as_raw_fd();
+        let (fd, sends) = (connection.stream.as_raw_fd(), name & SEND != 0);
         match result {
             _ if connection.closed => self.close(id),
+            // A thread of the kernel's was waiting for this, and was stopped (SIGSTOP): once more.
+            Err(error) if error.kind() == ErrorKind::Interrupted && sends => self.send(id, 0)?,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                let buffer = mem::take(&mut connection.receiving);
+                self.receive(id, buffer)?;
+            }
             Err(error) => self.lose(id, error),
-            Ok(count) if name != id.0 => {
+            Ok(count) if sends => {
                 trace!("copy: send({fd}) = {count} of {}", connection.sending.len());
                 self.send(id, count)?;
             }
@@ -264,7 +269,7 @@ impl Server {
                 let (lines, fd) = (&connection.sending, Fd(connection.stream.as_raw_fd()));
                 let operation = opcode::Send::new(fd, lines.as_ptr(), lines.len() as u32).build();
                 connection.in_flight += 1;
-                self.begin(id.0 | SEND, &operation)?;
+                self.submit(id.0 | SEND, operation)?;
             }
             Owed::Nothing => connection.sending = Vec::new(),
             Owed::Close => self.close(id),
@@ -273,10 +278,10 @@ impl Server {
     }
 
     /// One operation, done with every client that comes until one fails.
-    fn accept(&mut self) -> io::Result<()> {
+    fn submit_accept(&mut self) -> io::Result<()> {
         self.retry = None;
         let accept = opcode::AcceptMulti::new(Fd(self.listener.as_raw_fd()));
-        self.begin(LISTENER, &accept.flags(libc::SOCK_CLOEXEC).build())
+        self.submit(LISTENER, accept.flags(libc::SOCK_CLOEXEC).build())
     }
 
     fn accepted(&mut self, result: io::Result<usize>, more: bool) -> io::Result<()> {
@@ -290,7 +295,7 @@ impl Server {
             Some(Accepted::OutOfDescriptors) => self.retry = Some(Instant::now() + RETRY),
             Some(Accepted::NobodyWaits) | None => {}
         }
-        if more || self.retry.is_some() { Ok(()) } else { self.accept() }
+        if more || self.retry.is_some() { Ok(()) } else { self.submit_accept() }
     }
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {

@@ -36,8 +36,9 @@
 //! Use it when: a program that computes has a datagram socket to answer on the side.
 //! Limits: what comes while the receive buffer is full is lost, as UDP has it. All peers share one
 //! send buffer: answers to a few that cannot be reached fill it, and until the kernel gives them up
-//! (three seconds for one that ARP does not find) everybody waits. And a sender's address may be
-//! false: on an open network one datagram can set two echo servers on each other, for ever.
+//! (three seconds for one that ARP does not find) everybody waits: so this server keeps neither the
+//! isolation nor the fairness of the others. And a sender's address may be false: on an open
+//! network one datagram can set two echo servers on each other, for ever.
 //! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (one socket,
 //! and messages that come whole).
 

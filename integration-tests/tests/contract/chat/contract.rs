@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use integration_tests::guest::{crowd, welcome};
 use integration_tests::{
-    Client, Flood, Guest, PATIENCE, Running, Server, Talker, gathering, until,
+    Client, Flood, Guest, PATIENCE, Running, Server, Talker, gathering, patience, until,
 };
 use regex::Regex;
 use rustix::process::Signal;
@@ -33,9 +33,15 @@ pub const ACCEPT: &[Case] = &[
 
 pub const FAIRNESS: &[Case] = &[Case::new("beside_two_floods", beside_two_floods).alone()];
 
+pub const LIMITS: &[Case] = &[Case::new("refuses_beyond", refuses_beyond)
+    .applies(|server| server.most_clients.is_some())
+    .lacks(few_descriptors)
+    .alone()];
+
 pub const INTERRUPTION: &[Case] = &[
     Case::new("idle", interrupted_idle),
     Case::new("in_mid_talk", in_mid_talk),
+    Case::new("last_lines", last_lines),
     Case::new("starved", |server| {
         starve(server, |running| (0..3).try_for_each(|_| running.paused(|| Ok(()))))
     }),
@@ -275,6 +281,30 @@ fn beside_two_floods(server: &Server) -> Result<()> {
     })
 }
 
+/// Guests past those that the server can hold see a close, the others stay; and one who leaves
+/// makes room for another.
+fn refuses_beyond(server: &Server) -> Result<()> {
+    const SURPLUS: usize = 10;
+    let most = server.most_clients.context("it has no limit")?;
+    server.launch().serve(|running| {
+        let mut guests = crowd(running, most)?;
+        for _ in 0..SURPLUS {
+            let surplus = Client::connect(running)?;
+            ensure!(surplus.line()?.is_none(), "with {most} here one more was let in");
+        }
+        ensure!(running.log()?.contains("refused"), "it refused guests and did not log it");
+
+        let last = guests.pop().context("nobody is here")?;
+        last.say("/who")?;
+        last.hears_something_like("* here: guest1, guest2, ")?;
+        drop(last);
+        // That it left may not have been noticed yet.
+        until("a new guest being welcomed after one had left", patience(), || {
+            Ok(Client::connect(running)?.line()?.map(drop))
+        })
+    })
+}
+
 fn interrupted_idle(server: &Server) -> Result<()> {
     with_guests(server, |running, [a, b]| {
         for _ in 0..5 {
@@ -295,6 +325,27 @@ fn in_mid_talk(server: &Server) -> Result<()> {
     server.launch().serve(|running| {
         let talk = Talk { talkers: 12, lines: 150, ..TALK };
         all_at_once_in(running, &talk, |running, _| running.paused(|| Ok(())))
+    })
+}
+
+/// A guest who has sent its FIN, and reads late, is being written to while the server is stopped.
+///
+/// Where it waits for room differs: from the FIN on, `io_uring` has a thread of the kernel's wait,
+/// and a stop interrupts that.
+fn last_lines(server: &Server) -> Result<()> {
+    const LINES: usize = 100;
+    with_guests(server, |running, [a]| {
+        let late = Guest::over(Client::connect_narrow(running)?)?;
+        a.hears("* guest2 joined")?;
+        (0..LINES).try_for_each(|number| a.say(&format!("{number:1000}")))?;
+        a.sees(&["guest1", "guest2"])?;
+        late.half_close()?;
+        a.hears("* guest2 left")?;
+        let asleep = || Ok(running.is_asleep()?.then_some(()));
+        until("the server waiting for room", patience(), asleep)?;
+        running.paused(|| Ok(()))?;
+        (0..LINES).try_for_each(|number| late.hears(&format!("guest1: {number:1000}")))?;
+        late.hears_the_end()
     })
 }
 

@@ -28,6 +28,7 @@ pub const CONTRACT: &[(&str, &[Case])] = &[
     ("isolation", contract::ISOLATION),
     ("accept", contract::ACCEPT),
     ("fairness", contract::FAIRNESS),
+    ("limits", contract::LIMITS),
     ("interruption", contract::INTERRUPTION),
     ("shutdown", contract::SHUTDOWN),
     ("leaks", contract::LEAKS),
