@@ -62,7 +62,7 @@ pub fn chat(address: SocketAddr, lines: &[String]) -> Result<()> {
     hear(welcome)?;
     room.hear(&format!("* {name} joined"))?;
     for line in lines {
-        if let Some(typed) = room.typed(line) {
+        if let Some(typed) = typed(line) {
             me.send(format!("{typed}\n").as_bytes())?;
             if let Some(new) = typed.strip_prefix("/nick ") {
                 room.hear(&format!("* {name} is now {new}"))?;
@@ -76,6 +76,13 @@ pub fn chat(address: SocketAddr, lines: &[String]) -> Result<()> {
         }
     }
     me.half_close()
+}
+
+/// The line, if the one whose screen this is has typed it.
+fn typed(line: &str) -> Option<&str> {
+    let said = || line.split_once(": ").is_some_and(|(name, _)| !name.contains(' '));
+    let came = || line.starts_with("* ") || line.starts_with("! ") || said();
+    line.strip_prefix("< ").or_else(|| (!came()).then_some(line))
 }
 
 /// Who is listed where somebody asks who is here.
@@ -106,29 +113,22 @@ impl Room {
         self.0.iter().try_for_each(|guest| guest.hears(line))
     }
 
-    fn find(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|guest| guest.name() == name)
-    }
-
-    /// The line, if the one whose screen this is has typed it.
-    fn typed<'a>(&self, line: &'a str) -> Option<&'a str> {
-        let said = || line.split_once(": ").is_some_and(|(name, _)| self.find(name).is_some());
-        let came = || line.starts_with("* ") || line.starts_with("! ") || said();
-        line.strip_prefix("< ").or_else(|| (!came()).then_some(line))
+    fn find(&self, name: &str) -> Result<usize> {
+        let found = self.0.iter().position(|guest| guest.name() == name);
+        found.with_context(|| format!("no other guest is called {name}"))
     }
 
     /// If the line tells what one of the others does, it does so.
     fn act(&mut self, line: &str) -> Result<()> {
-        if let Some((name, text)) = line.split_once(": ") {
-            let Some(speaker) = self.find(name) else { return Ok(()) };
-            self.0[speaker].say(text)?;
-            let others = self.0.iter().filter(|guest| guest.name() != name);
-            return others.into_iter().try_for_each(|guest| guest.hears(line));
-        }
-        let name = line.strip_prefix("* ").and_then(|rest| rest.strip_suffix(" left"));
-        if let Some(leaver) = name.and_then(|name| self.find(name)) {
-            self.0.remove(leaver).leave()?;
-            self.hear(line)?;
+        if let Some(news) = line.strip_prefix("* ") {
+            if let Some(name) = news.strip_suffix(" left") {
+                self.0.remove(self.find(name)?).leave()?;
+                self.hear(line)?;
+            }
+        } else if let Some((name, text)) = line.split_once(": ") {
+            self.0[self.find(name)?].say(text)?;
+            let mut others = self.0.iter().filter(|guest| guest.name() != name);
+            others.try_for_each(|guest| guest.hears(line))?;
         }
         Ok(())
     }

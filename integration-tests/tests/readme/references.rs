@@ -29,9 +29,11 @@ fn references(package: &Path, workspace: &Workspace) -> Result<()> {
     let mut wrong = Vec::new();
     for file in sources(package)? {
         for (line, comment) in comments(&fs::read_to_string(&file)?)? {
-            for code in codes.captures_iter(&comment) {
-                if let Err(error) = is_there(&code[1], package, &file, workspace) {
-                    wrong.push(format!("{}:{line}: `{}`: {error:#}", file.display(), &code[1]));
+            for found in codes.captures_iter(&comment) {
+                let line = line + comment[..found.get_match().start()].matches('\n').count();
+                let code = found[1].replace('\n', " ");
+                if let Err(error) = is_there(&code, package, &file, workspace) {
+                    wrong.push(format!("{}:{line}: `{code}`: {error:#}", file.display()));
                 }
             }
         }
@@ -60,13 +62,10 @@ fn comments(source: &str) -> Result<Vec<(usize, String)>> {
     for (number, line) in (1..).zip(source.lines()) {
         let Some(text) = comment.captures(line).map(|found| found[1].to_owned()) else { continue };
         fenced ^= text.trim_start().starts_with("```");
-        if fenced || text.trim_start().starts_with("```") {
-            last = number;
-            continue;
-        }
+        let text = if fenced || text.trim_start().starts_with("```") { "" } else { &text };
         match comments.last_mut().filter(|_| last + 1 == number) {
-            Some((_, comment)) => *comment += &format!(" {text}"),
-            None => comments.push((number, text)),
+            Some((_, comment)) => *comment += &format!("\n{text}"),
+            None => comments.push((number, text.to_owned())),
         }
         last = number;
     }
