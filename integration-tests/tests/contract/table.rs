@@ -22,6 +22,19 @@ use crate::{chat, datagrams};
 /// Rewrites the table where it is set.
 const UPDATE: &str = "UPDATE_DOCS";
 
+/// What `docs/contract.md` begins with.
+const HEAD: &str = "\
+# The contract, as the tests have it
+
+Made by `UPDATE_DOCS=1 cargo test table::`, and compared with by each `cargo test`.
+
+## Who keeps what
+
+✓: kept, and tested. ·: does not apply, as the model has no such limit, or no connections. A number:
+not kept, or not all of it, for the reason below.
+
+";
+
 /// Not of the contract: what the log shows.
 const BESIDE: &[&str] = &["log"];
 
@@ -33,8 +46,9 @@ type Contract = [(&'static str, &'static [Case])];
 type Test = fn() -> Result<()>;
 
 pub fn trials() -> impl Iterator<Item = Trial> {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("docs_contract_md", is_current),
+        ("readme_md", readme_is_current),
         ("every_line_can_fail", every_line_can_fail),
         ("every_pitfall_is_caught", every_pitfall_is_caught),
         ("every_gap_has_a_reason", every_gap_has_a_reason),
@@ -90,35 +104,40 @@ fn has_nothing_to_keep(contract: &Contract, line: &str, server: &Server) -> bool
 }
 
 fn is_current() -> Result<()> {
-    let (path, text) = (root("docs/contract.md"), text()?);
+    let (first, second) = (who_keeps_what(), what_catches_what()?);
+    let page = format!("{HEAD}{first}\n## What catches what\n\n{second}");
+    compare("docs/contract.md", |_| Some(page))
+}
+
+/// The README has the first half of it.
+fn readme_is_current() -> Result<()> {
+    compare("README.md", |readme| {
+        let begin = readme.find("| server | isolation |")?;
+        let end = begin + readme[begin..].find("\n## ")?;
+        Some(format!("{}{}{}", &readme[..begin], who_keeps_what(), &readme[end..]))
+    })
+}
+
+/// A document has to be what `text` makes of it.
+fn compare(document: &str, text: impl FnOnce(&str) -> Option<String>) -> Result<()> {
+    let path = root(document);
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    let text = text(&committed).with_context(|| format!("{document} has no place for it"))?;
     if env::var_os(UPDATE).is_some() {
         return fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()));
     }
-    let committed = fs::read_to_string(&path).unwrap_or_default();
     let both = committed.lines().zip(text.lines());
     let differs = both.take_while(|(committed, line)| committed == line).count() + 1;
     ensure!(
         committed == text,
-        "docs/contract.md is not what the tests say, from line {differs} on; \
+        "{document} is not what the tests say, from line {differs} on; \
          {UPDATE}=1 cargo test table:: rewrites it"
     );
     Ok(())
 }
 
-fn text() -> Result<String> {
-    let mut text = "\
-# The contract, as the tests have it
-
-Made by `UPDATE_DOCS=1 cargo test table::`, and compared with by each `cargo test`.
-
-## Who keeps what
-
-✓: kept, and tested. ·: does not apply, as the model has no such limit, or no connections. A number:
-not kept, or not all of it, for the reason below.
-
-"
-    .to_owned();
-    let mut reasons = Vec::new();
+fn who_keeps_what() -> String {
+    let (mut text, mut reasons) = (String::new(), Vec::new());
     head(&mut text, CONTRACT);
     rows(&mut text, &mut reasons, CONTRACT, CONTRACT, SERVERS);
     rows(&mut text, &mut reasons, CONTRACT, datagrams::CONTRACT, DATAGRAMS);
@@ -129,15 +148,18 @@ not kept, or not all of it, for the reason below.
     for (number, reason) in (1..).zip(&reasons) {
         text += &format!("{number}. {reason}\n");
     }
-    text += "
-## What catches what
+    text
+}
 
+fn what_catches_what() -> Result<String> {
+    let mut text = "\
 Each of these servers, in [`pitfalls/`](../pitfalls/src/bin), is wrong in one way, and fails this case of the contract
 for that reason: `cargo test pitfalls`. So each line of the contract is proven to be able to fail.
 
 | pitfall | the mistake | caught by |
 |---|---|---|
-";
+"
+    .to_owned();
     for pitfall in PITFALLS {
         let (name, mistake) = (pitfall.server.name, mistake(pitfall.server.name)?);
         text += &format!(
