@@ -44,7 +44,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use aio_echo::{Idle, InFlight, own_pages, start_helpers};
-use common::{Accepted, BUFFER, ECHO_ADDR, accept, listen, run, stop_socket};
+use common::{Accepted, ECHO_ADDR, accept, listen, run, stop_socket};
 use log::{info, trace, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -56,6 +56,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 const CONNECTIONS: usize = 1024;
 /// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
 const ACCEPTS: usize = 64;
+/// Bytes read at once: as many as where the process copies (`common/src/connection.rs`).
+const BUFFER: usize = 64 * 1024;
 /// Milliseconds until `accept` is tried again while descriptors are short.
 const RETRY: u16 = 100;
 /// Says that operations have completed. An ordinary signal: see [`Idle::new`].

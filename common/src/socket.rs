@@ -1,14 +1,15 @@
 //! The listening socket, and what `accept(2)` can answer.
 
+use std::env;
+use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use log::{debug, info, warn};
 use socket2::{Domain, Socket, Type};
-
-use crate::start::program_name;
 
 /// How many connections the kernel keeps for us until we accept them; it takes the lower of
 /// this and `net.core.somaxconn`. With std's 128, the 129th of a crowd waits a second for its
@@ -40,6 +41,13 @@ pub fn bind_udp(addr: &str) -> anyhow::Result<UdpSocket> {
 pub fn announce(bound: SocketAddr) {
     // That nobody reads our stdout is no reason not to serve.
     let _ = writeln!(io::stdout(), "{} listening on {bound}", program_name());
+}
+
+/// What the program was started as: `epoll-echo`.
+pub(crate) fn program_name() -> String {
+    let path = env::args_os().next().unwrap_or_default();
+    let name = Path::new(&path).file_name().unwrap_or(OsStr::new("server"));
+    name.to_string_lossy().into_owned()
 }
 
 /// Binds the first of the addresses behind `addr` that can be bound.

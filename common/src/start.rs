@@ -1,13 +1,13 @@
 //! The command line, the log, and how a program ends that cannot start.
 
 use std::env;
-use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
+
+use crate::socket::program_name;
 
 /// A positional argument.
 pub struct Arg {
@@ -93,13 +93,6 @@ pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(if error.is::<Misuse>() { 2 } else { 1 }, &format!("{error:#}")),
     }
-}
-
-/// What the program was started as: `epoll-echo`.
-pub(crate) fn program_name() -> String {
-    let path = env::args_os().next().unwrap_or_default();
-    let name = Path::new(&path).file_name().unwrap_or(OsStr::new("server"));
-    name.to_string_lossy().into_owned()
 }
 
 fn usage(args: &[Arg]) -> String {

@@ -43,13 +43,15 @@ use std::ptr::null_mut;
 
 use aio_echo::own_pages;
 use anyhow::Context;
-use common::{Accepted, BUFFER, ECHO_ADDR, accepted, listen, run, stop_socket};
+use common::{Accepted, ECHO_ADDR, accepted, listen, run, stop_socket};
 use io_uring::{IoUring, opcode, squeue::Entry, types::Fd, types::Timespec};
 use log::{info, trace};
 use socket2::SockRef;
 
 /// Operations handed over in one call, and half of the completions taken back after it.
 const OPERATIONS: u32 = 256;
+/// Bytes read at once: as many as where the process copies (`common/src/connection.rs`).
+const BUFFER: usize = 64 * 1024;
 /// Until `accept` is tried again while descriptors are short: 100 ms.
 static RETRY: Timespec = Timespec::new().nsec(100_000_000);
 const TIMER: RawFd = -1; // which names it, in place of a descriptor
