@@ -23,6 +23,8 @@
 //! ```text
 //! $ cargo run -p communication-modes --bin callback serve 127.0.0.1:7200
 //! $ cargo run -p communication-modes --bin callback call 127.0.0.1:7200 300:slow 100:quick
+//! asked 1: 300 ms for "slow"
+//! asked 2: 100 ms for "quick"
 //! answer to 2: kciuq
 //! answer to 1: wols
 //! ```
