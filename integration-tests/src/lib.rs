@@ -11,6 +11,8 @@
 //! - [`gathering`]: many guests who talk and listen at the same time.
 //! - [`pattern`]: bytes that show a loss, a doubling and a swap.
 //! - [`figures`]: processor time, memory, descriptors, threads and processes of a server.
+//! - [`workspace`]: the packages, as Cargo knows them.
+//! - [`markdown`]: what a page of the documentation says that can be tried.
 //! - [`wait`]: waiting for an event, with a deadline.
 //!
 //! Nothing here panics, and every wait ends: a server that is wrong makes a test fail with a
@@ -26,9 +28,11 @@ pub mod figures;
 pub mod flood;
 pub mod gathering;
 pub mod guest;
+pub mod markdown;
 pub mod pattern;
 pub mod server;
 pub mod wait;
+pub mod workspace;
 
 pub use client::Client;
 pub use exchange::Exchange;
@@ -36,5 +40,7 @@ pub use figures::Figures;
 pub use flood::Flood;
 pub use gathering::Talker;
 pub use guest::Guest;
+pub use markdown::Page;
 pub use server::{Launch, Running, Server};
 pub use wait::{PATIENCE, patience, until};
+pub use workspace::{Binary, Workspace};

@@ -1,17 +1,19 @@
 //! What a server is, how it is started, and the guard that it runs under.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
     pidfd_open, prlimit, set_parent_process_death_signal, setrlimit,
@@ -112,6 +114,7 @@ impl Server {
         let arguments = arguments.into_iter().map(Into::into).collect();
         Launch {
             name: self.name,
+            program: None,
             arguments,
             log: None,
             descriptors: None,
@@ -121,10 +124,22 @@ impl Server {
     }
 }
 
+/// Why there is no `io_uring` for a server, if so: asks the kernel for what the servers ask it for.
+#[must_use]
+pub fn no_io_uring() -> Option<&'static str> {
+    let mut options = io_uring_params::default();
+    options.flags = IoringSetupFlags::SINGLE_ISSUER | IoringSetupFlags::DEFER_TASKRUN;
+    // SAFETY: no flag is set that makes the kernel use memory of ours.
+    let ring = unsafe { io_uring_setup(1, &mut options) };
+    ring.is_err().then_some("the kernel refuses io_uring")
+}
+
 /// A server about to be started.
 #[derive(Debug)]
 pub struct Launch {
     name: &'static str,
+    /// Where it is, if it is not among the binaries that were built.
+    program: Option<PathBuf>,
     arguments: Vec<OsString>,
     log: Option<&'static str>,
     descriptors: Option<u64>,
@@ -133,6 +148,21 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// The program `name` as a reader starts it, with a line of shell.
+    ///
+    /// Cargo, where it is in the line, says nothing but errors, and becomes the program.
+    #[must_use]
+    pub fn typed(name: &'static str, line: &str) -> Self {
+        let line = format!("CARGO_TERM_QUIET=true {line}");
+        Server { name, ..ECHO }.launch_with(["-c", &line]).of("bash")
+    }
+
+    /// With this program in place of the binary that was built.
+    #[must_use]
+    pub fn of(self, program: impl Into<PathBuf>) -> Self {
+        Self { program: Some(program.into()), ..self }
+    }
+
     /// With `RUST_LOG` set.
     #[must_use]
     pub fn log(self, level: &'static str) -> Self {
@@ -205,14 +235,29 @@ impl Launch {
 
     /// Runs the server where it ends by itself.
     pub fn output(self) -> Result<Output> {
+        self.output_within(PATIENCE)
+    }
+
+    /// The same, where that may take so long.
+    pub fn output_within(self, limit: Duration) -> Result<Output> {
         let stdout = tempfile::tempfile()?;
         let mut running = self.spawn(stdout.try_clone()?.into())?;
-        let status = running.wait(PATIENCE).context("it ran on")?.0;
+        let status = running.wait(limit).context("it ran on")?.0;
         Ok(Output { status, stdout: contents(&stdout)?, stderr: running.log()? })
     }
 
+    /// Starts it, and waits for nothing; with what it will have written to stdout.
+    pub fn begin(self) -> Result<(Running, impl Fn() -> Result<String>)> {
+        let stdout = tempfile::tempfile()?;
+        let running = self.spawn(stdout.try_clone()?.into())?;
+        Ok((running, move || contents(&stdout)))
+    }
+
     fn spawn(self, stdout: Stdio) -> Result<Running> {
-        let mut command = Command::new(binaries::path(self.name)?);
+        let mut command = match &self.program {
+            Some(program) => Command::new(program),
+            None => Command::new(binaries::path(self.name)?),
+        };
         command.args(&self.arguments);
         self.spawn_command(command, stdout)
     }
@@ -310,6 +355,13 @@ impl Running {
         let result = stopped.and_then(|()| meanwhile());
         kill_process_group(self.pid, Signal::CONT)?;
         result
+    }
+
+    /// Whether it is the program itself already, and no shell or Cargo that starts it.
+    #[must_use]
+    pub fn is_itself(&self) -> bool {
+        let program = fs::read_link(format!("/proc/{}/exe", self.pid.as_raw_nonzero()));
+        program.is_ok_and(|path| path.file_name().is_some_and(|name| name == self.name))
     }
 
     /// Whether every thread of it and its children sleeps, until something happens.

@@ -1,8 +1,7 @@
 //! The table of servers: each with what sets it apart, and so with the cases that it is spared.
 
 use integration_tests::Server;
-use integration_tests::server::{CHAT, ECHO};
-use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
+use integration_tests::server::{CHAT, ECHO, no_io_uring};
 
 /// A number below `FD_SETSIZE`, as the server has descriptors of its own.
 const SELECT_HOLDS: usize = 900;
@@ -125,12 +124,3 @@ pub const CHATS: &[Server] = &[
         ..CHAT
     },
 ];
-
-/// Asks the kernel for what the server asks it for.
-fn no_io_uring() -> Option<&'static str> {
-    let mut options = io_uring_params::default();
-    options.flags = IoringSetupFlags::SINGLE_ISSUER | IoringSetupFlags::DEFER_TASKRUN;
-    // SAFETY: no flag is set that makes the kernel use memory of ours.
-    let ring = unsafe { io_uring_setup(1, &mut options) };
-    ring.is_err().then_some("the kernel refuses io_uring")
-}

@@ -1,0 +1,124 @@
+//! Each command of the README, run as a reader would.
+//!
+//! Not literally:
+//! - the placeholders of `cargo run -p PACKAGE --bin NAME` stand for every server of the tables;
+//! - `nc` is a client of our own, and a server listens on another port where its own is taken;
+//! - `cargo test` would run this test too: see [`listing`];
+//! - what the lab takes minutes for, or writes over: see [`lab`].
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use integration_tests::server::Launch;
+use integration_tests::{Binary, Page, Workspace};
+use libtest_mimic::Trial;
+use regex::Regex;
+
+use crate::session::{Run, Step};
+use crate::{conversation, lab, listing, servers, session, trial};
+
+/// Whether code within text is a command.
+pub fn is_one(code: &str) -> bool {
+    let code = without_variables(code);
+    ["cargo ", "diff ", "nc ", "strace "].iter().any(|start| code.starts_with(start))
+}
+
+fn without_variables(command: &str) -> &str {
+    let is_variable = |word: &str| word.contains('=') && word.starts_with(char::is_uppercase);
+    match command.split_once(' ') {
+        Some((word, rest)) if is_variable(word) => rest,
+        _ => command,
+    }
+}
+
+pub fn trials(page: &Page, workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    // The server that a reader has started last, for the `nc` that follows.
+    let mut server = None;
+    for (line, step) in steps(page)? {
+        for step in fill_in(&step, page, workspace) {
+            let mut steps = vec![step.clone()];
+            if step.command.starts_with("nc ") {
+                steps.splice(0..0, server.clone());
+            } else if is_server(&step, workspace) {
+                server = Some(Step::new(step.command.clone()));
+            }
+            let workspace = Arc::clone(workspace);
+            // In capitals: the command itself would run this test too.
+            let command = match step.command.split_once("cargo test ") {
+                Some((before, filter)) => format!("{before}cargo test {}", filter.to_uppercase()),
+                None => step.command,
+            };
+            let name = format!("commands::{}::{command}", page.at(line));
+            trials.push(trial(name, move || holds(&steps, &workspace)));
+        }
+    }
+    Ok(trials)
+}
+
+/// All commands, each with its line.
+fn steps(page: &Page) -> Result<Vec<(usize, Step)>> {
+    let comment = Regex::new(r"(^|\s+)#.*$")?;
+    let mut steps = Vec::new();
+    for code in &page.codes {
+        let these = match code.language.as_deref() {
+            None if is_one(&code.text) => vec![Step::new(&code.text)],
+            Some("sh" | "bash" | "shell") => {
+                let text = code.text.replace("\\\n", "");
+                let lines = text.lines().map(|line| comment.replace(line, "").into_owned());
+                lines.filter(|line| !line.is_empty()).map(Step::new).collect()
+            }
+            Some("console") => Step::of_block(&code.text),
+            Some("text") => {
+                // A chat; it says by itself what it is.
+                let lines: Vec<_> = code.text.lines().map(str::to_owned).collect();
+                let is_chat = conversation::is_chat(&lines);
+                let nc = Step { command: "nc 127.0.0.1 7001".to_owned(), lines };
+                is_chat.then_some(nc).into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        steps.extend(these.into_iter().map(|step| (code.line, step)));
+    }
+    Ok(steps)
+}
+
+/// With each server of the tables in place of `PACKAGE` and `NAME`.
+fn fill_in(step: &Step, page: &Page, workspace: &Workspace) -> Vec<Step> {
+    if !step.command.contains("PACKAGE") && !step.command.contains("NAME") {
+        return vec![step.clone()];
+    }
+    let fill = |Binary { package, name, .. }: &Binary| {
+        Step::new(step.command.replace("PACKAGE", package).replace("NAME", name))
+    };
+    servers::named(page, workspace).into_iter().map(fill).collect()
+}
+
+fn is_server(step: &Step, workspace: &Workspace) -> bool {
+    let run = Run::parse(&step.command, workspace);
+    run.is_ok_and(|run| run.is_some_and(|run| workspace.servers().any(|it| *it == run.binary)))
+}
+
+fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
+    let command = &steps.last().context("no command")?.command;
+    match without_variables(command).split(' ').collect::<Vec<_>>().as_slice() {
+        ["cargo", "run", ..] => match Run::parse(command, workspace)? {
+            Some(run) if run.binary.package == "lab" => lab::works(&run, workspace),
+            Some(run) if run.binary.package == "pitfalls" => {
+                bail!("what is to be seen of a mistake? Teach tests/readme/commands.rs")
+            }
+            _ => session::run(steps, workspace),
+        },
+        ["nc", ..] => session::run(steps, workspace),
+        ["cargo", "test", arguments @ ..] => listing::has(arguments),
+        ["diff", _, _] => differ(command),
+        _ => bail!("how is that run? Teach tests/readme/commands.rs"),
+    }
+}
+
+fn differ(command: &str) -> Result<()> {
+    let output = Launch::typed("diff", command).output()?;
+    // 2 where a file is missing, 0 where they are the same.
+    ensure!(output.status.code() == Some(1), "{}: {}", output.status, output.stderr);
+    Ok(())
+}
