@@ -1,0 +1,254 @@
+//! A server that is taken along stands alone: `snippets::SERVER`.
+//!
+//! The README's table of snippets says what belongs to each. Here a package is made of exactly
+//! that, outside of the workspace; it is built, and serves a client. What is missing in the table
+//! does not build; and of what is in it, each has to be asked for by the rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::markdown::{Cell, Table};
+use integration_tests::server::{CHAT, ECHO};
+use integration_tests::{Binary, Page, Server, Workspace, workspace};
+use libtest_mimic::{Arguments, Completion, Trial};
+use regex::Regex;
+
+const README: &str = "README.md";
+
+/// Cargo builds one at a time anyway; and what a snippet has left is cleaned away meanwhile.
+static BUILD: Mutex<()> = Mutex::new(());
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    match trials() {
+        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trials() -> Result<Vec<Trial>> {
+    let workspace = Arc::new(Workspace::read()?);
+    let snippets = Arc::new(snippets(&workspace)?);
+    let servers = workspace.servers().filter(|server| !server.is_mode()).cloned();
+    let trial = |server: Binary| {
+        let (workspace, snippets) = (Arc::clone(&workspace), Arc::clone(&snippets));
+        Trial::ignorable_test(format!("snippets::{}", server.name), move || {
+            let snippet = snippets.get(&server.name).context("it has no row in the table");
+            let result = snippet.and_then(|snippet| snippet.stands_alone(&server, &workspace));
+            result.map_err(|error| format!("{error:#}").into())
+        })
+    };
+    Ok(servers.map(trial).collect())
+}
+
+/// What belongs to a server.
+struct Snippet {
+    /// From the root: modules of its own, and libraries.
+    files: Vec<PathBuf>,
+    /// Files of `common`.
+    common: Vec<String>,
+    /// From elsewhere, each with its features.
+    packages: Vec<(String, Vec<String>)>,
+}
+
+/// The rows of the table, by server.
+fn snippets(workspace: &Workspace) -> Result<BTreeMap<String, Snippet>> {
+    let page = Page::read(workspace::root().join(README))?;
+    let columns = |table: &Table| -> Option<[usize; 4]> {
+        let column = |head| table.column(&[head]);
+        let [files, common] = [column("beside its file")?, column("files of common")?];
+        Some([column("server")?, files, common, column("packages")?])
+    };
+    let found = page.tables.iter().find_map(|table| Some((table, columns(table)?)));
+    let (table, columns) = found.context("the README has no table of snippets")?;
+    let mut snippets = BTreeMap::new();
+    for row in table.body() {
+        let cells: Option<Vec<_>> = columns.iter().map(|&column| row.cells.get(column)).collect();
+        let cells = cells.context("a row is too short")?;
+        for server in &cells[0].codes {
+            workspace.binary(server)?;
+            let twice = snippets.insert(server.clone(), Snippet::of(cells[1], cells[2], cells[3])?);
+            ensure!(twice.is_none(), "{server} has two rows");
+        }
+    }
+    Ok(snippets)
+}
+
+impl Snippet {
+    fn of(files: &Cell, common: &Cell, packages: &Cell) -> Result<Self> {
+        let package = Regex::new(r"([a-z0-9_-]+)(?: \(([^)]*)\))?")?;
+        let features = |list: &str| list.split(", ").map(str::to_owned).collect();
+        let packages = package.captures_iter(&packages.text).map(|parts| {
+            (parts[1].to_owned(), parts.get(2).map_or(Vec::new(), |it| features(it.as_str())))
+        });
+        Ok(Self {
+            files: files.codes.iter().map(PathBuf::from).collect(),
+            common: common.codes.clone(),
+            packages: packages.collect(),
+        })
+    }
+
+    fn stands_alone(&self, server: &Binary, workspace: &Workspace) -> Result<Completion> {
+        let folder = tempfile::tempdir()?;
+        let sources = self.write(folder.path(), server, workspace)?;
+        self.is_needed(server, &sources)?;
+        let program = folder.path().join(&server.name);
+        build(folder.path(), server, &program)?;
+        if let Some(lack) = server.lacks() {
+            return Ok(Completion::ignored_with(lack));
+        }
+        serves(server, &program)?;
+        Ok(Completion::Completed)
+    }
+
+    /// Writes the package, and the packages that it has in its folder; returns all sources.
+    fn write(&self, folder: &Path, server: &Binary, workspace: &Workspace) -> Result<Vec<String>> {
+        let mut sources = vec![copy(&server.path, &folder.join("src/main.rs"))?];
+        let mut libraries = BTreeSet::from(["common"]);
+        for file in &self.files {
+            let text = file.to_str().context("a strange name")?;
+            let (package, path) = text.split_once('/').context("no package")?;
+            let inside = if package == server.package {
+                folder.join(path)
+            } else {
+                libraries.insert(package);
+                folder.join(text)
+            };
+            sources.push(copy(file, &inside)?);
+        }
+        for file in &self.common {
+            let path = Path::new("common/src").join(file);
+            sources.push(copy(&path, &folder.join(&path))?);
+        }
+        write(&folder.join("common/src/lib.rs"), &self.library()?)?;
+
+        let packages = self.manifest(workspace)?;
+        for library in &libraries {
+            let manifest = format!("{}{packages}", head(library));
+            write(&folder.join(library).join("Cargo.toml"), &manifest)?;
+        }
+        let ours = libraries.iter().map(|name| format!("{name} = {{ path = {name:?} }}\n"));
+        let manifest = head(&server.package) + &ours.collect::<String>() + &packages;
+        write(&folder.join("Cargo.toml"), &manifest)?;
+        fs::copy(workspace::root().join("Cargo.lock"), folder.join("Cargo.lock"))?;
+        Ok(sources)
+    }
+
+    /// The lines of `common/src/lib.rs` that name the files.
+    fn library(&self) -> Result<String> {
+        let source = fs::read_to_string(workspace::root().join("common/src/lib.rs"))?;
+        let named = |line: &&str| {
+            self.common.iter().any(|file| {
+                let module = file.trim_end_matches(".rs");
+                line.ends_with(&format!("mod {module};"))
+                    || line.starts_with(&format!("pub use {module}::"))
+            })
+        };
+        Ok(source.lines().filter(named).collect::<Vec<_>>().join("\n"))
+    }
+
+    /// The packages, in the versions that the workspace has.
+    fn manifest(&self, workspace: &Workspace) -> Result<String> {
+        let line = |(package, features): &(String, Vec<String>)| {
+            let known = workspace.dependencies.iter().find(|it| it.name == *package);
+            let known = known.with_context(|| format!("nothing here uses {package}"))?;
+            let (version, default) = (&known.version, known.default_features);
+            let options = format!("default-features = {default}, features = {features:?}");
+            Ok(format!("{package} = {{ version = {version:?}, {options} }}\n"))
+        };
+        self.packages.iter().map(line).collect()
+    }
+
+    /// Whether each file and package is asked for by another part of the snippet.
+    fn is_needed(&self, server: &Binary, sources: &[String]) -> Result<()> {
+        let code: Vec<_> = sources.iter().flat_map(|source| source.lines()).collect();
+        let code: Vec<_> =
+            code.into_iter().filter(|it| !it.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
+        let asked = |pattern: &str| -> Result<bool> { Ok(Regex::new(pattern)?.is_match(&code)) };
+        for (package, _) in &self.packages {
+            ensure!(asked(&format!(r"\b{}::", package.replace('-', "_")))?, "no need of {package}");
+        }
+        for file in &self.files {
+            let module = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let package = file.iter().next().and_then(|it| it.to_str()).unwrap_or(&server.package);
+            let library = package.replace('-', "_");
+            let pattern = match module {
+                "lib" => format!(r"\b{library}::"),
+                module => format!(r"(?m)^mod {module};"),
+            };
+            ensure!(asked(&pattern)?, "no need of {}", file.display());
+        }
+        let library = self.library()?;
+        for file in &self.common {
+            let module = file.trim_end_matches(".rs");
+            let items =
+                Regex::new(&format!(r"pub use {module}::\{{?([^}};]*)"))?.captures(&library);
+            let items = items.map_or(module.to_owned(), |items| items[1].replace(", ", "|"));
+            let imports = format!(r"use common::(?:\{{[^}}]*)?\b(?:{items})\b|crate::{module}::");
+            ensure!(asked(&imports)?, "no need of {file}");
+        }
+        Ok(())
+    }
+}
+
+fn head(package: &str) -> String {
+    format!(
+        "[package]\nname = {package:?}\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n"
+    )
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::create_dir_all(path.parent().context("no folder")?)?;
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Copies a file of the workspace, and returns what is in it.
+fn copy(from: &Path, to: &Path) -> Result<String> {
+    let path = workspace::root().join(from);
+    let source =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", from.display()))?;
+    write(to, &source)?;
+    Ok(source)
+}
+
+/// Builds the package, with what all packages share built once, and leaves nothing else.
+fn build(folder: &Path, server: &Binary, program: &Path) -> Result<()> {
+    let _alone = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
+    let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/snippets");
+    let cargo = |arguments: &[&str]| -> Result<()> {
+        let mut command = Command::new(workspace::cargo());
+        command.current_dir(folder).args(arguments).args(["--offline", "--quiet"]);
+        command.args(["--target-dir", target]);
+        // Nobody debugs it, and nobody builds it again.
+        command.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);
+        let output = command.output().context("cannot start cargo")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    cargo(&["build"])?;
+    let built = Path::new(target).join("debug").join(&server.package);
+    fs::copy(built, program).context("there is no program")?;
+    let mut clean = vec!["clean", "--package", &server.package];
+    let inside = fs::read_dir(folder)?.flatten().map(|entry| entry.file_name());
+    let inside: Vec<_> = inside.filter_map(|name| name.into_string().ok()).collect();
+    for name in inside.iter().filter(|name| folder.join(name).join("Cargo.toml").is_file()) {
+        clean.extend(["--package", name]);
+    }
+    cargo(&clean)
+}
+
+/// Whether it starts, and does for a client what it is there for.
+fn serves(server: &Binary, program: &Path) -> Result<()> {
+    let kind = if server.is_chat() { CHAT } else { ECHO };
+    let name = server.name.clone().leak();
+    let launch = Server { name, ..kind }.launch_with(["127.0.0.1:0"]).of(program);
+    launch.serve(|running| server.greet(running.address()))
+}
