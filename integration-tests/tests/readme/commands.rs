@@ -63,7 +63,7 @@ fn steps(page: &Page) -> Result<Vec<(usize, Step)>> {
     for code in &page.codes {
         let these = match code.language.as_deref() {
             None if is_one(&code.text) => vec![Step::new(&code.text)],
-            Some("sh") => {
+            Some("sh" | "bash" | "shell") => {
                 let text = code.text.replace("\\\n", "");
                 let lines = text.lines().map(|line| comment.replace(line, "").into_owned());
                 lines.filter(|line| !line.is_empty()).map(Step::new).collect()
