@@ -31,7 +31,7 @@
 //!
 //! Drawn from a trace: `docs/figures/proactor-chat-uring.svg`.
 //!
-//! Use it when: there is much to write to many, on a kernel that lets you. The sends to all clients
+//! Use it when: there is much to write to many, on a kernel that lets you. The sends to many clients
 //! are handed over in one call, where `proactor-chat-simulated` makes one for each; the copying is
 //! the same.
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs its buffer before
