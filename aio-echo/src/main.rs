@@ -28,10 +28,10 @@
 //! Drawn from a trace: `docs/figures/aio-echo.svg`.
 //!
 //! Use it when: you want to see it work. On Linux it is threads that block: with 64 busy clients,
-//! 12 to 24 system calls a message (epoll-echo: 2.1), and 2 to 8 times epoll-echo's CPU; with one
-//! busy client among 1000 it is 15 times, for (3) asks them all.
-//! Limits: glibc only. A connection occupies a thread and a buffer, about 15 kB even when idle; so
-//! 1024 are served, and a client beyond that is refused: it is logged and closed.
+//! 12 system calls a message (epoll-echo: 2.0) and twice epoll-echo's CPU; with one beside 900 idle
+//! it is twenty times, for (3) asks them all (docs/benchmarks: 64 active, 1+900).
+//! Limits: glibc only. A connection occupies a thread and a buffer, 16 KiB even when idle; so 1024
+//! are served, and a client beyond that is refused: it is logged and closed.
 //! Compare with: `sigio-echo/src/main.rs` (a signal too, but for readiness),
 //! `blocking-echo/src/main.rs` (the same threads), `aio-echo/src/bin/aio-echo-uring.rs` (none).
 

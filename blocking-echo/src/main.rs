@@ -28,7 +28,8 @@
 //! Use it when: connections are some hundreds, or each has real work to do. It is the code that
 //! reads best.
 //! Limits: an idle connection costs a thread: its stack, with the buffer that the read needs
-//! before anything has come. And a thread that blocks can be told nothing: not even to stop.
+//! before anything has come (docs/benchmarks: memory). And a thread that blocks can be told
+//! nothing: not even to stop.
 //! Compare with: `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`
 //! (the thread), `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`,
 //! `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`.

@@ -29,7 +29,8 @@
 //! Use it when: never by itself. The non-blocking socket is a part of the models that follow, which
 //! only add a way to wait for it. This is what they save.
 //! Limits: an idle connection costs CPU all the time, a read in each round. Without a pause a core
-//! is always busy; with one the core rests, and each message may come late by as much.
+//! is always busy; with one the core rests, and each message may come late by as much
+//! (docs/benchmarks: pause).
 //! Compare with: `diff nonblocking-echo/src/main.rs select-echo/src/main.rs` (a way to wait).
 
 use std::net::TcpListener;

@@ -39,7 +39,8 @@
 //!
 //! Use it when: you want to see the pattern as it was drawn. On Linux "the system" is glibc, with a
 //! thread that blocks for each operation: a delivery to one of 1000 clients takes 1.3 times the CPU
-//! of a plain tokio chat, as nearly each one wakes a thread and sends a signal that wakes two more.
+//! of a plain tokio chat (docs/benchmarks: chat of 1000), as nearly each one wakes a thread and
+//! sends a signal that wakes two more.
 //! Limits: glibc only. A client is two descriptors and up to two threads; 1024 are served, and one
 //! beyond that is refused: it is logged and closed.
 //! Compare with: `proactor-chat-uring.rs` (the kernel completes), `proactor-chat-simulated.rs`

@@ -38,9 +38,9 @@
 //!
 //! Use it when: a program that computes has a few sockets, or a terminal, to hear of on the side.
 //! Limits: a wake-up costs a read for every connection, idle or not. CPU a message, against
-//! `epoll-echo`: the same with 64 connections all busy (3.1 system calls for 2.0), more than 20
-//! times with one of 1000. Signals belong to the whole process: a library that handles SIGIO
-//! itself, or a thread that does not block it, breaks this.
+//! `epoll-echo`: the same with 64 connections all busy (3.0 system calls for 2.0), thirty times with
+//! one beside 900 idle (docs/benchmarks: 64 active, 1+900). Signals belong to the whole process: a
+//! library that handles SIGIO itself, or a thread that does not block it, breaks this.
 //! Compare with: `diff nonblocking-echo/src/main.rs sigio-echo/src/main.rs` (when to ask again),
 //! `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which socket).
 

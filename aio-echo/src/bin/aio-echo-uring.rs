@@ -25,8 +25,9 @@
 //!
 //! Drawn from a trace: `docs/figures/aio-echo-uring.svg`.
 //!
-//! Use it when: a server spends its time on system calls. With 64 busy clients, 0.1 of them a
-//! message (epoll-echo: 2.1) and 0.93 of epoll-echo's CPU; with one client there is no gain.
+//! Use it when: a server spends its time on system calls. With 64 busy clients, 0.05 of them a
+//! message (epoll-echo: 2.0) and 0.9 of epoll-echo's CPU; with one client there is no gain
+//! (docs/benchmarks: 64 active, CPU time).
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs the buffer before
 //! the data is there: an idle connection holds one, though only the pages that were used cost.
 //! Compare with: `aio-echo/src/main.rs` (POSIX AIO), `epoll-echo/src/main.rs` (readiness).

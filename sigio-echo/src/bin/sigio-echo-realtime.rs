@@ -30,8 +30,9 @@
 //! Drawn from a trace: `docs/figures/sigio-echo-realtime.svg`.
 //!
 //! Use it when: you keep a program from before epoll, which was made to replace this.
-//! Limits: Linux only. A signal an event, and a call to fetch each: with 64 busy connections 3.2
-//! system calls a message for `epoll-echo`'s 2.0, and 1.06 times its CPU. Idle ones cost nothing.
+//! Limits: Linux only. A signal an event, and a call to fetch each: with 64 busy connections 3.0
+//! system calls a message for `epoll-echo`'s 2.0, and the same CPU. Idle ones cost none
+//! (docs/benchmarks: 64 active, what idle connections add).
 //! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which
 //! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`.
 
