@@ -10,7 +10,7 @@
 //! - [`chat`]: the rules of the chat room, for the servers that are about handling.
 //! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear
 //!   them.
-//! - [`lock`]: mutexes, for the servers with several threads.
+//! - [`lock()`]: mutexes, for the servers with several threads.
 
 pub mod chat;
 mod connection;
