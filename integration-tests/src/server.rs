@@ -252,20 +252,25 @@ impl Launch {
         Ok(Output { status, stdout: contents(&stdout)?, stderr: running.log()? })
     }
 
-    /// Starts it, and waits for nothing; with what it will have written to stdout.
-    pub fn begin(self) -> Result<(Running, impl Fn() -> Result<String>)> {
-        let stdout = tempfile::tempfile()?;
-        let running = self.spawn(stdout.try_clone()?.into())?;
-        Ok((running, move || contents(&stdout)))
+    /// Starts it, and waits for nothing. What it writes to stdout comes into its log, as both are on
+    /// the screen of a reader.
+    pub fn begin(self) -> Result<Running> {
+        let log = tempfile::tempfile()?;
+        self.spawn_into(log.try_clone()?.into(), log)
     }
 
     fn spawn(self, stdout: Stdio) -> Result<Running> {
+        // A file takes any amount of log, and nobody has to read it meanwhile.
+        self.spawn_into(stdout, tempfile::tempfile()?)
+    }
+
+    fn spawn_into(self, stdout: Stdio, log: File) -> Result<Running> {
         let mut command = match &self.program {
             Some(program) => Command::new(program),
             None => Command::new(binaries::path(self.name)?),
         };
         command.args(&self.arguments);
-        self.spawn_command(command, stdout)
+        self.spawn_command(command, stdout, log)
     }
 
     /// Only a shell can start a program with a descriptor closed; std puts something there.
@@ -273,12 +278,10 @@ impl Launch {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "exec \"$0\" \"$@\" >&-"]);
         command.arg(binaries::path(self.name)?).args(&self.arguments);
-        self.spawn_command(command, Stdio::null())
+        self.spawn_command(command, Stdio::null(), tempfile::tempfile()?)
     }
 
-    fn spawn_command(self, mut command: Command, stdout: Stdio) -> Result<Running> {
-        // A file takes any amount of log, and nobody has to read it meanwhile.
-        let log = tempfile::tempfile()?;
+    fn spawn_command(self, mut command: Command, stdout: Stdio, log: File) -> Result<Running> {
         command.stdin(Stdio::null()).stdout(stdout).stderr(log.try_clone()?);
         command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
         command.envs(self.log.map(|level| ("RUST_LOG", level)));

@@ -13,8 +13,9 @@ use rustix::process::Signal;
 
 use crate::{Lack, conversation};
 
-/// In so many looks one after the other a program sleeps: it has come to where it waits.
-const ASLEEP: usize = 40;
+/// A program that sleeps in so many looks one after the other, for two seconds or more, waits for
+/// something to come: those that end by themselves do not sleep for so long.
+const ASLEEP: usize = 400;
 
 /// Held while Cargo builds something, which would have others wait for longer than they expect; and
 /// by a session, as the ports that the commands name are the same in many.
@@ -52,6 +53,7 @@ impl Step {
 }
 
 /// `[VARIABLE=…] cargo run -p PACKAGE [--bin NAME] [--] [ARGUMENTS]`
+#[derive(Clone)]
 pub struct Run {
     pub binary: Binary,
     pub arguments: Vec<String>,
@@ -139,6 +141,8 @@ struct Session<'a> {
 struct Process {
     run: Run,
     running: Running,
+    /// What it shows sooner or later.
+    lines: Vec<String>,
     /// What it listens on.
     address: Option<SocketAddr>,
     /// Somebody has talked to it.
@@ -180,13 +184,11 @@ impl<'a> Session<'a> {
                 let output = run.launch(&command).output_within(3 * PATIENCE)?;
                 ensure!(output.status.success(), "{}: {}", output.status, output.stderr);
                 Ok(())
-            } else if lines.is_empty() {
-                self.start(run, &command)
-            } else if run.is_traced {
-                self.start(run, &command)?;
+            } else if run.is_traced && !lines.is_empty() {
+                self.start(&run, &command, &[])?;
                 self.running.last_mut().context("it has ended")?.tells(&lines)
             } else {
-                shows(|| run.launch(&format!("{command} 2>&1")), &lines)
+                self.start(&run, &command, &lines)
             };
         }
         match step.command.split(' ').collect::<Vec<_>>().as_slice() {
@@ -195,7 +197,11 @@ impl<'a> Session<'a> {
             }
             // Where it is not there, no harm is done.
             ["curl", _] if Command::new("curl").arg("--version").output().is_err() => Ok(()),
-            ["curl", _] => shows(|| Launch::typed("curl", &command), &lines),
+            ["curl", _] => {
+                let shown = Launch::typed("curl", &command).output()?.stdout;
+                ensure!(shown.lines().eq(&lines), "it shows {shown:?}");
+                Ok(())
+            }
             _ => bail!("how is that run? Teach tests/readme/session.rs"),
         }
     }
@@ -207,41 +213,54 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Starts a program that runs on, or soon ends well, and waits until it listens, or sleeps.
-    fn start(&mut self, run: Run, command: &str) -> Result<()> {
+    /// Starts a program that shows these lines, if any: now, if it ends by itself; or later.
+    ///
+    /// One that ends has some time for it: a reader takes longer from one command to the next than
+    /// parts that have to find each other.
+    fn start(&mut self, run: &Run, command: &str, lines: &[String]) -> Result<()> {
+        let mut shown = String::new();
+        let result = until("it showing what it should", PATIENCE, || {
+            let (mut process, start) = self.begin(run, command)?;
+            let Start::Ended(status) = start else {
+                lines.clone_into(&mut process.lines);
+                self.running.push(process);
+                return Ok(Some(()));
+            };
+            shown = process.running.log()?;
+            let right = status.success() && (lines.is_empty() || shows(&shown, lines)?);
+            ensure!(right || !lines.is_empty(), "{status}: {shown}");
+            Ok(right.then_some(()))
+        });
+        result.with_context(|| format!("it shows {shown:?} in place of {lines:?}"))
+    }
+
+    /// Starts a program, and waits until it has ended, or waits itself.
+    fn begin(&self, run: &Run, command: &str) -> Result<(Process, Start)> {
         let mut line = command.to_owned();
         if run.arguments.is_empty() && !self.substitutes.is_empty() {
             line += " -- 127.0.0.1:0";
         }
-        let (mut running, said) = run.launch(&line).begin()?;
+        let mut running = run.launch(&line).begin()?;
         let listens = Regex::new(r" listening on (\S+)\n")?;
         let mut asleep = 0;
         let start = until("it being ready", PATIENCE, || {
-            if let Some(address) = listens.captures(&said()?) {
+            if let Some(address) = listens.captures(&running.log()?) {
                 return Ok(Some(Start::Listens(address[1].parse()?)));
             }
             if let Ok((status, _)) = running.wait(Duration::ZERO) {
                 return Ok(Some(Start::Ended(status)));
             }
-            // A client that waits for news says nothing.
             let waits = run.binary.is_mode() && running.is_itself() && running.is_asleep()?;
             asleep = if waits { asleep + 1 } else { 0 };
             Ok((asleep == ASLEEP).then_some(Start::Sleeps))
         });
         let start = start.with_context(|| running.log().unwrap_or_default())?;
-        let address = match start {
-            Start::Listens(address) => Some(address),
-            Start::Sleeps => None,
-            Start::Ended(status) => {
-                ensure!(run.binary.is_mode() && status.success(), "{status}: {}", running.log()?);
-                return Ok(());
-            }
-        };
+        let address = if let Start::Listens(address) = start { Some(address) } else { None };
         if let Some(address) = address.filter(|_| self.substitutes.is_empty()) {
             ensure!(address.port() == run.port()?, "it listens on {address}");
         }
-        self.running.push(Process { run, running, address, is_tried: false });
-        Ok(())
+        let (run, lines) = (run.clone(), Vec::new());
+        Ok((Process { run, running, lines, address, is_tried: false }, start))
     }
 
     /// Types and reads what `nc` types and shows.
@@ -263,13 +282,7 @@ impl Process {
     /// With `RUST_LOG=trace`: while somebody comes and, later, says hello, it tells these lines, if
     /// times, ports and the numbers of descriptors are not looked at.
     fn tells(&mut self, lines: &[String]) -> Result<()> {
-        let (first, lines) = lines.split_first().context("nothing is shown")?;
         let address = self.address.context("it does not listen")?;
-        let port = Regex::new(r"127\.0\.0\.1:[0-9]+")?;
-        let listens = format!("{} listening on {address}", self.run.binary.name);
-        let (first, listens) = (port.replace(first, "ADDRESS"), port.replace(&listens, "ADDRESS"));
-        ensure!(first == listens, "it says {listens:?}");
-
         let client = Client::connect_to(address)?;
         until("its waiting for the client", PATIENCE, || {
             let log = self.running.log()?;
@@ -295,8 +308,16 @@ impl Process {
         self.address.filter(unknown).map_or(Ok(()), |address| self.run.binary.greet(address))
     }
 
-    /// Ends it, as `kill` would.
+    /// Ends it, as `kill` would, when it has said what it should.
     fn stop(&mut self) -> Result<()> {
+        if !self.lines.is_empty() {
+            let mut shown = String::new();
+            let result = until("it showing what it should", PATIENCE, || {
+                shown = self.running.log()?;
+                Ok(shows(&shown, &self.lines)?.then_some(()))
+            });
+            result.with_context(|| format!("it shows {shown:?} in place of {:?}", self.lines))?;
+        }
         self.running.signal(Signal::TERM)?;
         let (status, _) = self.running.wait(PATIENCE)?;
         ensure!(status.success(), "{status}: {}", self.running.log()?);
@@ -304,14 +325,8 @@ impl Process {
     }
 }
 
-/// Whether a program that ends by itself shows exactly these lines; at last, for a reader takes
-/// longer from one command to the next than parts that have to find each other.
-fn shows(launch: impl Fn() -> Launch, lines: &[String]) -> Result<()> {
-    let mut shown = String::new();
-    let result = until("it showing what it should", PATIENCE, || {
-        let output = launch().output()?;
-        shown = output.stdout;
-        Ok((output.status.success() && shown.lines().eq(lines)).then_some(()))
-    });
-    result.with_context(|| format!("it shows {shown:?} in place of {lines:?}"))
+/// Whether exactly these lines were shown, beside those of the log, which come with times.
+fn shows(shown: &str, lines: &[String]) -> Result<bool> {
+    let log = Regex::new("^ *[0-9]+[.][0-9]+ [A-Z]+ ")?;
+    Ok(shown.lines().filter(|line| !log.is_match(line)).eq(lines))
 }
