@@ -14,7 +14,7 @@
 //!
 //! A message: (1) the thread waits for all sockets at once; (2) the kernel names the ready ones,
 //! and only those, however many are idle; (3) one read; (4) one write. (5) What the write leaves is
-//! owed: from now on the wait is for writability, until it is gone.
+//! owed: until that is gone, the wait is for the socket to be writable, and not readable.
 //!
 //! Run: `cargo run -p epoll-echo`
 //!
@@ -42,7 +42,7 @@ use log::{trace, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Ready sockets taken from the kernel at once. It goes round its list: those that do not fit
+/// Ready sockets taken from the kernel at once, which goes round its list: those that do not fit
 /// come first next time.
 const EVENTS: usize = 256;
 /// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
@@ -100,8 +100,8 @@ impl Server {
                     fd => self.go_on(fd)?,
                 }
             }
-            // Last: a descriptor closed above may come back as a new connection's, and no event
-            // of the old one's is left to be mistaken for its own.
+            // Last: a new connection may get the number of a descriptor closed above. By now no
+            // event of the old one is left that could be taken for the new one's.
             if incoming {
                 self.accept_some()?;
             }
@@ -114,7 +114,7 @@ impl Server {
         let owed = connection.owes();
         let next = connection.go_on(&mut self.buffer);
         if next == Next::Close {
-            // Closing takes it out of the interest list, as there is no duplicate of it.
+            // Closing takes it out of the interest list: no other descriptor is of this socket.
             self.connections.remove(&fd);
         } else if connection.owes() != owed {
             // Pitfall: writable-left-armed

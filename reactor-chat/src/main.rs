@@ -14,14 +14,14 @@
 //!        └──────────▶ (7) write(9) ─────────────────▶   copy
 //! ```
 //!
-//! A line: (1) what is to be read from is registered; (2) the main thread waits for everything at
-//! once, and (3) puts what is ready into the request queue; (4) a sleeping worker wakes, reads,
-//! handles the line, and registers its receivers for writing; (5) the main thread waits, and (6)
-//! queues those that are writable; (7) a worker writes to each, in one call, all that has come
-//! together for it meanwhile: under load that is many lines.
+//! A line: (1) the listener and each client are registered, to be read from; (2) the main thread
+//! waits for everything at once, and (3) puts what is ready into the request queue; (4) a sleeping
+//! worker wakes, reads, handles the line, and registers each client that is to get it, to be
+//! written to; (5) the main thread waits, and (6) queues those that are writable; (7) a worker
+//! writes to each, in one call, all that has gathered for it: under load that is many lines.
 //!
-//! Each column is a file: this one, and `worker.rs`. Between them is the request queue, `queue.rs`;
-//! and `connection.rs` keeps two workers out of one connection.
+//! This file is the main thread, and `worker.rs` the workers. Between them is the request queue,
+//! `queue.rs`; and `connection.rs` keeps two workers out of one connection.
 //!
 //! Run: `cargo run -p reactor-chat`
 //!
@@ -59,7 +59,7 @@ use connection::Connection;
 use queue::Queue;
 use worker::Worker;
 
-/// Two may copy while a third handles: of those there is one at a time, as the room has one lock.
+/// Two can copy while a third handles a line; no two handle at once, as the room has one lock.
 const WORKERS: usize = 3;
 
 /// Keys of the events that are about no client. A client's key is its [`Id`], which is never used

@@ -14,17 +14,17 @@
 //!      … until nothing is left ──────────────▶    what is left unread is never signalled again
 //! ```
 //!
-//! A message: (1) the thread sleeps; a program with work of its own would do that instead, and look
-//! at the flag now and then. (2) The signal comes at the end of the *wait*, when the socket is
+//! A message: (1) the thread sleeps; a program with work of its own would work here instead, and
+//! look at the flag now and then. (2) The signal comes at the end of the *wait*, when the socket is
 //! ready: the *copy* is still the process's own. (3) It accepts and reads wherever there is
-//! something, (4) and writes. (5) Who sends faster than that gets so many steps a round; as no
-//! signal will tell of the rest, the process sends itself one.
+//! something, (4) and writes. (5) A peer that sends faster than it is read gets `STEPS` steps a
+//! round; as no signal will tell of the rest, the process sends itself one.
 //!
 //! - Why every socket: SIGIO carries no descriptor that can be relied on. It is an ordinary signal,
-//!   of which one at most is pending: fifteen messages on five connections can be one SIGIO.
+//!   of which at most one is pending: fifteen messages on five connections may be one SIGIO.
 //! - Why until nothing is left: it tells that something came, not that something is there. It is
 //!   edge-triggered.
-//! - Why a try follows `O_ASYNC`: what came before it is signalled to nobody.
+//! - Why a read follows `O_ASYNC`: what came before it is signalled to nobody.
 //!
 //! Run: `cargo run -p sigio-echo`
 //!
@@ -38,9 +38,9 @@
 //!
 //! Use it when: a program that computes has a few sockets, or a terminal, to hear of on the side.
 //! Limits: a wake-up costs a read for every connection, idle or not. CPU a message, against
-//! `epoll-echo`: the same with 64 connections all busy (3.0 system calls for 2.0), thirty times with
-//! one beside 900 idle (docs/benchmarks: 64 active, 1+900). Signals belong to the whole process: a
-//! library that handles SIGIO itself, or a thread that does not block it, breaks this.
+//! `epoll-echo`: the same with 64 connections all busy (3.0 system calls for 2.0), thirty-five
+//! times with one beside 900 idle (docs/benchmarks: 64 active, 1+900). Signals belong to the whole
+//! process: a library that handles SIGIO itself, or a thread that does not block it, breaks this.
 //! Compare with: `diff nonblocking-echo/src/main.rs sigio-echo/src/main.rs` (when to ask again),
 //! `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which socket).
 
@@ -79,7 +79,8 @@ struct Server {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         // Blocked except in `sigsuspend`: a signal that comes between a look at the flags and the
-        // sleep stays pending, and ends the sleep at once. It would be slept over otherwise.
+        // sleep stays pending, and ends the sleep at once. Unblocked, it would come before the
+        // sleep, which nothing would then end.
         let signals = [Signal::SIGIO, Signal::SIGALRM, Signal::SIGINT, Signal::SIGTERM];
         signals.into_iter().collect::<SigSet>().thread_block()?;
         // The handlers set these flags, and do nothing else. Pitfall: handler-prints
@@ -133,7 +134,7 @@ impl Server {
             for _ in 0..STEPS {
                 match connection.go_on(&mut self.buffer) {
                     Next::More(_) => {}
-                    // A signal will tell: of a write, because it has just found no room.
+                    // A signal will tell; of room to write too, as there was none just now.
                     Next::Read | Next::Write => return true,
                     Next::Close => return false,
                 }

@@ -6,8 +6,8 @@
 //! descriptors or memory) and of one connection (ECONNABORTED and what the network made of it).
 //! None of them concerns the listening socket.
 //!
-//! Show: `(ulimit -n 20; cargo run -p pitfalls --bin accept-error-ends)`, then `for i in $(seq
-//! 30); do (sleep 9 | nc 127.0.0.1 7000 &) done`.
+//! Show: once it is built, `(ulimit -n 20; cargo run -p pitfalls --bin accept-error-ends)`, then
+//! `for i in $(seq 30); do (sleep 9 | nc 127.0.0.1 7000 &) done`.
 //!
 //! Right: `accepted` in `common/src/socket.rs` tells the errors apart.
 

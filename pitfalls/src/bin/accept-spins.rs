@@ -7,8 +7,8 @@
 //! for want of a descriptor takes nobody off the queue: the next `poll` returns at once, and so
 //! on.
 //!
-//! Show: `(ulimit -n 20; cargo run -p pitfalls --bin accept-spins)`, then `for i in $(seq 30);
-//! do (sleep 60 | nc 127.0.0.1 7000 &) done`, and `top`.
+//! Show: once it is built, `(ulimit -n 20; cargo run -p pitfalls --bin accept-spins)`, then
+//! `for i in $(seq 30); do (sleep 60 | nc 127.0.0.1 7000 &) done`, and `top`.
 //!
 //! Right: `starved` in `epoll-echo/src/main.rs`: the listener is left out of the wait until a
 //! connection closes or a moment has gone by.

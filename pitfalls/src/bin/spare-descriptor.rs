@@ -7,8 +7,8 @@
 //! Rule: `accept(2)` takes a descriptor before it looks at its queue: with a full table it
 //! fails with EMFILE even when nobody waits, and never says EAGAIN.
 //!
-//! Show: `(ulimit -n 20; cargo run -p pitfalls --bin spare-descriptor)`, then `for i in $(seq
-//! 30); do (sleep 60 | nc 127.0.0.1 7000 &) done`, and `top`.
+//! Show: once it is built, `(ulimit -n 20; cargo run -p pitfalls --bin spare-descriptor)`, then
+//! `for i in $(seq 30); do (sleep 60 | nc 127.0.0.1 7000 &) done`, and `top`.
 //!
 //! Right: `accept_some` in `epoll-echo/src/main.rs`: at the first such error it stops asking.
 //! Those who wait are served when there is room.
