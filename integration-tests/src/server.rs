@@ -252,8 +252,8 @@ impl Launch {
         Ok(Output { status, stdout: contents(&stdout)?, stderr: running.log()? })
     }
 
-    /// Starts it, and waits for nothing. What it writes to stdout comes into its log, as both are on
-    /// the screen of a reader.
+    /// Starts it, and waits for nothing. What it writes to stdout comes into its log, as both are
+    /// on the screen of a reader.
     pub fn begin(self) -> Result<Running> {
         let log = tempfile::tempfile()?;
         self.spawn_into(log.try_clone()?.into(), log)

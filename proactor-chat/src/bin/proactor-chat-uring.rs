@@ -31,9 +31,9 @@
 //!
 //! Drawn from a trace: `docs/figures/proactor-chat-uring.svg`.
 //!
-//! Use it when: there is much to write to many, on a kernel that lets you. The sends to many clients
-//! are handed over in one call, where `proactor-chat-simulated` makes one for each: a tenth of the
-//! calls (docs/benchmarks: chat of 100); the copying is the same.
+//! Use it when: there is much to write to many, on a kernel that lets you. The sends to many
+//! clients are handed over in one call, where `proactor-chat-simulated` makes one for each: a tenth
+//! of the calls (docs/benchmarks: chat of 100); the copying is the same.
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs its buffer before
 //! the line is there: an idle client holds 4 KiB, and what is in flight outlives its connection.
 //! Compare with: `proactor-chat-simulated.rs` (who completes; the workers are the same, in
