@@ -9,8 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::server::no_io_uring;
-use crate::{Client, Guest, PATIENCE};
+use contract::{ChatClient, Client, TIMEOUT, catalog};
 
 /// The repository.
 #[must_use]
@@ -122,15 +121,15 @@ impl Binary {
     /// Does with the server at `address`, as its only client, what all of its kind are there for.
     pub fn greet(&self, address: SocketAddr) -> Result<()> {
         if self.is_chat() {
-            return Guest::over(Client::connect_to(address)?)?.sees(&["guest1"]);
+            return ChatClient::new(Client::connect_to(address)?)?.expect_names(&["guest1"]);
         }
         if !self.name.ends_with("-udp") {
             let client = Client::connect_to(address)?;
             client.echo(b"hello\n")?;
-            return client.leave();
+            return client.finish();
         }
         let peer = UdpSocket::bind("127.0.0.1:0")?;
-        peer.set_read_timeout(Some(PATIENCE))?;
+        peer.set_read_timeout(Some(TIMEOUT))?;
         peer.connect(address)?;
         peer.send(b"hello")?;
         let mut answer = [0; 10];
@@ -139,10 +138,10 @@ impl Binary {
         Ok(())
     }
 
-    /// What it needs and this machine lacks, if anything.
+    /// What it needs and this machine does not have, if anything.
     #[must_use]
-    pub fn lacks(&self) -> Option<&'static str> {
-        self.name.ends_with("-uring").then(no_io_uring).flatten()
+    pub fn unavailable(&self) -> Option<&'static str> {
+        catalog::find(&self.name).and_then(|entry| (entry.unavailable)())
     }
 
     /// Whether it is a demonstration, or one of its parts.

@@ -11,9 +11,9 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use contract::Launch;
 use integration_tests::markdown::{Cell, Table};
-use integration_tests::server::{CHAT, ECHO};
-use integration_tests::{Binary, Page, Server, Workspace, workspace};
+use integration_tests::{Binary, Page, Workspace, workspace};
 use libtest_mimic::{Arguments, Completion, Trial};
 use regex::Regex;
 
@@ -101,7 +101,7 @@ impl Snippet {
         self.is_needed(server, &sources)?;
         let program = folder.path().join(&server.name);
         build(folder.path(), server, &program)?;
-        if let Some(lack) = server.lacks() {
+        if let Some(lack) = server.unavailable() {
             return Ok(Completion::ignored_with(lack));
         }
         serves(server, &program)?;
@@ -247,8 +247,6 @@ fn build(folder: &Path, server: &Binary, program: &Path) -> Result<()> {
 
 /// Whether it starts, and does for a client what it is there for.
 fn serves(server: &Binary, program: &Path) -> Result<()> {
-    let kind = if server.is_chat() { CHAT } else { ECHO };
-    let name = server.name.clone().leak();
-    let launch = Server { name, ..kind }.launch_with(["127.0.0.1:0"]).of(program);
+    let launch = Launch::new(server.name.clone(), ["127.0.0.1:0"]).program(program);
     launch.serve(|running| server.greet(running.address()))
 }

@@ -1,74 +1,34 @@
-//! The contract, line by line, over every server: `LINE::SERVER::CASE`.
+//! The contract over every server of the workspace: `LINE::SERVER::CASE`.
 //!
 //! `cargo test half_close` runs one line, `cargo test epoll_echo` one server,
-//! `cargo test half_close::epoll_echo` one line on one server. A pair of a case and a server
-//! that it does not apply to is not there; what this machine cannot run shows as `ignored`.
+//! `cargo test half_close::epoll_echo` one line on one server. `cargo test chat` runs the cases of
+//! the chat servers, and `cargo test pitfalls` proves that the cases can fail.
 //!
-//! A chat server keeps the same contract, but speaks otherwise: its cases are in `chat`, and those
-//! of the room's rules with them. `cargo test chat` runs all of these. What the contract comes to
-//! for the server that has no connections, is in `datagrams`.
+//! There is no trial for a case that does not apply to a server. A trial that this machine cannot
+//! run shows as `ignored`.
 
-mod case;
-mod servers;
-
-mod accept;
-mod backpressure;
-mod datagrams;
-mod fairness;
-mod half_close;
-mod idle;
-mod interruption;
-mod isolation;
-mod leaks;
-mod limits;
-mod log;
-mod shutdown;
-mod start;
-mod whole;
-
-mod chat;
-mod pitfalls;
-mod room;
+mod catalog;
 mod table;
 
 use std::process::ExitCode;
 
-use integration_tests::{Server, binaries};
-use libtest_mimic::{Arguments, Trial};
+use contract::catalog::SERVERS;
+use contract::pitfalls::{self, PITFALLS};
+use contract::{Case, Target, binaries, cases};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use case::Case;
-use servers::{CHATS, DATAGRAMS, SERVERS};
-
-/// The lines of the contract, in its order; then what the command line promises.
-const CONTRACT: &[(&str, &[Case])] = &[
-    ("isolation", isolation::CASES),
-    ("accept", accept::CASES),
-    ("whole", whole::CASES),
-    ("backpressure", backpressure::CASES),
-    ("half_close", half_close::CASES),
-    ("fairness", fairness::CASES),
-    ("limits", limits::CASES),
-    ("interruption", interruption::CASES),
-    ("shutdown", shutdown::CASES),
-    ("leaks", leaks::CASES),
-    ("start", start::CASES),
-    ("idle", idle::CASES),
-    ("log", log::CASES),
-];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !arguments.list {
-        let servers = SERVERS.iter().chain(CHATS);
-        let mut packages: Vec<_> = servers.map(|server| server.package).collect();
+        let mut packages: Vec<_> = SERVERS.iter().map(|entry| entry.package).collect();
         packages.dedup();
         packages.push(pitfalls::PACKAGE);
         if let Err(error) = binaries::build(&packages) {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;
         }
-        // Best effort: the cases that need more than there is say so.
+        // The cases that need more file descriptors than the hard limit are ignored.
         let limit =
             Rlimit { current: getrlimit(Resource::Nofile).maximum, ..getrlimit(Resource::Nofile) };
         let _ = setrlimit(Resource::Nofile, limit);
@@ -77,23 +37,57 @@ fn main() -> ExitCode {
 }
 
 fn trials() -> Vec<Trial> {
-    let mut trials = trials_of(CONTRACT, SERVERS);
-    trials.extend(trials_of(datagrams::CONTRACT, DATAGRAMS));
-    trials.extend(trials_of(chat::CONTRACT, CHATS));
-    trials.extend(pitfalls::trials());
-    trials.extend(table::trials());
-    trials
-}
-
-fn trials_of(contract: &'static [(&str, &[Case])], servers: &'static [Server]) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for (line, cases) in contract {
-        for case in *cases {
-            for server in servers.iter().filter(|server| (case.applies)(server)) {
-                let name = format!("{line}::{}::{}", server.name.replace('-', "_"), case.name);
-                trials.push(Trial::ignorable_test(name, || case.trial(server)));
+    for entry in SERVERS {
+        let target = Target::from(entry);
+        for (line, cases) in cases::lines(entry.kind) {
+            for case in cases.iter().filter(|case| (case.applies)(&target)) {
+                let name = format!("{line}::{}::{}", entry.name.replace('-', "_"), case.name);
+                let target = target.clone();
+                trials.push(Trial::ignorable_test(name, move || {
+                    complete(case, &target, |case| case.check(&target))
+                }));
             }
         }
     }
+    // The order of the contract, not of the servers.
+    trials.sort_by_key(|trial| {
+        let line = trial.name().split("::").next().unwrap_or_default().to_owned();
+        let all = [cases::ECHO, cases::chat::LINES].concat();
+        all.iter().position(|(name, _)| *name == line)
+    });
+    trials.extend(PITFALLS.iter().map(|pitfall| {
+        let server = pitfall.entry.name.replace('-', "_");
+        let name = format!("pitfalls::{server}::{}::{}", pitfall.line, pitfall.case);
+        Trial::ignorable_test(name, || {
+            let case = pitfall.case().map_err(failed)?;
+            complete(case, &Target::from(&pitfall.entry), |_| {
+                let message = pitfall.check()?;
+                if std::env::var_os("SHOW_REASONS").is_some() {
+                    eprintln!("{}: {message}", pitfall.entry.name);
+                }
+                Ok(())
+            })
+        })
+    }));
+    trials.extend(table::trials());
+    trials.extend(catalog::trials());
     trials
+}
+
+/// Runs a case, unless this machine does not have what the case or the server needs.
+fn complete(
+    case: &Case,
+    target: &Target,
+    run: impl FnOnce(&Case) -> anyhow::Result<()>,
+) -> Result<Completion, Failed> {
+    if let Some(missing) = (case.unavailable)().or_else(target.entry.unavailable) {
+        return Ok(Completion::ignored_with(missing));
+    }
+    run(case).map_err(failed)?;
+    Ok(Completion::Completed)
+}
+
+fn failed(error: anyhow::Error) -> Failed {
+    format!("{error:#}").into()
 }

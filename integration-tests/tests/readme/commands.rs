@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use integration_tests::server::Launch;
+use contract::Launch;
 use integration_tests::{Binary, Page, Workspace};
 use libtest_mimic::Trial;
 use regex::Regex;
@@ -117,7 +117,7 @@ fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
 }
 
 fn differ(command: &str) -> Result<()> {
-    let output = Launch::typed("diff", command).output()?;
+    let output = Launch::shell("diff", command).output()?;
     // 2 where a file is missing, 0 where they are the same.
     ensure!(output.status.code() == Some(1), "{}: {}", output.status, output.stderr);
     Ok(())

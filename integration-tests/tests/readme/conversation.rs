@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use anyhow::{Context, Result, ensure};
-use integration_tests::{Client, Guest, PATIENCE};
+use contract::{ChatClient, Client, TIMEOUT};
 use regex::Regex;
 
 /// Whether this is what a guest of a chat sees.
@@ -19,14 +19,14 @@ pub fn echo(address: SocketAddr, lines: &[String]) -> Result<()> {
         let line = client.line()?.context("the server has closed the connection")?;
         ensure!(line == *echo, "to {typed:?} came {line:?} instead of {echo:?}");
     }
-    client.leave()
+    client.finish()
 }
 
 /// The same with `nc -u`.
 pub fn echo_datagrams(address: SocketAddr, lines: &[String]) -> Result<()> {
     let peer = UdpSocket::bind("127.0.0.1:0")?;
     peer.connect(address)?;
-    peer.set_read_timeout(Some(PATIENCE))?;
+    peer.set_read_timeout(Some(TIMEOUT))?;
     for (typed, echo) in pairs(lines)? {
         peer.send(format!("{typed}\n").as_bytes())?;
         let mut answer = [0; 2000];
@@ -92,17 +92,17 @@ fn names(lines: &[String]) -> Vec<&str> {
 }
 
 /// The others.
-struct Room(Vec<Guest>);
+struct Room(Vec<ChatClient>);
 
 impl Room {
     /// So many come one after the other, and take these names.
     fn gather(address: SocketAddr, count: usize, names: &[&str]) -> Result<Self> {
         let mut room = Self(Vec::new());
         for number in 0..count {
-            let mut guest = Guest::over(Client::connect_to(address)?)?;
+            let mut guest = ChatClient::new(Client::connect_to(address)?)?;
             room.hear(&format!("* {} joined", guest.name()))?;
             if let Some(name) = names.get(number).filter(|name| !name.is_empty()) {
-                guest.take_name(name, &room.0.iter().collect::<Vec<_>>())?;
+                guest.change_name(name, &room.0.iter().collect::<Vec<_>>())?;
             }
             room.0.push(guest);
         }
@@ -110,7 +110,7 @@ impl Room {
     }
 
     fn hear(&self, line: &str) -> Result<()> {
-        self.0.iter().try_for_each(|guest| guest.hears(line))
+        self.0.iter().try_for_each(|guest| guest.expect_line(line))
     }
 
     fn find(&self, name: &str) -> Result<usize> {
@@ -122,13 +122,13 @@ impl Room {
     fn act(&mut self, line: &str) -> Result<()> {
         if let Some(news) = line.strip_prefix("* ") {
             if let Some(name) = news.strip_suffix(" left") {
-                self.0.remove(self.find(name)?).leave()?;
+                self.0.remove(self.find(name)?).finish()?;
                 self.hear(line)?;
             }
         } else if let Some((name, text)) = line.split_once(": ") {
-            self.0[self.find(name)?].say(text)?;
+            self.0[self.find(name)?].send_line(text)?;
             let mut others = self.0.iter().filter(|guest| guest.name() != name);
-            others.try_for_each(|guest| guest.hears(line))?;
+            others.try_for_each(|guest| guest.expect_line(line))?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use integration_tests::Workspace;
-use integration_tests::server::Output;
+use contract::server::Output;
 
 use crate::session::{self, Run};
 
@@ -48,7 +48,7 @@ pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
             };
             for server in workspace.servers().filter(|server| !server.is_mode()) {
                 let excuse = format!("{} is left out: ", server.name);
-                let excused = server.lacks().is_some() && output.stderr.contains(&excuse);
+                let excused = server.unavailable().is_some() && output.stderr.contains(&excuse);
                 ensure!(drawn(&server.name) || excused, "{}: {}", server.name, output.stderr);
             }
             ensure!(drawn("comparison"), "no comparison: {}", output.stderr);

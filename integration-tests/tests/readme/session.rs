@@ -6,8 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use integration_tests::server::{Launch, Running};
-use integration_tests::{Binary, Client, PATIENCE, Workspace, until, workspace};
+use contract::{Client, Launch, Server, TIMEOUT, wait_until};
+use integration_tests::{Binary, Workspace, workspace};
 use regex::Regex;
 use rustix::process::Signal;
 
@@ -97,7 +97,7 @@ impl Run {
     /// Ready to start with a line of shell.
     pub fn launch(&self, line: &str) -> Launch {
         // Once for each command of a page.
-        Launch::typed(self.binary.name.clone().leak(), line)
+        Launch::shell(self.binary.name.clone().leak(), line)
     }
 }
 
@@ -140,7 +140,7 @@ struct Session<'a> {
 /// What runs on.
 struct Process {
     run: Run,
-    running: Running,
+    running: Server,
     /// What it shows sooner or later.
     lines: Vec<String>,
     /// What it listens on.
@@ -176,12 +176,12 @@ impl<'a> Session<'a> {
         let command = self.translate(&step.command);
         let lines: Vec<_> = step.lines.iter().map(|line| self.translate(line)).collect();
         if let Some(run) = Run::parse(&step.command, self.workspace)? {
-            if let Some(lack) = run.binary.lacks() {
+            if let Some(lack) = run.binary.unavailable() {
                 bail!(Lack(lack));
             }
             run.build()?;
             return if run.is_demonstration() {
-                let output = run.launch(&command).output_within(3 * PATIENCE)?;
+                let output = run.launch(&command).output_within(3 * TIMEOUT)?;
                 ensure!(output.status.success(), "{}: {}", output.status, output.stderr);
                 Ok(())
             } else if run.is_traced && !lines.is_empty() {
@@ -198,7 +198,7 @@ impl<'a> Session<'a> {
             // Where it is not there, no harm is done.
             ["curl", _] if Command::new("curl").arg("--version").output().is_err() => Ok(()),
             ["curl", _] => {
-                let shown = Launch::typed("curl", &command).output()?.stdout;
+                let shown = Launch::shell("curl", &command).output()?.stdout;
                 ensure!(shown.lines().eq(&lines), "it shows {shown:?}");
                 Ok(())
             }
@@ -219,7 +219,7 @@ impl<'a> Session<'a> {
     /// parts that have to find each other.
     fn start(&mut self, run: &Run, command: &str, lines: &[String]) -> Result<()> {
         let mut shown = String::new();
-        let result = until("it showing what it should", PATIENCE, || {
+        let result = wait_until("it showing what it should", TIMEOUT, || {
             let (mut process, start) = self.begin(run, command)?;
             let Start::Ended(status) = start else {
                 lines.clone_into(&mut process.lines);
@@ -240,10 +240,10 @@ impl<'a> Session<'a> {
         if run.arguments.is_empty() && !self.substitutes.is_empty() {
             line += " -- 127.0.0.1:0";
         }
-        let mut running = run.launch(&line).begin()?;
+        let mut running = run.launch(&line).spawn()?;
         let listens = Regex::new(r" listening on (\S+)\n")?;
         let mut asleep = 0;
-        let start = until("it being ready", PATIENCE, || {
+        let start = wait_until("it being ready", TIMEOUT, || {
             if let Some(address) = listens.captures(&running.log()?) {
                 return Ok(Some(Start::Listens(address[1].parse()?)));
             }
@@ -284,12 +284,12 @@ impl Process {
     fn tells(&mut self, lines: &[String]) -> Result<()> {
         let address = self.address.context("it does not listen")?;
         let client = Client::connect_to(address)?;
-        until("its waiting for the client", PATIENCE, || {
+        wait_until("its waiting for the client", TIMEOUT, || {
             let log = self.running.log()?;
             Ok((log.contains(" came\n") && self.running.is_asleep()?).then_some(()))
         })?;
         client.echo(b"hello\n")?;
-        let told = until("its telling so many lines", PATIENCE, || {
+        let told = wait_until("its telling so many lines", TIMEOUT, || {
             let log = self.running.log()?;
             Ok((log.lines().count() >= lines.len()).then_some(log))
         })?;
@@ -299,7 +299,7 @@ impl Process {
             let (same, shown) = (vary.replace_all(told, "…"), vary.replace_all(line, "…"));
             ensure!(same == shown, "it tells {told:?} where {line:?} is shown");
         }
-        client.leave()
+        client.finish()
     }
 
     /// If nobody has talked to it, and all of its kind answer alike.
@@ -312,14 +312,14 @@ impl Process {
     fn stop(&mut self) -> Result<()> {
         if !self.lines.is_empty() {
             let mut shown = String::new();
-            let result = until("it showing what it should", PATIENCE, || {
+            let result = wait_until("it showing what it should", TIMEOUT, || {
                 shown = self.running.log()?;
                 Ok(shows(&shown, &self.lines)?.then_some(()))
             });
             result.with_context(|| format!("it shows {shown:?} in place of {:?}", self.lines))?;
         }
         self.running.signal(Signal::TERM)?;
-        let (status, _) = self.running.wait(PATIENCE)?;
+        let (status, _) = self.running.wait(TIMEOUT)?;
         ensure!(status.success(), "{status}: {}", self.running.log()?);
         Ok(())
     }

@@ -1,0 +1,88 @@
+//! Every byte accepted is echoed, once, in order, whatever the sizes of the reads and writes.
+
+use std::slice;
+
+use anyhow::{Context, Result};
+
+use crate::{Client, Transfer, Target, transfer};
+
+use crate::Case;
+
+pub const CASES: &[Case] = &[
+    Case::new("sizes", sizes),
+    Case::new("windows", windows),
+    Case::new("short_writes", short_writes),
+    Case::new("large", large),
+    Case::new("many_clients", many_clients),
+];
+
+/// One message after another on one connection, around the sizes that buffers have.
+fn sizes(target: &Target) -> Result<()> {
+    let powers = [1, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 128 << 10, 1 << 20];
+    target.launch().serve(|server| {
+        let mut transfer = Transfer::connect(server, 1, 0)?;
+        for size in powers.into_iter().flat_map(|power| power - 1..=power + 1) {
+            transfer.extend(size);
+            transfer::run(slice::from_mut(&mut transfer))
+                .with_context(|| format!("a message of {size} bytes"))?;
+        }
+        Ok(())
+    })
+}
+
+/// Chunks of random sizes, with more or less of them on the way at the same time.
+fn windows(target: &Target) -> Result<()> {
+    let shapes = [
+        (1, 1, 500),
+        (10, 3, 5_000),
+        (1_000, 10, 20_000),
+        (1_000, 1_000, 200_000),
+        (70_000, 20_000, 2_000_000),
+        (u64::MAX, 100, 200_000),
+        (u64::MAX, 65_536, 3_000_000),
+    ];
+    target.launch().serve(|server| {
+        for (seed, (window, chunks, total)) in (0..).zip(shapes) {
+            let transfer = Transfer::connect(server, seed, total)?;
+            let mut transfer = transfer.window(window).chunks(chunks).then_half_close();
+            transfer::run(slice::from_mut(&mut transfer)).with_context(|| {
+                format!("chunks of up to {chunks} bytes, at most {window} on the way")
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// The socket takes what the server owes in parts: the second write may be short again. But its
+/// buffer soon grows, and it is often not: hence a new connection, time and again.
+fn short_writes(target: &Target) -> Result<()> {
+    target.launch().serve(|server| {
+        for seed in 0..4 {
+            let client = Client::connect_narrow(server)?;
+            let mut transfer = Transfer::new(client, seed, 120_000)?.slow_reader().then_half_close();
+            transfer::run(slice::from_mut(&mut transfer))?;
+        }
+        Ok(())
+    })
+}
+
+fn large(target: &Target) -> Result<()> {
+    target.launch().serve(|server| {
+        let mut transfer = Transfer::connect(server, 1, 48 << 20)?.then_half_close();
+        transfer::run(slice::from_mut(&mut transfer))
+    })
+}
+
+/// Nobody gets another's bytes.
+fn many_clients(target: &Target) -> Result<()> {
+    let count = target.properties.max_concurrent.min(200) as u64;
+    target.launch().serve(|server| {
+        let clients: Vec<_> =
+            (0..count).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let mut transfers: Vec<_> = (0..)
+            .zip(clients)
+            .map(|(seed, client)| Ok(Transfer::new(client, seed, 100_000)?.then_half_close()))
+            .collect::<Result<_>>()?;
+        transfer::run(&mut transfers)
+    })
+}

@@ -1,0 +1,161 @@
+//! The servers that make one mistake each, and the case that each of them fails.
+//!
+//! They prove that the cases can fail. The program `contract` also reads this list: if a server
+//! fails a case as one of these does, it names the pitfall as the likely cause.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use regex::Regex;
+
+use crate::catalog::{ECHO, Entry};
+use crate::target::Properties;
+use crate::{Case, Target, cases};
+
+/// The package of these servers.
+pub const PACKAGE: &str = "pitfalls";
+
+/// The timeout for a server that is wrong. It is shorter than [`TIMEOUT`](crate::TIMEOUT), because
+/// many of these servers let a client wait for ever.
+const TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A server that makes one mistake, and the case that it fails.
+#[derive(Debug)]
+pub struct Pitfall {
+    /// The server.
+    pub entry: Entry,
+    /// The line of the contract that it does not keep.
+    pub line: &'static str,
+    /// The case of that line that it fails.
+    pub case: &'static str,
+    /// Why the case fails: a regular expression for its error message.
+    pub reason: &'static str,
+}
+
+const WRONG: Entry = Entry { package: PACKAGE, properties: FEW_CLIENTS, ..ECHO };
+
+const FEW_CLIENTS: Properties = Properties { idle_clients: 10, ..Properties::DEFAULT };
+
+const fn pitfall(
+    name: &'static str,
+    (line, case): (&'static str, &'static str),
+    reason: &'static str,
+) -> Pitfall {
+    Pitfall { entry: Entry { name, ..WRONG }, line, case, reason }
+}
+
+/// One flood delays the other one, or both of them delay the third client.
+const UNFAIR: &str = "^(a flooding client is hardly served|.* bytes echoed before it|.*nothing came)";
+
+/// All pitfalls.
+pub const PITFALLS: &[Pitfall] = &[
+    // When the socket takes nothing more, the rest is lost.
+    pitfall(
+        "write-ignored",
+        ("integrity", "short_writes"),
+        "^(byte .* another than was sent|the connection ended: [0-9]+ of [0-9]+ bytes came back)",
+    ),
+    pitfall("wrong-offset", ("integrity", "short_writes"), "^byte .* another than was sent"),
+    pitfall("short-write-fatal", ("integrity", "short_writes"), "^the connection ended|os error"),
+    pitfall(
+        "one-read-per-edge",
+        ("integrity", "sizes"),
+        r"^a message of [0-9]+ bytes: no echo within 4 s",
+    ),
+    pitfall(
+        "before-o-async",
+        ("half_close", "all_before_accepted"),
+        "bytes came back: nothing came for 4 s",
+    ),
+    pitfall("check-then-pause", ("integrity", "windows"), "1 bytes, at most 1 on the way: no echo"),
+    pitfall("hangup-closes", ("half_close", "data_and_fin_at_once"), "^1 bytes and FIN: "),
+    pitfall("owed-dropped-at-eof", ("half_close", "data_and_fin_at_once"), "^1 bytes and FIN: "),
+    pitfall("reads-while-owing", ("backpressure", "reads_late"), "took all .* reads nothing"),
+    pitfall("edge-without-budget", ("fairness", "beside_two_floods"), UNFAIR),
+    pitfall("two-small-writes", ("fairness", "no_added_latency"), "^every other echo took"),
+    pitfall("accept-error-ends", ("accept", "out_of_descriptors"), "ended: exit status: 1.*os error 24"),
+    pitfall("accept-spins", ("accept", "out_of_descriptors"), "^with clients waiting: .*, it used"),
+    pitfall("spare-descriptor", ("accept", "full"), "^full: .*, it used"),
+    Pitfall {
+        entry: Entry {
+            name: "fd-setsize-by-count",
+            properties: Properties { fd_setsize: Some(1024), ..FEW_CLIENTS },
+            ..WRONG
+        },
+        line: "limits",
+        case: "refuses_beyond",
+        reason: "ended: exit status: 101",
+    },
+    Pitfall {
+        entry: Entry {
+            name: "peer-error-ends",
+            properties: Properties { max_concurrent: 1, ..FEW_CLIENTS },
+            ..WRONG
+        },
+        line: "isolation",
+        case: "resets_one_after_another",
+        reason: "ended: exit status: 1.*os error 104",
+    },
+    pitfall("sigpipe-deadly", ("isolation", "gone_before_read"), "ended: signal: 13"),
+    pitfall("handler-prints", ("start", "stdout_broken"), "panic"),
+    pitfall("eintr-fatal", ("interruption", "idle"), "ended: exit status: 1.*EINTR"),
+    pitfall(
+        "flag-never-stops",
+        ("shutdown", "sigterm_stalled_client"),
+        "^the server has not ended in 4",
+    ),
+    pitfall("zombies", ("leaks", "rounds_of_200"), "zombies: [1-9].*coming to rest"),
+    pitfall("unwrap-at-start", ("start", "in_use"), ": it ended with exit status: 101"),
+    pitfall("writable-left-armed", ("idle", "no_processor_time"), "^with 10 idle .* woke up"),
+    Pitfall {
+        entry: Entry {
+            name: "aio-pool-of-twenty",
+            properties: Properties { idle_clients: 30, ..FEW_CLIENTS },
+            ..WRONG
+        },
+        line: "idle",
+        case: "active_among_idle",
+        reason: "^(client [0-9]+ of 30: )?0 of [0-9]+ bytes came back: nothing came for 4 s",
+    },
+    pitfall(
+        "blocking-broadcast",
+        ("chat_room", "stalled_guest"),
+        "^beside .*: nothing came for 4 s",
+    ),
+    pitfall("unbounded-queue", ("chat_room", "bounded_queue"), "^the server took .* does not read"),
+    pitfall(
+        "lock-while-broadcasting",
+        ("chat_room", "crosstalk"),
+        "nothing (came|was taken) for 4 s",
+    ),
+    pitfall("one-shot-rearmed", ("chat_room", "crosstalk"), "heard .* instead of"),
+    pitfall("aio-write-behind-read", ("chat_room", "listener"), "^nothing came for 4 s"),
+    pitfall("aio-close-in-flight", ("chat_room", "idle"), "^after goodbye: .*did not end"),
+];
+
+impl Pitfall {
+    /// The case that the server fails.
+    pub fn case(&self) -> Result<&'static Case> {
+        let mut lines = cases::ECHO.iter().chain(cases::chat::LINES);
+        let (_, cases) = lines.find(|(line, _)| *line == self.line).context("no such line")?;
+        cases.iter().find(|case| case.name == self.case).context("no such case")
+    }
+
+    /// Checks that the server fails the case for the reason given. Returns the error message.
+    pub fn check(&'static self) -> Result<String> {
+        let case = self.case()?;
+        let target = Target::from(&self.entry);
+        ensure!((case.applies)(&target), "the case does not apply to the server");
+        let failure = case.check_with(&target, TIMEOUT).err();
+        let failure = format!("{:#}", failure.context("the server passes the case")?);
+        let reason = Regex::new(&format!("(?s){}", self.reason))?;
+        ensure!(reason.is_match(&failure), "the case fails for another reason:\n{failure}");
+        Ok(failure)
+    }
+}
+
+/// The pitfall with this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Pitfall> {
+    PITFALLS.iter().find(|pitfall| pitfall.entry.name == name)
+}
