@@ -2,14 +2,16 @@
 //!
 //! A signal does not get a thread out of a blocking `accept` or `read`: signal-hook installs its
 //! handlers with `SA_RESTART`, and std's `accept` retries EINTR itself.
+//!
+//! The handlers also replace an inherited "ignore". So SIGINT ends a server that a script started
+//! with `&`, although the shell starts such a command with SIGINT ignored.
 
 use std::io;
-use std::mem;
 use std::os::unix::net::UnixStream;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
@@ -62,14 +64,7 @@ pub fn exit_on_stop() -> io::Result<()> {
 /// The parent process can have blocked them, and a signal mask is inherited through execve(2).
 /// Installing a handler does not unblock a signal. Pitfall: blocked-signals-inherited
 pub(crate) fn unblock_stop_signals() {
-    // SAFETY: sigset_t is a C struct of integers, for which all zeros is a valid value.
-    let mut signals: libc::sigset_t = unsafe { mem::zeroed() };
-    // SAFETY: `signals` is valid for writing, and this call initializes it.
-    unsafe { libc::sigemptyset(&raw mut signals) };
-    for signal in [SIGINT, SIGTERM] {
-        // SAFETY: `signals` is initialized, and `signal` is a valid signal number.
-        unsafe { libc::sigaddset(&raw mut signals, signal) };
-    }
-    // SAFETY: `signals` is initialized, and a null pointer means that the old mask is not wanted.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const signals, ptr::null_mut()) };
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    // It fails only for an invalid argument.
+    let _ = signals.thread_unblock();
 }

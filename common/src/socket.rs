@@ -3,13 +3,14 @@
 use std::env;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
 use log::{info, warn};
+use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 
 /// The most established connections that the kernel queues until the server accepts them. The kernel
@@ -70,7 +71,7 @@ pub(crate) fn program_name() -> String {
 fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
     let (host, port) = split(addr).context("expected HOST:PORT or [HOST]:PORT")?;
     let mut failure = anyhow::anyhow!("the name has no address");
-    for address in (host, port).to_socket_addrs().context("name look-up")? {
+    for address in resolve(host, port).context("name look-up")? {
         match bind_to(address, kind) {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
@@ -84,6 +85,17 @@ fn split(addr: &str) -> Option<(&str, u16)> {
     let (host, port) = addr.rsplit_once(':')?;
     let without_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     Some((without_brackets.unwrap_or(host), port.parse().ok()?))
+}
+
+/// Returns the addresses of `host`, which may be an IPv6 address with an interface (`::1%lo`).
+/// getaddrinfo(3) takes the interface's name in link-local addresses only.
+fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Some((address, interface)) = host.split_once('%') {
+        if let (Ok(address), Ok(index)) = (address.parse(), if_nametoindex(interface)) {
+            return Ok(vec![SocketAddrV6::new(address, port, 0, index).into()]);
+        }
+    }
+    Ok((host, port).to_socket_addrs()?.collect())
 }
 
 fn bind_to(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {

@@ -1,7 +1,9 @@
 //! A stderr that never blocks the process that logs.
 
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// The most bytes that the kernel promises to take when poll(2) reports a pipe as writable
 /// (`PIPE_BUF`, pipe(7)).
@@ -47,9 +49,8 @@ impl Write for NonBlockingStderr {
     }
 }
 
-fn is_writable(file: &impl AsRawFd) -> bool {
-    let mut entry = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: `entry` is one valid pollfd, and the timeout of 0 makes the call return at once.
-    let ready = unsafe { libc::poll(&raw mut entry, 1, 0) };
-    ready == 1 && entry.revents & libc::POLLOUT != 0
+fn is_writable(file: &impl AsFd) -> bool {
+    let mut entry = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
+    let ready = poll(&mut entry, PollTimeout::ZERO);
+    ready == Ok(1) && entry[0].revents() == Some(PollFlags::POLLOUT)
 }
