@@ -44,7 +44,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
 use aio_echo::{Idle, InFlight, own_pages, start_helpers};
-use common::{Accepted, ECHO_ADDR, accept, listen, run, stop_socket};
+use common::{Accepted, ECHO_ADDR, accept, announce, listen, run, stop_socket};
 use log::{info, trace, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -88,6 +88,7 @@ fn main() -> ExitCode {
         own_pages(BUFFER as i32);
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         // Blocked, it stays pending until it is read; unblocked, it would end the process.
         let signals = SigSet::from(COMPLETED);
@@ -134,11 +135,11 @@ impl Server {
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer),
-                Accepted::NobodyWaits => break,
+                Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     self.starved = true;
                     break;
                 }

@@ -41,7 +41,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace, warn};
 
 /// On the stack of each thread, in use or not: a quarter of what the servers with one thread take.
@@ -52,14 +52,16 @@ const RETRY: Duration = Duration::from_millis(100);
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?; // Pitfall: flag-never-stops
-        serve(&listen(&addr)?)
+        let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
+        serve(&listener)
     })
 }
 
 fn serve(listener: &TcpListener) -> anyhow::Result<()> {
     loop {
         trace!("wait: accept");
-        match accept(listener)? {
+        match accept(listener) {
             Accepted::Connection(stream, peer) => {
                 let thread = thread::Builder::new().spawn(move || match echo(&stream) {
                     Ok(()) => info!("{peer} left"),
@@ -71,7 +73,7 @@ fn serve(listener: &TcpListener) -> anyhow::Result<()> {
                 }
             }
             // Pitfall: accept-spins
-            Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
         }
     }
 }

@@ -1,4 +1,11 @@
-//! The copy: the second phase of an input operation, on a socket that does not block.
+//! An echo connection on a non-blocking socket: the code that select, poll and level-triggered
+//! epoll share.
+//!
+//! An input operation has two phases: wait until data is ready, then copy it from the kernel to
+//! the process. These servers differ in how they wait. The copy is the same, and it is here.
+//!
+//! A comment `Pitfall: NAME` marks a line that avoids a classic mistake. The small server
+//! `pitfalls/src/bin/NAME.rs` makes that mistake.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,96 +13,111 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use log::{info, trace};
 
-/// Bytes read at once, and so the most that a connection can owe its peer.
+/// Size of the read buffer in bytes. A connection reads only when it has no pending output, so
+/// this is also the most output that a connection can have pending.
 ///
-/// Large enough that a bulk transfer takes few system calls, and small enough that one step of one
-/// connection does not keep the others waiting.
-pub const BUFFER: usize = 64 * 1024;
+/// It is large, so that a bulk transfer needs few system calls. It is not larger, so that one step
+/// of one connection does not delay the others for long.
+pub const BUFFER_SIZE: usize = 64 * 1024;
 
-/// What a connection waits for after a step of the copy.
+/// The result of one [`Connection::step`]: what happened, and what to wait for next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// So many bytes went from the peer and back to it, and there may be more to read already.
-    More(usize),
-    /// There was nothing to read: wait until the socket is readable.
-    Read,
-    /// The peer does not take what it is owed: wait until the socket is writable.
-    Write,
-    /// Nothing: the peer is done, or lost. Drop the connection.
-    Close,
+pub enum Progress {
+    /// The connection read this many bytes and wrote all of them back. There may be more to read.
+    Echoed(usize),
+    /// There was nothing to read. Wait until the socket is readable.
+    WantRead,
+    /// The socket did not take all pending output. Wait until it is writable.
+    WantWrite,
+    /// The peer has finished, or the connection has failed. Drop the connection.
+    Closed,
 }
 
 /// An echo connection on a non-blocking socket.
 ///
-/// It reads only when it owes nothing. That one rule is the backpressure (a peer that does not
-/// read is not read from), the bound on memory (what one read brought), and the half-close (the
-/// end of the input is only seen when everything before it has been delivered).
+/// It reads only when it has no pending output. This rule gives three guarantees:
+/// - Backpressure: if a client stops reading, its socket buffers fill up, output stays pending, and
+///   the server stops reading from that client.
+/// - Bounded memory: pending output is at most what one read returned.
+/// - Half-close: when `read` returns EOF, everything that came before it has been echoed.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// What a read brought and the socket would not take; no memory while the peer keeps up.
-    owed: Vec<u8>,
-    /// How much of `owed` has been sent since.
-    sent: usize,
+    /// Bytes that were read and that the socket did not take. Uses no memory while it is empty.
+    pending: Vec<u8>,
+    /// How many bytes of `pending` have been written since.
+    offset: usize,
 }
 
 impl Connection {
-    /// Makes `stream` non-blocking.
+    /// Takes ownership of `stream` and makes it non-blocking.
+    ///
+    /// The socket must be non-blocking even though the server waits for readiness first: select(2),
+    /// "BUGS", lists cases in which a socket is reported as readable and a `read` then blocks.
     ///
     /// # Errors
-    /// None in practice: `ioctl(2)` fails for what is not a socket.
+    /// The error of `ioctl(FIONBIO)`, which does not fail for an open file descriptor.
     pub fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, peer, owed: Vec::new(), sent: 0 })
+        Ok(Self { stream, peer, pending: Vec::new(), offset: 0 })
     }
 
-    /// Takes one step of the copy: sends what is owed; then, if that is all gone, reads once
-    /// into `buffer` and writes once from it. It never blocks.
+    /// Writes pending output. If none is left, reads once into `buffer` and writes that back.
     ///
-    /// `buffer` can be shared by all connections: nothing stays in it between two steps.
-    pub fn go_on(&mut self, buffer: &mut [u8]) -> Next {
-        let next = self.copy(buffer);
-        match &next {
-            Ok(Next::Close) => info!("{} left", self.peer),
-            Ok(_) => {}
-            // A reset (`ECONNRESET`, `EPIPE`), a time-out, a lost route: of this peer only.
+    /// This function never blocks. `buffer` must not be empty. All connections can share one
+    /// buffer, because no data stays in it between calls.
+    pub fn step(&mut self, buffer: &mut [u8]) -> Progress {
+        match self.try_step(buffer) {
+            Ok(Progress::Closed) => {
+                info!("{} disconnected", self.peer);
+                Progress::Closed
+            }
+            Ok(progress) => progress,
+            // A reset (ECONNRESET, EPIPE), a timeout or a lost route ends this connection only.
+            // EPIPE arrives as an error because Rust programs start with SIGPIPE ignored.
             // Pitfalls: peer-error-ends, sigpipe-deadly
-            Err(error) => info!("{} left: {error}", self.peer),
+            Err(error) => {
+                info!("{} disconnected: {error}", self.peer);
+                Progress::Closed
+            }
         }
-        next.unwrap_or(Next::Close)
     }
 
-    fn copy(&mut self, buffer: &mut [u8]) -> io::Result<Next> {
-        if self.owes() {
-            self.sent += write(&self.stream, &self.owed[self.sent..])?; // Pitfall: wrong-offset
-            if self.sent < self.owed.len() {
-                return Ok(Next::Write);
+    fn try_step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
+        if self.has_pending_output() {
+            // The count adds up, because this write can be short again. Pitfall: wrong-offset
+            self.offset += write(&self.stream, &self.pending[self.offset..])?;
+            if self.offset < self.pending.len() {
+                return Ok(Progress::WantWrite); // no read. Pitfall: reads-with-pending-output
             }
-            self.owed = Vec::new();
-            self.sent = 0;
+            self.pending = Vec::new(); // frees the memory; `clear` would keep it
+            self.offset = 0;
         }
-        // Nothing is owed from here on. Pitfalls: reads-while-owing, owed-dropped-at-eof
+
         let Some(count) = read(&self.stream, buffer)? else {
-            return Ok(Next::Read);
+            return Ok(Progress::WantRead);
         };
         if count == 0 {
-            // The end of the input, and all before it is delivered. Pitfall: hangup-closes
-            return Ok(Next::Close);
+            // EOF. No output is pending here, so the connection can be closed.
+            // Pitfalls: hangup-closes, pending-output-dropped-at-eof
+            return Ok(Progress::Closed);
         }
-        let sent = write(&self.stream, &buffer[..count])?; // Pitfall: two-small-writes
-        if sent < count {
+
+        let written = write(&self.stream, &buffer[..count])?;
+        if written < count {
+            // A short write is not an error. The send buffer of the socket is full.
             // Pitfalls: write-ignored, short-write-fatal
-            self.owed = buffer[sent..count].to_vec();
-            return Ok(Next::Write);
+            self.pending = buffer[written..count].to_vec();
+            return Ok(Progress::WantWrite);
         }
-        Ok(Next::More(count))
+        Ok(Progress::Echoed(count))
     }
 
-    /// Whether it waits to write, and not to read.
+    /// Returns whether the connection must write before it may read again.
     #[must_use]
-    pub fn owes(&self) -> bool {
-        !self.owed.is_empty()
+    pub fn has_pending_output(&self) -> bool {
+        !self.pending.is_empty()
     }
 }
 
@@ -111,35 +133,46 @@ impl AsRawFd for Connection {
     }
 }
 
-// Neither call can fail with `EINTR`: it never sleeps, so no signal finds it sleeping.
-
-/// Reads once; `None` where there is nothing to read yet, 0 at the end of the input.
+/// Reads once from a non-blocking socket (recv(2)).
+///
+/// Returns `None` if there is nothing to read yet (EAGAIN), and `Some(0)` at EOF. The call cannot
+/// fail with EINTR, because it does not sleep and a signal interrupts only a call that sleeps.
 ///
 /// # Errors
-/// The connection is lost.
+/// The connection has failed.
 pub fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let fd = stream.as_raw_fd();
     match stream.read(buffer) {
         Ok(count) => {
-            trace!("copy: read({}) = {count}", stream.as_raw_fd());
+            trace!("copy: read({fd}) = {count}");
             Ok(Some(count))
         }
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            trace!("copy: read({}): nothing there", stream.as_raw_fd());
+            trace!("copy: read({fd}) = EAGAIN");
             Ok(None)
         }
         Err(error) => Err(error),
     }
 }
 
-/// Writes once, as much as the socket takes, which may be nothing.
+/// Writes once to a non-blocking socket (send(2)).
+///
+/// Returns the number of bytes that the socket took: fewer than `bytes.len()` if its send buffer
+/// is almost full, and 0 if it is full (EAGAIN).
 ///
 /// # Errors
-/// The connection is lost.
+/// The connection has failed.
 pub fn write(mut stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    let count = match stream.write(bytes) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-        result => result?,
-    };
-    trace!("copy: write({}) = {count} of {}", stream.as_raw_fd(), bytes.len());
-    Ok(count)
+    let fd = stream.as_raw_fd();
+    match stream.write(bytes) {
+        Ok(count) => {
+            trace!("copy: write({fd}) = {count} of {}", bytes.len());
+            Ok(count)
+        }
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            trace!("copy: write({fd}) = EAGAIN");
+            Ok(0)
+        }
+        Err(error) => Err(error),
+    }
 }

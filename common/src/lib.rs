@@ -1,16 +1,20 @@
-//! What every server here shares, and nothing that tells them apart.
+//! What the servers share: the command line, the log, sockets, signals, and the rules of the chat
+//! room. How a server waits is never here. It is in the server's own file.
 //!
-//! - [`run`] and, for a program of several roles, [`run_roles`]: the command line, the log, and
-//!   one clear line when the start fails.
-//! - [`listen`], [`accept`] and [`accepted`]: the listening socket, and what `accept(2)` can
-//!   answer; [`bind_udp`] and [`announce`]: the socket for datagrams.
-//! - [`Connection`]: the *copy*, the second phase of an input operation, for the models
-//!   whose sockets do not block; [`read`] and [`write()`] are its two halves. The first phase, the
-//!   *wait*, is what the servers are about.
-//! - [`chat`]: the rules of the chat room, for the servers that are about handling.
-//! - [`stop_socket`], [`stop_flag`], [`exit_on_stop`]: SIGINT and SIGTERM as each model can hear
-//!   them.
-//! - [`lock()`]: mutexes, for the servers with several threads.
+//! - [`run`] and [`run_roles`] handle the command line, the log, and errors at start.
+//! - [`listen`] opens the listening socket, [`accept`] takes a connection from it, and [`announce`]
+//!   prints that the server listens. [`bind_udp`] opens a socket for datagrams.
+//! - [`Connection`] is an echo connection on a non-blocking socket. [`read`] and [`write()`] are its
+//!   two system calls.
+//! - [`stop_socket`], [`stop_flag`] and [`exit_on_stop`] report SIGINT and SIGTERM in three ways,
+//!   one for each kind of wait.
+//! - [`lock()`] locks a mutex.
+//! - [`chat`] has the rules of the chat room, as code without I/O.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "these servers use system calls of Linux; on macOS or Windows, build them in a Linux container or in WSL 2"
+);
 
 pub mod chat;
 mod connection;
@@ -18,9 +22,10 @@ mod lock;
 mod signals;
 mod socket;
 mod start;
+mod stderr;
 
-pub use connection::{BUFFER, Connection, Next, read, write};
+pub use connection::{BUFFER_SIZE, Connection, Progress, read, write};
 pub use lock::lock;
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
-pub use socket::{Accepted, accept, accepted, announce, bind_udp, listen};
+pub use socket::{Accepted, accept, announce, bind_udp, listen};
 pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, Misuse, run, run_roles};

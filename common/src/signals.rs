@@ -1,38 +1,42 @@
-//! SIGINT and SIGTERM, as each model can hear them.
+//! SIGINT and SIGTERM, reported in three ways: one for each kind of wait.
 //!
-//! All three install their handlers with `SA_RESTART`, and std's `accept` retries `EINTR` besides:
-//! a signal does not get a thread out of `accept(2)` or `read(2)`.
+//! A signal does not get a thread out of a blocking `accept` or `read`: signal-hook installs its
+//! handlers with `SA_RESTART`, and std's `accept` retries EINTR itself.
+//!
+//! The handlers also replace an inherited "ignore". So SIGINT ends a server that a script started
+//! with `&`, although the shell starts such a command with SIGINT ignored.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
 
-/// For a loop that waits for many descriptors: a socket that is readable from the first
-/// SIGINT or SIGTERM on.
+/// For a loop that waits for many file descriptors: returns a socket that becomes readable at the
+/// first SIGINT or SIGTERM.
 ///
-/// It is the self-pipe trick (D. J. Bernstein): the handler writes a byte, and does nothing else. A
-/// flag would do only with luck: a signal that comes after the loop has looked at it and before it
-/// waits would be heard when something else ends the wait.
-/// Pitfalls: flag-never-stops, handler-prints.
+/// This is the self-pipe trick (D. J. Bernstein). The signal handler writes one byte to the other
+/// end of a socket pair, and does nothing else. A flag would not do here: a signal that arrives
+/// after the loop has checked the flag, and before it waits, would not end the wait.
+/// Pitfalls: flag-never-stops, handler-prints
 ///
 /// # Errors
-/// Where the process is out of descriptors.
+/// The process is out of file descriptors.
 pub fn stop_socket() -> io::Result<UnixStream> {
-    let (stop, handler) = UnixStream::pair()?;
-    low_level::pipe::register(SIGINT, handler.try_clone()?)?;
-    low_level::pipe::register(SIGTERM, handler)?;
+    let (stop, handler_end) = UnixStream::pair()?;
+    low_level::pipe::register(SIGINT, handler_end.try_clone()?)?;
+    low_level::pipe::register(SIGTERM, handler_end)?;
     Ok(stop)
 }
 
-/// For a loop that never waits for long, or that waits for signals: a flag that is true from the
-/// first SIGINT or SIGTERM on.
+/// For a loop that never waits for long, or that waits for signals: returns a flag that becomes true
+/// at the first SIGINT or SIGTERM.
 ///
 /// # Errors
-/// None in practice: `sigaction(2)` fails for signals that cannot be caught.
+/// None in practice: sigaction(2) fails only for signals that cannot be caught.
 pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     flag::register(SIGINT, Arc::clone(&stop))?;
@@ -40,17 +44,27 @@ pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// For threads that block in `accept(2)`, `read(2)` and `write(2)` and so can look at nothing
-/// else: the handler ends the process with status 0, and the kernel closes the sockets.
+/// For threads that block in `accept`, `read` and `write`, where they can check neither a flag nor a
+/// socket: the signal handler ends the process with status 0, and the kernel closes the sockets.
 ///
-/// It calls `_exit(2)`, which a handler may (signal-safety(7)), and not `exit(3)`.
-/// Pitfalls: flag-never-stops, handler-prints.
+/// The handler calls _exit(2), which is async-signal-safe (signal-safety(7)). exit(3) is not.
+/// Pitfalls: flag-never-stops, handler-prints
 ///
 /// # Errors
-/// None in practice: `sigaction(2)` fails for signals that cannot be caught.
+/// None in practice: sigaction(2) fails only for signals that cannot be caught.
 pub fn exit_on_stop() -> io::Result<()> {
     let always = Arc::new(AtomicBool::new(true));
     flag::register_conditional_shutdown(SIGINT, 0, Arc::clone(&always))?;
     flag::register_conditional_shutdown(SIGTERM, 0, always)?;
     Ok(())
+}
+
+/// Unblocks SIGINT and SIGTERM in the calling thread.
+///
+/// The parent process can have blocked them, and a signal mask is inherited through execve(2).
+/// Installing a handler does not unblock a signal. Pitfall: blocked-signals-inherited
+pub(crate) fn unblock_stop_signals() {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
+    // It fails only for an invalid argument.
+    let _ = signals.thread_unblock();
 }

@@ -1,151 +1,216 @@
-//! The listening socket, and what `accept(2)` can answer.
+//! The listening socket, and what accept(2) returns.
 
 use std::env;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context;
-use log::{debug, info, warn};
-use socket2::{Domain, Socket, Type};
+use log::{info, warn};
+use nix::net::if_::if_nametoindex;
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 
-/// How many connections the kernel keeps for us until we accept them; it takes the lower of
-/// this and `net.core.somaxconn`. With std's 128, the rest of a crowd waits a second, until its
-/// SYNs are sent again.
+/// The most established connections that the kernel queues until the server accepts them. The kernel
+/// uses the lower of this and `net.core.somaxconn`.
+///
+/// With std's 128, a burst of connections overflows the queue. The kernel then ignores the ACKs that
+/// do not fit, and these clients wait a second or more for a retransmission.
 const BACKLOG: i32 = 4096;
 
-/// Listens on `addr`, `HOST:PORT`, and says so in one line on stdout.
+/// A connection without traffic for this long is probed.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Time between two probes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Probes without an answer after which the kernel ends the connection with ETIMEDOUT.
+const KEEPALIVE_PROBES: u32 = 6;
+
+/// Failed connections that one call of [`accept`] skips.
+const MAX_FAILED_CONNECTIONS: usize = 64;
+
+/// Opens a TCP socket that listens on `addr`, `HOST:PORT` or `[HOST]:PORT`.
 ///
-/// The socket blocks, is closed on exec, and takes IPv4 too where it is bound to `[::]`.
+/// The socket is blocking and close-on-exec. If it is bound to `[::]`, it also accepts IPv4.
 ///
 /// # Errors
-/// An address that cannot be parsed, resolved or bound; the message names it.
+/// The address cannot be parsed, resolved or bound. The message names the address and the call.
 pub fn listen(addr: &str) -> anyhow::Result<TcpListener> {
-    let listener: TcpListener = bind(addr, Type::STREAM)?.into();
-    announce(listener.local_addr()?);
-    Ok(listener)
+    // Pitfall: unwrap-at-start
+    let socket = bind(addr, Type::STREAM).with_context(|| format!("cannot listen on {addr:?}"))?;
+    Ok(socket.into())
 }
 
-/// As [`listen`] does for connections, for datagrams; but the server has options to set, and says
-/// that it listens by [`announce`] when it has.
+/// Opens a UDP socket that is bound to `addr`, `HOST:PORT` or `[HOST]:PORT`.
 ///
 /// # Errors
-/// An address that cannot be parsed, resolved or bound; the message names it.
+/// The address cannot be parsed, resolved or bound. The message names the address and the call.
 pub fn bind_udp(addr: &str) -> anyhow::Result<UdpSocket> {
-    Ok(bind(addr, Type::DGRAM)?.into())
+    let socket = bind(addr, Type::DGRAM).with_context(|| format!("cannot listen on {addr:?}"))?;
+    Ok(socket.into())
 }
 
-/// Says in one line on stdout that the server listens on `bound`.
-pub fn announce(bound: SocketAddr) {
-    // That nobody reads our stdout is no reason not to serve.
-    let _ = writeln!(io::stdout(), "{} listening on {bound}", program_name());
+/// Prints on stdout, in one line, that the server listens on `address`.
+///
+/// Call it when everything that can fail at start has succeeded: scripts take this line as the
+/// promise that the server serves. Pitfall: announced-too-early
+pub fn announce(address: SocketAddr) {
+    // A closed stdout is no reason not to serve.
+    let _ = writeln!(io::stdout(), "{} listening on {address}", program_name());
 }
 
-/// What the program was started as: `epoll-echo`.
+/// Returns the name that the program was started as, without its folder: `epoll-echo`.
 pub(crate) fn program_name() -> String {
     let path = env::args_os().next().unwrap_or_default();
     let name = Path::new(&path).file_name().unwrap_or(OsStr::new("server"));
     name.to_string_lossy().into_owned()
 }
 
-/// Binds the first of the addresses behind `addr` that can be bound.
+/// Binds the first address of `addr` that can be bound.
 fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
-    let first = || {
-        let mut failure = io::Error::new(ErrorKind::NotFound, "the name has no address");
-        for address in addr.to_socket_addrs()? {
-            match bind_one(address, kind) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => failure = error,
-            }
+    let (host, port) = split(addr).context("expected HOST:PORT or [HOST]:PORT")?;
+    let mut failure = anyhow::anyhow!("the name has no address");
+    for address in resolve(host, port).context("name look-up")? {
+        match bind_to(address, kind) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failure = error,
         }
-        Err(failure)
-    };
-    first().with_context(|| format!("cannot listen on {addr:?}")) // Pitfall: unwrap-at-start
+    }
+    Err(failure)
 }
 
-fn bind_one(address: SocketAddr, kind: Type) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+/// Splits `HOST:PORT` or `[HOST]:PORT`. getaddrinfo(3) does not accept the brackets.
+fn split(addr: &str) -> Option<(&str, u16)> {
+    let (host, port) = addr.rsplit_once(':')?;
+    let without_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    Some((without_brackets.unwrap_or(host), port.parse().ok()?))
+}
+
+/// Returns the addresses of `host`, which may be an IPv6 address with an interface (`::1%lo`).
+/// getaddrinfo(3) takes the interface's name in link-local addresses only.
+fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Some((address, interface)) = host.split_once('%') {
+        if let (Ok(address), Ok(index)) = (address.parse(), if_nametoindex(interface)) {
+            return Ok(vec![SocketAddrV6::new(address, port, 0, index).into()]);
+        }
+    }
+    Ok((host, port).to_socket_addrs()?.collect())
+}
+
+fn bind_to(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None).context("socket")?;
     if address.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(false).context("setsockopt(IPV6_V6ONLY)")?;
     }
     if kind == Type::STREAM {
-        // Connections of an earlier run that linger in TIME_WAIT do not keep us from binding.
-        // (For datagrams it would let a second server bind the same port, and take them.)
-        socket.set_reuse_address(true)?;
+        // Connections of an earlier process in TIME_WAIT must not keep this one from binding.
+        // (For UDP this option would let a second server bind the same port and take datagrams.)
+        socket.set_reuse_address(true).context("setsockopt(SO_REUSEADDR)")?;
     }
-    socket.bind(&address.into())?;
+    socket.bind(&address.into()).context("bind")?;
     if kind == Type::STREAM {
-        socket.listen(BACKLOG)?;
+        set_inherited_options(&socket).context("setsockopt")?;
+        socket.listen(BACKLOG).context("listen")?;
     }
     Ok(socket)
 }
 
-/// What `accept(2)` answered.
+/// Sets the options that each accepted connection inherits from the listener (Linux).
+fn set_inherited_options(socket: &Socket) -> io::Result<()> {
+    // Without it, the second of two small writes waits for the peer's delayed ACK.
+    // Pitfall: two-small-writes
+    socket.set_tcp_nodelay(true)?;
+    // A peer that vanishes sends neither FIN nor RST, and a server that only waits for it would keep
+    // the connection for ever. Keepalive ends it after 60 s + 6 × 10 s. (While output is
+    // unacknowledged, the retransmission timeout does it instead, tcp(7), tcp_retries2.)
+    // Pitfall: no-keepalive
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL)
+            .with_retries(KEEPALIVE_PROBES),
+    )
+}
+
+/// The result of accept(2), as far as a server has to tell apart.
 #[derive(Debug)]
 pub enum Accepted {
-    /// A connection, blocking, closed on exec, without Nagle's algorithm; and its peer.
+    /// A connection and the address of its peer. The socket is blocking, close-on-exec, and has
+    /// `TCP_NODELAY` and keepalive set.
     Connection(TcpStream, SocketAddr),
-    /// Nobody waits to be accepted: only a non-blocking listener says so.
-    NobodyWaits,
-    /// The process or the system is out of descriptors or memory.
+    /// No connection is waiting. Only a non-blocking listener returns this.
+    WouldBlock,
+    /// `accept` failed for a reason that the next call will meet too, such as a lack of file
+    /// descriptors. Stop accepting until a connection closes or some time has passed.
     ///
-    /// The kernel finds that out *before* it looks at its queue: the listener stays readable,
-    /// and even a blocking `accept` returns at once. So stop asking, until a connection closes
-    /// or some time has gone by.
-    OutOfDescriptors,
+    /// The failed call took nothing from the queue. So the listener stays readable, and a blocking
+    /// `accept` fails again at once: an immediate retry is a busy loop.
+    /// Pitfalls: accept-spins, accept-error-retried
+    Pause,
 }
 
 /// Accepts one connection.
 ///
-/// Where that one connection failed, it is logged and the next one is taken: `accept(2)` hands
-/// on what the network made of a connection that waited ("Error handling" in its man page).
-///
-/// # Errors
-/// What is wrong with the listening socket itself.
-pub fn accept(listener: &TcpListener) -> io::Result<Accepted> {
-    loop {
-        if let Some(accepted) = accepted(listener.accept())? {
-            return Ok(accepted);
+/// If a connection failed while it was in the queue, `accept` logs that and takes the next one.
+#[must_use]
+pub fn accept(listener: &TcpListener) -> Accepted {
+    for _ in 0..MAX_FAILED_CONNECTIONS {
+        if let Some(accepted) = Accepted::from_result(listener.accept()) {
+            return accepted;
         }
+    }
+    Accepted::Pause // so that a queue full of failed connections does not delay the others
+}
+
+impl Accepted {
+    /// Classifies the result of an accept, for servers that do not call [`accept`] because they use
+    /// io-uring.
+    ///
+    /// Returns `None` if only this one connection failed. Take the next one then. No error of accept
+    /// may end the server. Pitfall: accept-error-ends
+    pub fn from_result(result: io::Result<(TcpStream, SocketAddr)>) -> Option<Self> {
+        // Makes the pause one line in the log, however often accept fails in the meantime.
+        static PAUSED: AtomicBool = AtomicBool::new(false);
+        let error = match result {
+            Ok((stream, peer)) => {
+                PAUSED.store(false, Ordering::Relaxed);
+                info!("{peer} connected");
+                return Some(Self::Connection(stream, peer));
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Self::WouldBlock),
+            Err(error) => error,
+        };
+        if belongs_to_one_connection(&error) {
+            info!("a connection failed before it was accepted: {error}");
+            return None;
+        }
+        // Out of file descriptors (EMFILE, ENFILE) or memory (ENOBUFS, ENOMEM), or refused by a
+        // security module or a seccomp filter (EPERM, EACCES, ENOSYS).
+        if !PAUSED.swap(true, Ordering::Relaxed) {
+            warn!("paused accepting: {error}");
+        }
+        Some(Self::Pause)
     }
 }
 
-/// What an answer of `accept(2)` means, for those who have it by another way than [`accept`].
-///
-/// `None` where that one connection failed, which is logged: take the next one.
-///
-/// # Errors
-/// What is wrong with the listening socket itself.
-pub fn accepted(answer: io::Result<(TcpStream, SocketAddr)>) -> io::Result<Option<Accepted>> {
-    // One line in the log when a shortage begins, however often we are told of it.
-    static SHORTAGE: AtomicBool = AtomicBool::new(false);
-    let error = match answer {
-        Ok((stream, peer)) => {
-            SHORTAGE.store(false, Ordering::Relaxed);
-            info!("{peer} came");
-            // On Linux it does not fail; and it would be no reason to lose a connection.
-            let _ = stream.set_nodelay(true); // Pitfall: two-small-writes
-            return Ok(Some(Accepted::Connection(stream, peer)));
-        }
-        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            return Ok(Some(Accepted::NobodyWaits));
-        }
-        Err(error) => error,
-    };
-    // Pitfall: accept-error-ends
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-            if !SHORTAGE.swap(true, Ordering::Relaxed) {
-                warn!("new connections have to wait: {error}");
-            }
-            Ok(Some(Accepted::OutOfDescriptors))
-        }
-        Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK) => Err(error),
-        _ => {
-            debug!("a connection failed before it was accepted: {error}");
-            Ok(None)
-        }
-    }
+/// Returns whether accept(2) reports what happened to the connection that it took from the queue
+/// (accept(2), "Error handling"), or was interrupted by a signal.
+fn belongs_to_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ETIMEDOUT
+                | libc::EINTR
+        )
+    )
 }

@@ -1,45 +1,51 @@
-//! The command line, the log, and how a program ends that cannot start.
+//! The command line, the log, and the end of a program that cannot start.
 
 use std::env;
 use std::fmt;
 use std::io::{self, Write};
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Instant;
 
-use crate::socket::program_name;
+use env_logger::Target;
 
-/// A positional argument.
+use crate::signals::unblock_stop_signals;
+use crate::socket::program_name;
+use crate::stderr::NonBlockingStderr;
+
+/// A positional argument of a server.
 pub struct Arg {
-    /// As the usage line shows it.
+    /// The name in the usage line.
     pub name: &'static str,
-    /// What stands in for it where it is left out.
+    /// The value if the argument is omitted.
     pub default: &'static str,
-    /// What it is for, in one line.
+    /// The description in the usage text, one line.
     pub meaning: &'static str,
 }
 
-/// The address an echo server listens on.
+/// The address on which an echo server listens.
 pub const ECHO_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7000", meaning: LISTEN_ON };
 
-/// The address a chat server listens on.
+/// The address on which a chat server listens.
 pub const CHAT_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7001", meaning: LISTEN_ON };
 
-/// How long a client of a chat server may be idle.
+/// How long a client of a chat server may be idle, in seconds.
 pub const IDLE: Arg = Arg {
     name: "IDLE",
     default: "300",
-    meaning: "seconds until a client that says nothing is sent away; 0 for never",
+    meaning: "seconds after which an idle client is disconnected; 0 for never",
 };
 
 const LISTEN_ON: &str = "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one";
 
-/// Runs `program` with the values of its `args`, from the command line or their defaults.
+/// Runs `program` with the values of `args`, taken from the command line or from their defaults.
 ///
-/// Sets up the log first: on stderr, from level info on, or as `RUST_LOG` says. An error of
-/// the program's is printed in one line, and the exit status is 1; a command line with
-/// something more than `args` gets a line too, and 2 (1 and 2 as `ls(1)`, `grep(1)` and most
-/// others have it). `-h` and `--help` print the usage.
+/// `-h` and `--help` print the usage. An unexpected argument ends the process with one line on stderr
+/// and status 2, an error of `program` with one line and status 1. A panic in any thread ends the
+/// process too: the other threads could otherwise wait for the dead one for ever.
+///
+/// The log goes to stderr, from level info on or as `RUST_LOG` says.
 pub fn run<const N: usize>(
     args: [Arg; N],
     program: impl FnOnce([String; N]) -> anyhow::Result<()>,
@@ -58,14 +64,14 @@ pub fn run<const N: usize>(
     let mut given = given.into_iter();
     let values = args.map(|arg| given.next().unwrap_or_else(|| arg.default.to_owned()));
 
-    start_log();
+    prepare();
     match program(values) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(1, &format!("{error:#}")), // Pitfall: unwrap-at-start
     }
 }
 
-/// A command line that is none of a program's own: what [`run_roles`] expects for it.
+/// The error of a command line that is wrong, for programs started by [`run_roles`].
 #[derive(Debug)]
 pub struct Misuse;
 
@@ -73,12 +79,12 @@ impl std::error::Error for Misuse {}
 
 impl fmt::Display for Misuse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no such command line; try --help")
+        f.write_str("unexpected command line; try --help")
     }
 }
 
-/// Like [`run`], for a program of several roles: it is given all of its arguments, and answers
-/// [`Misuse`] where they are none of its `usage`.
+/// Like [`run`], for a program with several roles. `program` gets all arguments, and returns the error
+/// [`Misuse`] if they do not fit its `usage`. The exit status is then 2.
 pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()>) -> ExitCode {
     let given: Vec<_> = env::args_os().skip(1).collect();
     let given: Vec<_> = given.iter().map(|arg| arg.to_string_lossy()).collect();
@@ -88,7 +94,7 @@ pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()
         return ExitCode::SUCCESS;
     }
 
-    start_log();
+    prepare();
     match program(&given) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(if error.is::<Misuse>() { 2 } else { 1 }, &format!("{error:#}")),
@@ -104,13 +110,25 @@ fn usage(args: &[Arg]) -> String {
     for Arg { name, default, meaning } in args {
         text += &format!("  {name:<8} {meaning} [default: {default}]\n");
     }
-    text + "\nRUST_LOG=trace shows every wait and every copy; RUST_LOG=off shows nothing.\n"
+    text + "\nRUST_LOG=trace logs every wait and every copy; RUST_LOG=off logs nothing.\n"
 }
 
-// `writeln!` and not `eprintln!`, which panics where nobody reads stderr any more.
+/// Prints one line on stderr. (`eprintln!` would panic if stderr is closed.)
 fn fail(status: u8, message: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "{}: {message}", program_name());
     ExitCode::from(status)
+}
+
+/// Does what every program needs before it starts.
+fn prepare() {
+    unblock_stop_signals();
+    start_log();
+    // Pitfall: panic-in-worker
+    let print_panic = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        print_panic(panic);
+        process::exit(101); // the status of a Rust program whose main thread panics
+    }));
 }
 
 fn start_log() {
@@ -118,10 +136,11 @@ fn start_log() {
     env_logger::Builder::new()
         .filter_level(log::LevelFilter::Info)
         .parse_default_env()
+        .target(Target::Pipe(Box::new(NonBlockingStderr::default())))
         .format(move |line, record| {
             let seconds = start.elapsed().as_secs_f64();
             write!(line, "{seconds:11.6} {:5} ", record.level())?;
-            // Where threads have parts to play they have names.
+            // Threads with a role of their own have a name.
             if let Some(name) = thread::current().name().filter(|&name| name != "main") {
                 write!(line, "{name}: ")?;
             }

@@ -44,7 +44,7 @@ where
             thread::sleep(RETRY);
             continue;
         }
-        match accept(listener)? {
+        match accept(listener) {
             Accepted::Connection(stream, peer) => {
                 let converse = Arc::clone(&converse);
                 let thread = thread::Builder::new().spawn(move || {
@@ -60,7 +60,7 @@ where
                     warn!("{peer} refused: {error}");
                 }
             }
-            Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
         }
     }
 }

@@ -1,20 +1,24 @@
-//! epoll, level-triggered: the kernel keeps the list of the sockets that one thread waits for,
-//! and each wait hands back those that are ready.
+//! epoll, level-triggered: the kernel keeps the list of sockets, and each wait returns those of
+//! them that are ready. A socket stays in the result of every wait for as long as it is ready.
 //!
 //! ```text
 //!      application                              kernel
 //!      epoll_ctl(ADD, 8) ────── once ────────▶  interest list: listener, stop, 7, 8, 9 …
 //!  (1) epoll_wait ───────────────────────────▶  ┐
-//!        blocked                                │ wait: until one of them is ready
+//!        asleep                                 │ wait: until a socket of the list is ready
 //!  (2) 8 is readable ◀───────────────────────   ┘ a message for 8 has arrived
-//!  (3) read(8) ──────────────────────────────▶  ┐ copy: it is there already,
+//!  (3) read(8) ──────────────────────────────▶  ┐ copy: the data is already there,
 //!        6 bytes ◀───────────────────────────   ┘ so the read does not block
-//!  (4) write(8) ─────────────────────────────▶    copy, as much as fits
+//!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
 //! ```
 //!
-//! A message: (1) the thread waits for all sockets at once; (2) the kernel names the ready ones,
-//! and only those, however many are idle; (3) one read; (4) one write. (5) What the write leaves is
-//! owed: until that is gone, the wait is for the socket to be writable, and not readable.
+//! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel returns only
+//! the sockets that are ready, no matter how many others are idle. (3) The server reads once and
+//! (4) writes once. (5) Bytes that the socket does not take are pending output. Until they are
+//! written, the server waits for the socket to become writable instead of readable.
+//!
+//! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
+//! rest. A step is therefore short: at most one write of pending output, one read, and one write.
 //!
 //! Run: `cargo run -p epoll-echo`
 //!
@@ -24,124 +28,169 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/epoll-echo.svg`.
+//! Figure: `docs/figures/epoll-echo.svg`.
 //!
-//! Use it when: you serve many connections of which few are busy. It is the default on Linux.
-//! Limits: Linux only. A change of interest is a system call of its own.
-//! Compare with: `diff poll-echo/src/main.rs epoll-echo/src/main.rs` (who keeps the list),
-//! `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs` (what "ready" means).
+//! Use it when: you serve many connections of which few are busy. It is the usual choice on Linux.
+//! Limits: Linux only. Each change of interest costs a system call (`epoll_ctl`).
+//! Compare with:
+//! - `diff poll-echo/src/main.rs epoll-echo/src/main.rs`: with poll, the process keeps the list of
+//!   sockets; with epoll, the kernel does.
+//! - `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`: level-triggered reports
+//!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, listen, run, stop_socket};
+use anyhow::Context;
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
+    stop_socket,
+};
 use log::{trace, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Ready sockets taken from the kernel at once, which goes round its list: those that do not fit
-/// come first next time.
-const EVENTS: usize = 256;
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Milliseconds until `accept` is tried again while descriptors are short.
-const RETRY: u16 = 100;
+/// The most events that one wait returns. Sockets that are left out come first at the next wait.
+const MAX_EVENTS: usize = 256;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
     listener: TcpListener,
-    /// Readable: SIGINT or SIGTERM has come.
+    /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     epoll: Epoll,
     connections: BTreeMap<RawFd, Connection>,
-    /// Out of descriptors: the listener is not waited for, as it would be ready all the time.
-    starved: bool,
-    /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
+    /// True after `accept` failed, for example for lack of file descriptors. The listener is then
+    /// not watched: it stays readable, and every wait would return at once.
+    accept_paused: bool,
+    /// The read buffer. All connections share it.
     buffer: Vec<u8>,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let stop = stop_socket()?;
         let listener = listen(&addr)?;
         listener.set_nonblocking(true)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))?;
-        epoll.add(&listener, event(EpollFlags::EPOLLIN, listener.as_raw_fd()))?;
-        let (connections, buffer) = (BTreeMap::new(), vec![0; BUFFER]);
-        Server { listener, stop, epoll, connections, starved: false, buffer }.serve()
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
+        epoll
+            .add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))
+            .context("epoll_ctl(ADD, stop)")?;
+        epoll
+            .add(&listener, event(EpollFlags::EPOLLIN, listener.as_raw_fd()))
+            .context("epoll_ctl(ADD, listener)")?;
+        let mut server = Server {
+            listener,
+            stop,
+            epoll,
+            connections: BTreeMap::new(),
+            accept_paused: false,
+            buffer: vec![0; BUFFER_SIZE],
+        };
+        announce(address);
+        server.serve()
     })
 }
 
-/// An entry of the interest list; the descriptor rides along and names the socket in the answer.
+/// Makes an entry of the interest list. The file descriptor is its user data, which `epoll_wait`
+/// returns with each event.
 fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {
     EpollEvent::new(interest, fd as u64)
 }
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
-        let mut events = [EpollEvent::empty(); EVENTS];
+        let mut events = [EpollEvent::empty(); MAX_EVENTS];
         loop {
-            let timeout = if self.starved { EpollTimeout::from(RETRY) } else { EpollTimeout::NONE };
+            let timeout = if self.accept_paused {
+                EpollTimeout::try_from(ACCEPT_RETRY)?
+            } else {
+                EpollTimeout::NONE
+            };
             trace!("wait: epoll_wait"); // (1)
             let ready = match self.epoll.wait(&mut events, timeout) {
-                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
-                result => &events[..result?],
+                Ok(count) => &events[..count],
+                // A signal handler ran, or the process was stopped and continued.
+                // Pitfall: eintr-fatal
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error).context("epoll_wait"),
             };
             trace!("wait: epoll_wait = {} ready", ready.len()); // (2)
 
-            let mut incoming = self.starved;
+            let mut listener_ready = false;
             for event in ready {
-                match event.data() as RawFd {
-                    fd if fd == self.stop.as_raw_fd() => return Ok(()),
-                    fd if fd == self.listener.as_raw_fd() => incoming = true,
-                    fd => self.go_on(fd)?,
+                let fd = event.data() as RawFd;
+                if fd == self.stop.as_raw_fd() {
+                    return Ok(()); // ends the process, and the kernel closes all sockets
+                } else if fd == self.listener.as_raw_fd() {
+                    listener_ready = true;
+                } else {
+                    // Readable, writable, error or hang-up: the next read or write tells which.
+                    self.on_ready(fd)?;
                 }
             }
-            // Last: a new connection may get the number of a descriptor closed above. By now no
-            // event of the old one is left that could be taken for the new one's.
-            if incoming {
+            // Last, because existing clients come first, and because the connections that were
+            // closed above have freed file descriptors.
+            if listener_ready || self.accept_paused {
                 self.accept_some()?;
             }
         }
     }
 
-    /// One step of the copy (3, 4), and what it says the socket waits for now (5).
-    fn go_on(&mut self, fd: RawFd) -> anyhow::Result<()> {
+    /// Reads and writes (3, 4). Then changes the interest if that is necessary (5).
+    fn on_ready(&mut self, fd: RawFd) -> anyhow::Result<()> {
         let Some(connection) = self.connections.get_mut(&fd) else { return Ok(()) };
-        let owed = connection.owes();
-        let next = connection.go_on(&mut self.buffer);
-        if next == Next::Close {
-            // Closing takes it out of the interest list: no other descriptor is of this socket.
+        let was_pending = connection.has_pending_output();
+        if connection.step(&mut self.buffer) == Progress::Closed {
+            // Dropping the connection closes its only file descriptor. The kernel then takes the
+            // socket off the interest list.
             self.connections.remove(&fd);
-        } else if connection.owes() != owed {
-            // Pitfall: writable-left-armed
-            let interest = if owed { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
-            self.epoll.modify(&*connection, &mut event(interest, fd))?;
+            return Ok(());
+        }
+        let is_pending = connection.has_pending_output();
+        if is_pending != was_pending {
+            // While output is pending, watch EPOLLOUT and not EPOLLIN: unread input would make every
+            // wait return at once. Otherwise do not watch EPOLLOUT: an idle socket is always
+            // writable. Pitfall: writable-left-armed
+            let interest = if is_pending { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+            self.epoll
+                .modify(&*connection, &mut event(interest, fd))
+                .context("epoll_ctl(MOD, connection)")?;
         }
         Ok(())
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
-        let was_starved = self.starved;
-        self.starved = false;
-        for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
-                Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => break,
-                // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
-                    self.starved = true;
-                    break;
+        for _ in 0..MAX_ACCEPTS {
+            match accept(&self.listener) {
+                Accepted::Connection(stream, peer) => {
+                    self.set_accept_paused(false)?;
+                    self.add(Connection::new(stream, peer)?);
                 }
+                Accepted::WouldBlock => return self.set_accept_paused(false),
+                // Pitfalls: accept-spins, spare-descriptor
+                Accepted::Pause => return self.set_accept_paused(true),
             }
         }
-        if self.starved != was_starved {
-            let interest = if self.starved { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+        Ok(())
+    }
+
+    fn set_accept_paused(&mut self, paused: bool) -> anyhow::Result<()> {
+        if paused != self.accept_paused {
+            self.accept_paused = paused;
+            let interest = if paused { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
             let fd = self.listener.as_raw_fd();
-            self.epoll.modify(&self.listener, &mut event(interest, fd))?;
+            self.epoll
+                .modify(&self.listener, &mut event(interest, fd))
+                .context("epoll_ctl(MOD, listener)")?;
         }
         Ok(())
     }
@@ -149,9 +198,11 @@ impl Server {
     fn add(&mut self, connection: Connection) {
         let fd = connection.as_raw_fd();
         match self.epoll.add(&connection, event(EpollFlags::EPOLLIN, fd)) {
-            Ok(()) => drop(self.connections.insert(fd, connection)),
-            // The kernel's own limit: `fs.epoll.max_user_watches`.
-            Err(error) => warn!("descriptor {fd} refused: {error}"),
+            Ok(()) => {
+                self.connections.insert(fd, connection);
+            }
+            // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
+            Err(error) => warn!("refused a connection: epoll_ctl(ADD, {fd}): {error}"),
         }
     }
 }

@@ -40,7 +40,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::{Accepted, Arg, BUFFER, Connection, ECHO_ADDR, Next, accept, listen, run, stop_flag};
+use common::{
+    Accepted, Arg, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
+    stop_flag,
+};
 use log::{trace, warn};
 
 const PAUSE: Arg = Arg {
@@ -67,11 +70,13 @@ fn main() -> ExitCode {
         })?;
         let stop = stop_flag()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         if pause.is_zero() {
             warn!("no pause: a core is busy all the time, even when nobody talks");
         }
-        Server { listener, connections: Vec::new(), buffer: vec![0; BUFFER] }.serve(&stop, pause)
+        Server { listener, connections: Vec::new(), buffer: vec![0; BUFFER_SIZE] }
+            .serve(&stop, pause)
     })
 }
 
@@ -99,9 +104,9 @@ impl Server {
     fn go_on(&mut self) -> bool {
         let mut copied = false;
         self.connections.retain_mut(|connection| {
-            let next = connection.go_on(&mut self.buffer);
-            copied |= matches!(next, Next::More(_));
-            next != Next::Close
+            let next = connection.step(&mut self.buffer);
+            copied |= matches!(next, Progress::Echoed(_));
+            next != Progress::Closed
         });
         copied
     }
@@ -111,11 +116,11 @@ impl Server {
     fn accept_some(&mut self) -> anyhow::Result<bool> {
         let before = self.connections.len();
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => {
                     self.connections.push(Connection::new(stream, peer)?);
                 }
-                Accepted::NobodyWaits | Accepted::OutOfDescriptors => break,
+                Accepted::WouldBlock | Accepted::Pause => break,
             }
         }
         Ok(self.connections.len() > before)

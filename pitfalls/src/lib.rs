@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 pub use common::lock;
-use common::{Accepted, accept, exit_on_stop, listen};
+use common::{Accepted, accept, announce, exit_on_stop, listen};
 use log::warn;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -34,8 +34,9 @@ pub fn threads(
 ) -> anyhow::Result<()> {
     exit_on_stop()?;
     let listener = listen(addr)?;
+    announce(listener.local_addr()?);
     loop {
-        match accept(&listener)? {
+        match accept(&listener) {
             Accepted::Connection(stream, peer) => {
                 let client = client.clone();
                 // That a peer is lost is its own affair.
@@ -62,6 +63,7 @@ pub fn epoll<C: AsFd>(
 ) -> anyhow::Result<()> {
     exit_on_stop()?;
     let listener = listen(addr)?;
+    announce(listener.local_addr()?);
     listener.set_nonblocking(true)?;
     let door = listener.as_raw_fd();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
@@ -86,8 +88,8 @@ pub fn epoll<C: AsFd>(
         if !incoming {
             continue;
         }
-        let accepted = accept(&listener)?;
-        let short = matches!(accepted, Accepted::OutOfDescriptors);
+        let accepted = accept(&listener);
+        let short = matches!(accepted, Accepted::Pause);
         if let Accepted::Connection(stream, peer) = accepted {
             stream.set_nonblocking(true)?;
             let (fd, client) = (stream.as_raw_fd(), new(stream, peer)?);
@@ -114,6 +116,7 @@ pub fn workers(
 ) -> anyhow::Result<()> {
     exit_on_stop()?;
     let listener = listen(addr)?;
+    announce(listener.local_addr()?);
     let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     for _ in 0..4 {
         let epoll = Arc::clone(&epoll);
@@ -128,7 +131,7 @@ pub fn workers(
         })?;
     }
     loop {
-        match accept(&listener)? {
+        match accept(&listener) {
             // That a peer is lost is its own affair.
             Accepted::Connection(stream, _) => drop(enter(&epoll, stream)),
             _ => thread::sleep(Duration::from_millis(RETRY.into())),

@@ -37,7 +37,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, listen, run, stop_socket};
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
+    stop_socket,
+};
 use libc::{POLLIN, POLLOUT, pollfd};
 use log::trace;
 use nix::errno::Errno;
@@ -67,9 +70,10 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let list = vec![entry(POLLIN, listener.as_raw_fd()), entry(POLLIN, stop.as_raw_fd())];
-        let (connections, buffer) = (BTreeMap::new(), vec![0; BUFFER]);
+        let (connections, buffer) = (BTreeMap::new(), vec![0; BUFFER_SIZE]);
         Server { listener, stop, list, connections, starved: false, buffer }.serve()
     })
 }
@@ -110,24 +114,25 @@ impl Server {
     fn go_on(&mut self, index: usize) {
         let fd = self.list[index].fd;
         let Some(connection) = self.connections.get_mut(&fd) else { return };
-        let next = connection.go_on(&mut self.buffer);
-        if next == Next::Close {
+        let next = connection.step(&mut self.buffer);
+        if next == Progress::Closed {
             self.list.swap_remove(index);
             self.connections.remove(&fd);
         } else {
             // Pitfall: writable-left-armed
-            self.list[index].events = if connection.owes() { POLLOUT } else { POLLIN };
+            self.list[index].events =
+                if connection.has_pending_output() { POLLOUT } else { POLLIN };
         }
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => break,
+                Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     self.starved = true;
                     break;
                 }

@@ -57,7 +57,7 @@ use std::sync::mpsc::{self, Sender};
 use aio_echo::start_helpers;
 use anyhow::Context;
 use common::chat::{self, Room};
-use common::{Accepted, CHAT_ADDR, IDLE, accept, accepted, listen, run, stop_socket};
+use common::{Accepted, CHAT_ADDR, IDLE, accept, announce, listen, run, stop_socket};
 use log::{trace, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -85,6 +85,7 @@ fn main() -> ExitCode {
         let (door, arrivals) = mpsc::channel();
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         Worker::start(room, hints, arrivals)?;
         Door { listener, stop, arrivals: door, seats: Arc::default(), hint }.serve()
@@ -135,13 +136,13 @@ impl Door {
         for _ in 0..ACCEPTS {
             // Each client needs two (pitfall: aio-write-behind-read): is there a second one?
             let answer = match self.stop.try_clone() {
-                Ok(_spare) => Some(accept(&self.listener)?),
-                Err(error) => accepted(Err(error))?,
+                Ok(_spare) => Some(accept(&self.listener)),
+                Err(error) => Accepted::from_result(Err(error)),
             };
             match answer {
                 Some(Accepted::Connection(stream, peer)) => self.add(stream, peer)?,
-                Some(Accepted::OutOfDescriptors) => return Ok(true),
-                Some(Accepted::NobodyWaits) | None => break,
+                Some(Accepted::Pause) => return Ok(true),
+                Some(Accepted::WouldBlock) | None => break,
             }
         }
         Ok(false)

@@ -48,7 +48,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use common::chat::{self, Id, Room};
-use common::{CHAT_ADDR, IDLE, listen, run, stop_socket};
+use common::{CHAT_ADDR, IDLE, announce, listen, run, stop_socket};
 use log::trace;
 use polling::{Event, Events, Poller};
 
@@ -88,6 +88,7 @@ fn main() -> ExitCode {
         let room = Mutex::new(Room::new(chat::idle(&idle)?));
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let poller: &'static Poller = Box::leak(Box::new(Poller::new()?));
         let (queue, connections) = (Queue::new(WORKERS, poller), Mutex::default());

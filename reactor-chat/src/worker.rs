@@ -52,11 +52,11 @@ impl Worker {
 
     fn accept_some(&mut self) -> io::Result<()> {
         for _ in 0..ACCEPTS {
-            match accept(&self.server.listener)? {
+            match accept(&self.server.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
-                Accepted::NobodyWaits => break,
+                Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     // It would be ready all the time: not before the timer, or somebody leaves.
                     self.server.queue.set_alarm(Instant::now() + RETRY);
                     return Ok(());

@@ -38,7 +38,10 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, listen, run, stop_socket};
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
+    stop_socket,
+};
 use log::{trace, warn};
 use nix::errno::Errno;
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
@@ -68,9 +71,10 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let own = listener.as_raw_fd().max(stop.as_raw_fd());
-        let (ready, connections, buffer) = (Vec::new(), BTreeMap::new(), vec![0; BUFFER]);
+        let (ready, connections, buffer) = (Vec::new(), BTreeMap::new(), vec![0; BUFFER_SIZE]);
         Server { listener, stop, own, ready, connections, starved: false, buffer }.serve()
     })
 }
@@ -85,7 +89,8 @@ impl Server {
             }
             for connection in self.connections.values() {
                 // Pitfall: writable-left-armed
-                let set = if connection.owes() { &mut writable } else { &mut readable };
+                let set =
+                    if connection.has_pending_output() { &mut writable } else { &mut readable };
                 set.insert(connection.as_fd());
             }
             // The kernel looks no further than the highest; the table is in the order of them.
@@ -118,8 +123,8 @@ impl Server {
     fn go_on(&mut self, fd: RawFd) {
         // No connection, where it is the listener that is ready.
         let Some(connection) = self.connections.get_mut(&fd) else { return };
-        let next = connection.go_on(&mut self.buffer);
-        if next == Next::Close {
+        let next = connection.step(&mut self.buffer);
+        if next == Progress::Closed {
             self.connections.remove(&fd);
         }
     }
@@ -127,11 +132,11 @@ impl Server {
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => break,
+                Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     self.starved = true;
                     break;
                 }

@@ -51,7 +51,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, listen, run, stop_flag};
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
+    stop_flag,
+};
 use log::{trace, warn};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -88,8 +91,9 @@ fn main() -> ExitCode {
         flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
         flag::register(Signal::SIGALRM as i32, Arc::clone(&news))?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         arm(&listener)?;
-        let (connections, buffer) = (Vec::new(), vec![0; BUFFER]);
+        let (connections, buffer) = (Vec::new(), vec![0; BUFFER_SIZE]);
         // Somebody may have come before the listener was armed.
         Server { listener, connections, unfinished: true, starved: false, buffer }
             .serve(&news, &stop)
@@ -132,11 +136,11 @@ impl Server {
         let before = self.connections.len();
         self.connections.retain_mut(|connection| {
             for _ in 0..STEPS {
-                match connection.go_on(&mut self.buffer) {
-                    Next::More(_) => {}
+                match connection.step(&mut self.buffer) {
+                    Progress::Echoed(_) => {}
                     // A signal will tell; of room to write too, as there was none just now.
-                    Next::Read | Next::Write => return true,
-                    Next::Close => return false,
+                    Progress::WantRead | Progress::WantWrite => return true,
+                    Progress::Closed => return false,
                 }
             }
             self.unfinished = true;
@@ -150,11 +154,11 @@ impl Server {
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => return Ok(()),
+                Accepted::WouldBlock => return Ok(()),
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     self.starved = true;
                     return Ok(());
                 }

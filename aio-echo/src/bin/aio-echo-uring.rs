@@ -44,7 +44,7 @@ use std::ptr::null_mut;
 
 use aio_echo::own_pages;
 use anyhow::Context;
-use common::{Accepted, ECHO_ADDR, accepted, listen, run, stop_socket};
+use common::{Accepted, ECHO_ADDR, announce, listen, run, stop_socket};
 use io_uring::{IoUring, opcode, squeue::Entry, types::Fd, types::Timespec};
 use log::{info, trace};
 use socket2::SockRef;
@@ -83,6 +83,7 @@ fn main() -> ExitCode {
         let ring = ring.context("io_uring is refused (Linux before 6.1, a sysctl, a container)")?;
         own_pages(BUFFER as i32);
         let (stop, listener) = (stop_socket()?, listen(&addr)?);
+        announce(listener.local_addr()?);
         let server = Server { listener, stop, ring, connections: BTreeMap::new() };
         // Never freed: at the end there are buffers that the kernel still has.
         Box::leak(Box::new(server)).serve()
@@ -108,7 +109,7 @@ impl Server {
                         // Else the accept in flight keeps the address in use until after our end.
                         return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?);
                     }
-                    fd if fd == self.listener.as_raw_fd() => self.accepted(result)?,
+                    fd if fd == self.listener.as_raw_fd() => self.on_accepted(result)?,
                     TIMER => self.submit_accept()?,
                     fd => self.go_on(fd, result)?,
                 }
@@ -157,13 +158,13 @@ impl Server {
         self.submit(fd, accept.flags(libc::SOCK_CLOEXEC).build())
     }
 
-    fn accepted(&mut self, result: io::Result<usize>) -> io::Result<()> {
+    fn on_accepted(&mut self, result: io::Result<usize>) -> io::Result<()> {
         let answer = result.and_then(|fd| {
             // SAFETY: the kernel has just opened it for us.
             let stream = unsafe { TcpStream::from_raw_fd(fd as RawFd) };
             stream.peer_addr().map(|peer| (stream, peer))
         });
-        match accepted(answer)? {
+        match Accepted::from_result(answer) {
             Some(Accepted::Connection(stream, peer)) => {
                 let (fd, buffer) = (stream.as_raw_fd(), Box::new_uninit_slice(BUFFER));
                 let mut connection = Connection { stream, peer, buffer, owed: 0..0 };
@@ -171,11 +172,11 @@ impl Server {
                 self.connections.insert(fd, connection);
                 self.submit(fd, operation)?;
             }
-            Some(Accepted::OutOfDescriptors) => {
+            Some(Accepted::Pause) => {
                 // Done when anything else is (a connection may have closed), or the time is over.
                 return self.submit(TIMER, opcode::Timeout::new(&raw const RETRY).count(1).build());
             }
-            Some(Accepted::NobodyWaits) | None => {}
+            Some(Accepted::WouldBlock) | None => {}
         }
         self.submit_accept()
     }

@@ -37,7 +37,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace, warn};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -56,7 +56,9 @@ fn main() -> ExitCode {
         // Pitfall: zombies
         // SAFETY: no handler is installed.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
-        serve(listen(&addr)?)
+        let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
+        serve(listener)
     })
 }
 
@@ -64,7 +66,7 @@ fn serve(listener: TcpListener) -> anyhow::Result<()> {
     let parent = getpid();
     loop {
         trace!("wait: accept");
-        match accept(&listener)? {
+        match accept(&listener) {
             // SAFETY: this process has one thread, so no lock is held that the child would need.
             Accepted::Connection(stream, peer) => match unsafe { fork() } {
                 Ok(ForkResult::Child) => {
@@ -87,7 +89,7 @@ fn serve(listener: TcpListener) -> anyhow::Result<()> {
                 Err(error) => warn!("{peer} refused: {error}"),
             },
             // Pitfall: accept-spins
-            Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
         }
     }
 }

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace};
 
 /// Bytes read at once.
@@ -47,20 +47,22 @@ const RETRY: Duration = Duration::from_millis(100);
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?; // Pitfall: flag-never-stops
-        serve(&listen(&addr)?)
+        let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
+        serve(&listener)
     })
 }
 
 fn serve(listener: &TcpListener) -> anyhow::Result<()> {
     loop {
         trace!("wait: accept");
-        match accept(listener)? {
+        match accept(listener) {
             Accepted::Connection(stream, peer) => match echo(&stream) {
                 Ok(()) => info!("{peer} left"),
                 Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
             },
             // Pitfall: accept-spins
-            Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
         }
     }
 }

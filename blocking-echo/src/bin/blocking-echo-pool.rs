@@ -41,7 +41,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use common::{Accepted, Arg, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, Arg, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace};
 
 const THREADS: Arg =
@@ -57,6 +57,7 @@ fn main() -> ExitCode {
             threads.parse().with_context(|| format!("THREADS is {threads:?}"))?;
         exit_on_stop()?; // Pitfall: flag-never-stops
         let listener = Arc::new(listen(&addr)?);
+        announce(listener.local_addr()?);
         for _ in 1..threads.get() {
             let listener = Arc::clone(&listener);
             let thread = thread::Builder::new().spawn(move || serve(&listener));
@@ -69,13 +70,13 @@ fn main() -> ExitCode {
 fn serve(listener: &TcpListener) -> anyhow::Result<()> {
     loop {
         trace!("wait: accept");
-        match accept(listener)? {
+        match accept(listener) {
             Accepted::Connection(stream, peer) => match echo(&stream) {
                 Ok(()) => info!("{peer} left"),
                 Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
             },
             // Pitfall: accept-spins
-            Accepted::NobodyWaits | Accepted::OutOfDescriptors => thread::sleep(RETRY),
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
         }
     }
 }

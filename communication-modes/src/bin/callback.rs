@@ -43,7 +43,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, exit_on_stop, listen, lock, run_roles};
+use common::{Misuse, announce, exit_on_stop, listen, lock, run_roles};
 use communication_modes::{CONNECTIONS, Process, connect, read_line, serve};
 
 const USAGE: &str = "\
@@ -64,7 +64,9 @@ fn main() -> ExitCode {
         [] => demonstrate(),
         ["serve", addr] => {
             exit_on_stop()?;
-            serve(&listen(addr)?, CONNECTIONS, |stream| converse(stream))
+            let listener = listen(addr)?;
+            announce(listener.local_addr()?);
+            serve(&listener, CONNECTIONS, |stream| converse(stream))
         }
         ["call", addr, requests @ ..] if !requests.is_empty() => call_all(addr, requests),
         _ => bail!(Misuse),

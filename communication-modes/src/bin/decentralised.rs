@@ -46,7 +46,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, listen, lock, run_roles, stop_flag};
+use common::{Misuse, announce, listen, lock, run_roles, stop_flag};
 use communication_modes::{CONNECTIONS, Process, Timed, ask, read_line, resolve, serve};
 use foca::{
     AccumulatingRuntime, Config, Foca, Identity, NoCustomBroadcast, OwnedNotification,
@@ -122,6 +122,7 @@ fn be_node(addr: &str, seeds: &[&str]) -> anyhow::Result<()> {
     let seeds = seeds.iter().map(|seed| resolve(seed)).collect::<anyhow::Result<Vec<_>>>()?;
     let stop = stop_flag()?;
     let listener = listen(addr)?;
+    announce(listener.local_addr()?);
     let addr = listener.local_addr()?;
     ensure!(!addr.ip().is_unspecified(), "{addr} is no address that others can call");
     let socket = UdpSocket::bind(addr).with_context(|| format!("cannot use UDP on {addr}"))?;

@@ -47,7 +47,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use common::{Misuse, exit_on_stop, listen, run_roles};
+use common::{Misuse, announce, exit_on_stop, listen, run_roles};
 use communication_modes::{CONNECTIONS, Process, connect, resolve, serve};
 use log::{info, trace, warn};
 use nix::sys::resource::{Resource, getrlimit};
@@ -86,6 +86,7 @@ fn main() -> ExitCode {
             let backends = Arc::new(Backends::new(backends)?);
             let looker = Arc::clone(&backends);
             let listener = listen(addr)?;
+            announce(listener.local_addr()?);
             thread::Builder::new().spawn(move || looker.look_after())?;
             // Two descriptors each: with one of them for all, all would wait for the other.
             let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -214,7 +215,9 @@ fn demonstrate() -> anyhow::Result<()> {
 /// An echo server that says first who it is.
 fn be_backend(addr: &str) -> anyhow::Result<()> {
     exit_on_stop()?;
-    serve(&listen(addr)?, CONNECTIONS, |stream| {
+    let listener = listen(addr)?;
+    announce(listener.local_addr()?);
+    serve(&listener, CONNECTIONS, |stream| {
         write!(&**stream, "{} says ", stream.local_addr()?)?;
         copy(stream, stream);
         Ok(())

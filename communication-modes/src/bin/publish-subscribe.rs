@@ -41,7 +41,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, exit_on_stop, listen, lock, run_roles};
+use common::{Misuse, announce, exit_on_stop, listen, lock, run_roles};
 use communication_modes::nats::{self, Op, Subscriptions};
 use communication_modes::{CONNECTIONS, Process, read_line, serve};
 use log::warn;
@@ -100,7 +100,9 @@ fn serve_nats(addr: &str, idle: &str) -> anyhow::Result<()> {
     let idle = idle.parse().ok().filter(|idle| *idle > 0);
     let idle = Duration::from_secs(idle.context("IDLE is a number of seconds")?);
     let broker = Broker { subscriptions: Mutex::default(), idle };
-    serve(&listen(addr)?, CONNECTIONS, move |stream| broker.converse(stream))
+    let listener = listen(addr)?;
+    announce(listener.local_addr()?);
+    serve(&listener, CONNECTIONS, move |stream| broker.converse(stream))
 }
 
 impl Broker {

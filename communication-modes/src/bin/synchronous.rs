@@ -39,7 +39,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use common::{Misuse, exit_on_stop, listen, run_roles};
+use common::{Misuse, announce, exit_on_stop, listen, run_roles};
 use communication_modes::{CONNECTIONS, Process, Timed, connect, read_line, serve};
 use log::info;
 
@@ -191,7 +191,9 @@ fn line(input: &mut impl BufRead) -> anyhow::Result<String> {
 
 fn serve_http(addr: &str) -> anyhow::Result<()> {
     exit_on_stop()?;
-    serve(&listen(addr)?, CONNECTIONS, |stream| {
+    let listener = listen(addr)?;
+    announce(listener.local_addr()?);
+    serve(&listener, CONNECTIONS, |stream| {
         let (method, (status, text)) = match read_request(stream) {
             Ok((method, path)) => {
                 info!("{method} {path}");

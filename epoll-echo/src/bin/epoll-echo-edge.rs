@@ -39,7 +39,10 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, listen, run, stop_socket};
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
+    stop_socket,
+};
 use log::{trace, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -80,12 +83,13 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))?;
         let connects = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         epoll.add(&listener, event(connects, listener.as_raw_fd()))?;
-        let (connections, ready, buffer) = (BTreeMap::new(), HashMap::new(), vec![0; BUFFER]);
+        let (connections, ready, buffer) = (BTreeMap::new(), HashMap::new(), vec![0; BUFFER_SIZE]);
         let (incoming, starved) = (false, false);
         Server { listener, stop, epoll, connections, ready, incoming, starved, buffer }.serve()
     })
@@ -137,16 +141,18 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };
         // Pitfalls: one-read-per-edge, edge-without-budget
         for _ in 0..STEPS {
-            match connection.go_on(&mut self.buffer) {
+            match connection.step(&mut self.buffer) {
                 // A read that did not fill the buffer has emptied the socket, and what comes now
                 // is news again (epoll(7), question 9). But a FIN that has come already is not:
                 // then read on, to the end of the input. Pitfall: hangup-closes
-                Next::More(count) if count < BUFFER && !news.contains(EpollFlags::EPOLLRDHUP) => {
+                Progress::Echoed(count)
+                    if count < BUFFER_SIZE && !news.contains(EpollFlags::EPOLLRDHUP) =>
+                {
                     return false;
                 }
-                Next::More(_) => {}
-                Next::Read | Next::Write => return false,
-                Next::Close => {
+                Progress::Echoed(_) => {}
+                Progress::WantRead | Progress::WantWrite => return false,
+                Progress::Closed => {
                     // Closing takes it out of the interest list, as there is no duplicate of it.
                     self.connections.remove(&fd);
                     return false;
@@ -159,14 +165,14 @@ impl Server {
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => {
+                Accepted::WouldBlock => {
                     self.incoming = false;
                     break;
                 }
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     self.starved = true;
                     break;
                 }

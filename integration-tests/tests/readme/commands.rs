@@ -4,7 +4,7 @@
 //! - the placeholders of `cargo run -p PACKAGE --bin NAME` stand for every server of the tables;
 //! - `nc` is a client of our own, and a server listens on another port where its own is taken;
 //! - `cargo test` would run this test too: see [`listing`];
-//! - what the lab takes minutes for, or writes over: see [`lab`].
+//! - what bench and trace take minutes for, or writes over: see [`tools`].
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use libtest_mimic::Trial;
 use regex::Regex;
 
 use crate::session::{Run, Step};
-use crate::{conversation, lab, listing, servers, session, trial};
+use crate::{conversation, listing, servers, session, tools, trial};
 
 /// Whether code within text is a command.
 pub fn is_one(code: &str) -> bool {
@@ -103,7 +103,9 @@ fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
     let command = &steps.last().context("no command")?.command;
     match without_variables(command).split(' ').collect::<Vec<_>>().as_slice() {
         ["cargo", "run", ..] => match Run::parse(command, workspace)? {
-            Some(run) if run.binary.package == "lab" => lab::works(&run, workspace),
+            Some(run) if ["bench", "trace"].contains(&run.binary.package.as_str()) => {
+                tools::works(&run, workspace)
+            }
             Some(run) if run.binary.package == "pitfalls" => {
                 bail!("what is to be seen of a mistake? Teach tests/readme/commands.rs")
             }

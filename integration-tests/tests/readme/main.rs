@@ -14,12 +14,12 @@
 mod commands;
 mod conversation;
 mod headers;
-mod lab;
 mod links;
 mod listing;
 mod references;
 mod servers;
 mod session;
+mod tools;
 mod translation;
 
 use std::env;

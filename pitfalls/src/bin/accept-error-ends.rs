@@ -16,12 +16,13 @@ use std::net::TcpStream;
 use std::process::ExitCode;
 use std::thread;
 
-use common::{ECHO_ADDR, exit_on_stop, listen, run};
+use common::{ECHO_ADDR, announce, exit_on_stop, listen, run};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         loop {
             let (stream, _) = listener.accept()?; // <- the mistake
             stream.set_nodelay(true)?;

@@ -19,23 +19,24 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::thread;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         loop {
             // It can fail with EINTR: then nobody waits.
             let _ =
                 poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
-            match accept(&listener)? {
+            match accept(&listener) {
                 Accepted::Connection(stream, _) => {
                     thread::Builder::new().spawn(move || echo(&stream))?;
                 }
-                Accepted::NobodyWaits | Accepted::OutOfDescriptors => {} // <- the mistake
+                Accepted::WouldBlock | Accepted::Pause => {} // <- the mistake
             }
         }
     })

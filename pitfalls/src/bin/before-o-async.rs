@@ -15,7 +15,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, exit_on_stop, listen, run};
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, exit_on_stop, listen,
+    run,
+};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::alarm;
 use pitfalls::arm;
@@ -33,26 +36,29 @@ fn main() -> ExitCode {
         flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
         flag::register(Signal::SIGALRM as i32, Arc::clone(&news))?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         arm(&listener)?;
-        let (mut connections, mut buffer): (Vec<Connection>, _) = (Vec::new(), vec![0; BUFFER]);
+        let (mut connections, mut buffer): (Vec<Connection>, _) =
+            (Vec::new(), vec![0; BUFFER_SIZE]);
         loop {
             while news.swap(false, Ordering::Relaxed) {
                 connections.retain_mut(|connection| {
-                    let step = |_| connection.go_on(&mut buffer);
-                    let next = (0..STEPS).map(step).find(|next| !matches!(next, Next::More(_)));
+                    let step = |_| connection.step(&mut buffer);
+                    let next =
+                        (0..STEPS).map(step).find(|next| !matches!(next, Progress::Echoed(_)));
                     // No signal will tell of what is left.
                     news.fetch_or(next.is_none(), Ordering::Relaxed);
-                    next != Some(Next::Close)
+                    next != Some(Progress::Closed)
                 });
                 // <- the mistake: this comes last, and then it sleeps: nobody tries the new ones
                 loop {
-                    match accept(&listener)? {
+                    match accept(&listener) {
                         Accepted::Connection(stream, peer) => {
                             connections.push(Connection::new(stream, peer)?);
                             connections.last().map_or(Ok(()), arm)?;
                         }
-                        Accepted::NobodyWaits => break,
-                        Accepted::OutOfDescriptors => {
+                        Accepted::WouldBlock => break,
+                        Accepted::Pause => {
                             alarm::set(1);
                             break;
                         }

@@ -14,21 +14,21 @@
 
 use std::process::ExitCode;
 
-use common::{BUFFER, Connection, ECHO_ADDR, Next, run};
+use common::{BUFFER_SIZE, Connection, ECHO_ADDR, Progress, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::epoll;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_SIZE];
         let news = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         epoll(&addr, news, Connection::new, |_, connection, _| {
             loop {
                 // <- the mistake: without a budget
-                match connection.go_on(&mut buffer) {
-                    Next::More(_) => {}
-                    Next::Read | Next::Write => return Ok(true),
-                    Next::Close => return Ok(false),
+                match connection.step(&mut buffer) {
+                    Progress::Echoed(_) => {}
+                    Progress::WantRead | Progress::WantWrite => return Ok(true),
+                    Progress::Closed => return Ok(false),
                 }
             }
         })

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use pitfalls::event;
 
@@ -26,18 +26,19 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&listener, event(EpollFlags::EPOLLIN, 0))?;
         loop {
             epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE)?; // <- the mistake
-            match accept(&listener)? {
+            match accept(&listener) {
                 Accepted::Connection(stream, _) => {
                     stream.set_nonblocking(false)?;
                     thread::Builder::new().spawn(move || io::copy(&mut &stream, &mut &stream))?;
                 }
-                Accepted::NobodyWaits => {}
-                Accepted::OutOfDescriptors => thread::sleep(Duration::from_millis(100)),
+                Accepted::WouldBlock => {}
+                Accepted::Pause => thread::sleep(Duration::from_millis(100)),
             }
         }
     })

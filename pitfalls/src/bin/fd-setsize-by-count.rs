@@ -15,7 +15,10 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::process::ExitCode;
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, exit_on_stop, listen, run};
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, exit_on_stop, listen,
+    run,
+};
 use log::warn;
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -24,16 +27,18 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let mut connections: BTreeMap<RawFd, Connection> = BTreeMap::new();
-        let (mut buffer, mut starved) = (vec![0; BUFFER], false);
+        let (mut buffer, mut starved) = (vec![0; BUFFER_SIZE], false);
         loop {
             let (mut readable, mut writable) = (FdSet::new(), FdSet::new());
             if !starved {
                 readable.insert(listener.as_fd());
             }
             for connection in connections.values() {
-                let set = if connection.owes() { &mut writable } else { &mut readable };
+                let set =
+                    if connection.has_pending_output() { &mut writable } else { &mut readable };
                 set.insert(connection.as_fd()); // here it panics
             }
             let mut timeout = starved.then(|| TimeVal::milliseconds(100));
@@ -43,13 +48,13 @@ fn main() -> ExitCode {
             let incoming = starved || readable.contains(listener.as_fd());
             let ready = readable.fds(None).chain(writable.fds(None)).map(|fd| fd.as_raw_fd());
             for fd in ready.collect::<Vec<_>>() {
-                let next = connections.get_mut(&fd).map(|it| it.go_on(&mut buffer));
-                if next == Some(Next::Close) {
+                let next = connections.get_mut(&fd).map(|it| it.step(&mut buffer));
+                if next == Some(Progress::Closed) {
                     connections.remove(&fd);
                 }
             }
-            let accepted = if incoming { accept(&listener)? } else { Accepted::NobodyWaits };
-            starved = matches!(accepted, Accepted::OutOfDescriptors);
+            let accepted = if incoming { accept(&listener) } else { Accepted::WouldBlock };
+            starved = matches!(accepted, Accepted::Pause);
             if let Accepted::Connection(stream, peer) = accepted {
                 let fd = stream.as_raw_fd();
                 if connections.len() < FD_SETSIZE {

@@ -16,22 +16,23 @@
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
-use common::{BUFFER, Connection, ECHO_ADDR, Next, run};
+use common::{BUFFER_SIZE, Connection, ECHO_ADDR, Progress, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::{epoll, event};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_SIZE];
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
         epoll(&addr, interest, Connection::new, |epoll, connection, news| {
             if news.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP) {
                 return Ok(false); // <- the mistake
             }
-            let next = connection.go_on(&mut buffer);
-            let interest = if connection.owes() { EpollFlags::EPOLLOUT } else { interest };
+            let next = connection.step(&mut buffer);
+            let interest =
+                if connection.has_pending_output() { EpollFlags::EPOLLOUT } else { interest };
             epoll.modify(&*connection, &mut event(interest, connection.as_raw_fd()))?;
-            Ok(next != Next::Close)
+            Ok(next != Progress::Closed)
         })
     })
 }

@@ -14,7 +14,7 @@
 
 use std::process::ExitCode;
 
-use common::{Connection, ECHO_ADDR, Next, run};
+use common::{Connection, ECHO_ADDR, Progress, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::epoll;
 
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         let mut buffer = vec![0; 2048];
         let news = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         epoll(&addr, news, Connection::new, |_, connection, _| {
-            Ok(connection.go_on(&mut buffer) != Next::Close) // <- the mistake: once
+            Ok(connection.step(&mut buffer) != Progress::Closed) // <- the mistake: once
         })
     })
 }

@@ -19,7 +19,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::ExitCode;
 
-use common::{BUFFER, ECHO_ADDR, run};
+use common::{BUFFER_SIZE, ECHO_ADDR, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::{epoll, event, unless_it_blocks};
 
@@ -36,7 +36,7 @@ impl AsFd for Client {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_SIZE];
         let new = |stream, _| Ok(Client { stream, owed: VecDeque::new() });
         epoll(&addr, EpollFlags::EPOLLIN, new, |epoll, client: &mut Client, news| {
             let Client { stream, owed } = client;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
                 owed.drain(..count);
             }
             let mut interest = EpollFlags::empty();
-            interest.set(EpollFlags::EPOLLIN, owed.len() < BUFFER);
+            interest.set(EpollFlags::EPOLLIN, owed.len() < BUFFER_SIZE);
             interest.set(EpollFlags::EPOLLOUT, !owed.is_empty());
             epoll.modify(&*stream, &mut event(interest, stream.as_raw_fd()))?;
             Ok(true)

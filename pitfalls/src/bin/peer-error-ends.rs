@@ -18,14 +18,15 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         loop {
-            match accept(&listener)? {
+            match accept(&listener) {
                 Accepted::Connection(stream, _) => echo(&stream)?, // <- the mistake
                 _ => thread::sleep(Duration::from_millis(100)),
             }

@@ -16,13 +16,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::ExitCode;
 
-use common::{BUFFER, ECHO_ADDR, run};
+use common::{BUFFER_SIZE, ECHO_ADDR, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::{epoll, unless_it_blocks};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_SIZE];
         let new = |stream, _| Ok(stream);
         epoll(&addr, EpollFlags::EPOLLIN, new, |_, stream: &mut TcpStream, _| {
             let Some(count) = unless_it_blocks(stream.read(&mut buffer))? else { return Ok(true) };

@@ -20,13 +20,14 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::thread;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         exit_on_stop()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let mut spare = File::open("/dev/null").ok();
         loop {
@@ -34,12 +35,12 @@ fn main() -> ExitCode {
             let _ =
                 poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
             loop {
-                match accept(&listener)? {
+                match accept(&listener) {
                     Accepted::Connection(stream, _) => {
                         thread::Builder::new().spawn(move || echo(&stream))?;
                     }
-                    Accepted::NobodyWaits => break, // <- the mistake: it never says that
-                    Accepted::OutOfDescriptors => {
+                    Accepted::WouldBlock => break, // <- the mistake: it never says that
+                    Accepted::Pause => {
                         drop(spare.take());
                         drop(accept(&listener));
                         spare = File::open("/dev/null").ok();

@@ -12,16 +12,16 @@
 
 use std::process::ExitCode;
 
-use common::{BUFFER, Connection, ECHO_ADDR, Next, run};
+use common::{BUFFER_SIZE, Connection, ECHO_ADDR, Progress, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::epoll;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_SIZE];
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT; // <- the mistake
         epoll(&addr, interest, Connection::new, |_, connection, _| {
-            Ok(connection.go_on(&mut buffer) != Next::Close)
+            Ok(connection.step(&mut buffer) != Progress::Closed)
         })
     })
 }

@@ -16,7 +16,7 @@ use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::ExitCode;
 
-use common::{BUFFER, ECHO_ADDR, run};
+use common::{BUFFER_SIZE, ECHO_ADDR, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::{epoll, event, unless_it_blocks};
 
@@ -34,7 +34,7 @@ impl AsFd for Client {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = vec![0; BUFFER_SIZE];
         let new = |stream, _| Ok(Client { stream, owed: Vec::new(), sent: 0 });
         epoll(&addr, EpollFlags::EPOLLIN, new, |epoll, client: &mut Client, _| {
             let Client { stream, owed, sent } = client;

@@ -17,7 +17,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use common::{Accepted, ECHO_ADDR, accept, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::warn;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -28,8 +28,9 @@ fn main() -> ExitCode {
         exit_on_stop()?;
         // <- the mistake: SIGCHLD should be ignored from here on
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         loop {
-            let Accepted::Connection(mut stream, peer) = accept(&listener)? else {
+            let Accepted::Connection(mut stream, peer) = accept(&listener) else {
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };

@@ -53,7 +53,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::chat::{self, Effects, Id, Owed, Room};
-use common::{Accepted, CHAT_ADDR, IDLE, accept, listen, read, run, stop_socket, write};
+use common::{Accepted, CHAT_ADDR, IDLE, accept, announce, listen, read, run, stop_socket, write};
 use log::{debug, info, trace, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -101,6 +101,7 @@ fn main() -> ExitCode {
         let room = Room::new(chat::idle(&idle)?);
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         Server::new(listener, &stop, Workers::start(room)?)?.serve()
     })
@@ -196,14 +197,14 @@ impl Server {
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
-                Accepted::NobodyWaits => {
+                Accepted::WouldBlock => {
                     self.incoming = false;
                     break;
                 }
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     self.starved = true;
                     break;
                 }

@@ -51,7 +51,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use common::chat::{self, Effects, Id, Owed, Room};
-use common::{Accepted, CHAT_ADDR, IDLE, accepted, listen, run, stop_socket};
+use common::{Accepted, CHAT_ADDR, IDLE, announce, listen, run, stop_socket};
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use log::{debug, info, trace};
@@ -112,6 +112,7 @@ fn main() -> ExitCode {
             .context("the kernel refuses io_uring (older than 6.1, a sysctl, a container)")?;
         let stop = stop_socket()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         let server = Server {
             listener,
             ring,
@@ -150,7 +151,7 @@ impl Server {
                         // holds the address: the next server would find it in use.
                         return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?);
                     }
-                    LISTENER => self.accepted(result, more)?,
+                    LISTENER => self.on_accepted(result, more)?,
                     ANSWERS if more => {} // they are taken anyway
                     ANSWERS => self.watch_answers()?,
                     name => self.go_on(name, result)?,
@@ -284,16 +285,16 @@ impl Server {
         self.submit(LISTENER, accept.flags(libc::SOCK_CLOEXEC).build())
     }
 
-    fn accepted(&mut self, result: io::Result<usize>, more: bool) -> io::Result<()> {
+    fn on_accepted(&mut self, result: io::Result<usize>, more: bool) -> io::Result<()> {
         let answer = result.and_then(|fd| {
             // SAFETY: the kernel has just opened it for us.
             let stream = TcpStream::from(unsafe { OwnedFd::from_raw_fd(fd as RawFd) });
             stream.peer_addr().map(|peer| (stream, peer))
         });
-        match accepted(answer)? {
+        match Accepted::from_result(answer) {
             Some(Accepted::Connection(stream, peer)) => self.arrived.push_back((stream, peer)),
-            Some(Accepted::OutOfDescriptors) => self.retry = Some(Instant::now() + RETRY),
-            Some(Accepted::NobodyWaits) | None => {}
+            Some(Accepted::Pause) => self.retry = Some(Instant::now() + RETRY),
+            Some(Accepted::WouldBlock) | None => {}
         }
         if more || self.retry.is_some() { Ok(()) } else { self.submit_accept() }
     }

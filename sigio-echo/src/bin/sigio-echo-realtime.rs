@@ -43,7 +43,9 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::process::ExitCode;
 use std::ptr;
 
-use common::{Accepted, BUFFER, Connection, ECHO_ADDR, Next, accept, listen, run};
+use common::{
+    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
+};
 use libc::{SIGINT, SIGIO, SIGRTMIN, SIGTERM, c_int, c_long, siginfo_t, timespec};
 use log::{trace, warn};
 use nix::errno::Errno;
@@ -93,8 +95,9 @@ fn main() -> ExitCode {
         signals.extend([Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM]);
         signals.thread_block()?;
         let listener = listen(&addr)?;
+        announce(listener.local_addr()?);
         arm(&listener)?;
-        let (connections, ready, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; BUFFER]);
+        let (connections, ready, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; BUFFER_SIZE]);
         // Somebody may have come before the listener was armed.
         let (incoming, starved) = (true, false);
         Server { listener, signals, connections, ready, incoming, starved, buffer }.serve()
@@ -168,25 +171,25 @@ impl Server {
     /// One step of the copy (3). The signal's `si_code` said what came then; this says what is so.
     fn go_on(&mut self, fd: RawFd) {
         let Some(connection) = self.connections.get_mut(&fd) else { return };
-        match connection.go_on(&mut self.buffer) {
-            Next::More(_) => drop(self.ready.insert(fd)),
+        match connection.step(&mut self.buffer) {
+            Progress::Echoed(_) => drop(self.ready.insert(fd)),
             // A signal will tell: of a write, because it has just found no room.
-            Next::Read | Next::Write => {}
-            Next::Close => drop(self.connections.remove(&fd)),
+            Progress::WantRead | Progress::WantWrite => {}
+            Progress::Closed => drop(self.connections.remove(&fd)),
         }
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.starved = false;
         for _ in 0..ACCEPTS {
-            match accept(&self.listener)? {
+            match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::NobodyWaits => {
+                Accepted::WouldBlock => {
                     self.incoming = false;
                     break;
                 }
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::OutOfDescriptors => {
+                Accepted::Pause => {
                     self.starved = true;
                     break;
                 }
