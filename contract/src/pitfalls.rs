@@ -136,7 +136,7 @@ pub const PITFALLS: &[Pitfall] = &[
 impl Pitfall {
     /// The case that the server fails.
     pub fn case(&self) -> Result<&'static Case> {
-        let mut lines = cases::ECHO.iter().chain(cases::chat::LINES);
+        let mut lines = cases::ECHO.iter().chain(cases::CHAT);
         let (_, cases) = lines.find(|(line, _)| *line == self.line).context("no such line")?;
         cases.iter().find(|case| case.name == self.case).context("no such case")
     }

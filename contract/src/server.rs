@@ -114,7 +114,7 @@ impl Launch {
     /// Starts the server, and returns when it listens.
     pub fn start(self) -> Result<Server> {
         let name = self.name.clone();
-        let mut server = self.spawn(Stdio::piped())?;
+        let mut server = self.spawn_with_stdout(Stdio::piped())?;
         let line = server.first_line();
         let line = line.map_err(|error| anyhow!("{error:#}\n{}", server.log_tail()))?;
         let address = line.strip_prefix(&format!("{name} listening on "));
@@ -138,7 +138,7 @@ impl Launch {
         }
 
         let mut server = match stdout {
-            Some(stdout) => self.spawn(stdout.into())?,
+            Some(stdout) => self.spawn_with_stdout(stdout.into())?,
             None => self.spawn_through_shell()?,
         };
         server.address = address;
@@ -158,7 +158,7 @@ impl Launch {
     /// The same, where that may take so long.
     pub fn output_within(self, limit: Duration) -> Result<Output> {
         let stdout = tempfile::tempfile()?;
-        let mut server = self.spawn(stdout.try_clone()?.into())?;
+        let mut server = self.spawn_with_stdout(stdout.try_clone()?.into())?;
         let status = server.wait(limit).context("it ran on")?.0;
         Ok(Output { status, stdout: contents(&stdout)?, stderr: server.log()? })
     }
@@ -170,7 +170,7 @@ impl Launch {
         self.spawn_into(log.try_clone()?.into(), log)
     }
 
-    fn spawn(self, stdout: Stdio) -> Result<Server> {
+    fn spawn_with_stdout(self, stdout: Stdio) -> Result<Server> {
         // A file takes any amount of log, and nobody has to read it meanwhile.
         self.spawn_into(stdout, tempfile::tempfile()?)
     }
@@ -281,7 +281,7 @@ impl Server {
     #[must_use]
     pub fn is_itself(&self) -> bool {
         let program = fs::read_link(format!("/proc/{}/exe", self.pid.as_raw_nonzero()));
-        program.is_ok_and(|path| path.file_name().is_some_and(|name| name == self.name))
+        program.is_ok_and(|path| path.file_name().is_some_and(|name| name == &*self.name))
     }
 
     /// Whether every thread of it and its children sleeps, until something happens.

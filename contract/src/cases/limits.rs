@@ -61,8 +61,9 @@ fn room(target: &Target, server: &Server) -> Result<usize> {
 
 /// Where only so many are served at once, the next one is as soon as one of them leaves.
 fn surplus_waits(target: &Target) -> Result<()> {
-    let few = Target { argument: Some("4"), max_concurrent: 4, ..*target };
-    let target = if target.properties.argument.is_some() { &few } else { target };
+    let mut few = target.with_argument("4");
+    few.properties.max_concurrent = 4;
+    let target = if target.argument.is_some() { &few } else { target };
     target.launch().serve(|server| {
         let mut burst = Burst::connect(server, target.properties.max_concurrent + 8)?;
         burst.expect(target.properties.max_concurrent)?;

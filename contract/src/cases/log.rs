@@ -23,15 +23,15 @@ fn connected_and_disconnected(target: &Target) -> Result<()> {
         let client = Client::connect(server)?;
         let peer = regex::escape(&client.address()?.to_string());
         client.echo(b"hello")?;
-        shows(server, &format!("INFO.* {peer} came$"))?;
+        shows(server, &format!("INFO.* {peer} connected$"))?;
         drop(client);
-        shows(server, &format!("INFO.* {peer} left"))?;
+        shows(server, &format!("INFO.* {peer} disconnected"))?;
 
         let client = Client::connect(server)?;
         let peer = regex::escape(&client.address()?.to_string());
         client.echo(b"hello")?;
         client.reset()?;
-        shows(server, &format!("INFO.* {peer} left: ")).context("after a reset")
+        shows(server, &format!("INFO.* {peer} disconnected: ")).context("after a reset")
     })
 }
 

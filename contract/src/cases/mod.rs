@@ -1,20 +1,20 @@
 //! The cases, one module per line of the contract.
 
-pub mod accept;
-pub mod backpressure;
-pub mod chat;
-pub mod datagrams;
-pub mod fairness;
-pub mod half_close;
-pub mod idle;
-pub mod integrity;
-pub mod interruption;
-pub mod isolation;
-pub mod leaks;
-pub mod limits;
-pub mod log;
-pub mod shutdown;
-pub mod start;
+mod accept;
+mod backpressure;
+mod chat;
+mod datagrams;
+mod fairness;
+mod half_close;
+mod idle;
+mod integrity;
+mod interruption;
+mod isolation;
+mod leaks;
+mod limits;
+mod log;
+mod shutdown;
+mod start;
 
 use crate::{Case, Kind};
 
@@ -38,12 +38,18 @@ pub const ECHO: Lines = &[
     ("log", log::CASES),
 ];
 
+/// The lines for the UDP echo servers.
+pub const DATAGRAM: Lines = datagrams::LINES;
+
+/// The lines for the chat servers: the rules of the room, and then the lines of the contract.
+pub const CHAT: Lines = chat::LINES;
+
 /// The lines for servers of this kind.
 #[must_use]
 pub fn lines(kind: Kind) -> Lines {
     match kind {
         Kind::Echo => ECHO,
-        Kind::Datagram => datagrams::LINES,
-        Kind::Chat => chat::LINES,
+        Kind::Datagram => DATAGRAM,
+        Kind::Chat => CHAT,
     }
 }

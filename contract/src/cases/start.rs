@@ -20,7 +20,7 @@ pub const CASES: &[Case] = &[
     Case::new("not_ours", not_ours),
     Case::new("in_use", in_use),
     Case::new("not_utf8", not_utf8),
-    Case::new("bad_argument", bad_argument).applies(|target| !target.properties.bad_arguments.is_empty()),
+    Case::new("bad_argument", bad_argument).applies(|target| !target.entry.bad_arguments.is_empty()),
     Case::new("surplus_argument", surplus_argument),
     Case::new("unknown_option", unknown_option),
     Case::new("help", help),
@@ -81,14 +81,14 @@ pub fn not_utf8(target: &Target) -> Result<()> {
 }
 
 fn bad_argument(target: &Target) -> Result<()> {
-    for &bad in target.properties.bad_arguments {
+    for &bad in target.entry.bad_arguments {
         refuses(target, ["127.0.0.1:0", bad], &[1, 2]).with_context(|| format!("{bad:?}"))?;
     }
     Ok(())
 }
 
 pub fn surplus_argument(target: &Target) -> Result<()> {
-    let arguments = ["127.0.0.1:0"].into_iter().chain(target.properties.argument).chain(["surplus"]);
+    let arguments = ["127.0.0.1:0"].into_iter().chain(target.argument).chain(["surplus"]);
     refuses(target, arguments, &[2])?;
     Ok(())
 }
@@ -104,7 +104,7 @@ pub fn help(target: &Target) -> Result<()> {
         let output = target.launch_with([option]).output()?;
         ensure!(output.status.code() == Some(0), "it ended with {}", output.status);
         ensure!(output.stderr.is_empty(), "it wrote to stderr: {:?}", output.stderr);
-        for part in ["Usage:", target.name, target.properties.default_address, "RUST_LOG"] {
+        for part in ["Usage:", target.name, target.entry.kind.default_address(), "RUST_LOG"] {
             ensure!(output.stdout.contains(part), "no {part:?} in {:?}", output.stdout);
         }
     }
@@ -114,7 +114,7 @@ pub fn help(target: &Target) -> Result<()> {
 fn localhost(target: &Target) -> Result<()> {
     target.launch_with(["localhost:0"]).serve(|server| {
         ensure!(server.address().ip().is_loopback(), "it listens on {}", server.address());
-        (target.greet)(&Client::connect(server)?)
+        target.greet(&Client::connect(server)?)
     })
 }
 
@@ -124,16 +124,16 @@ pub fn no_ipv6() -> Option<&'static str> {
 }
 
 fn ipv6(target: &Target) -> Result<()> {
-    target.launch_with(["[::1]:0"]).serve(|server| (target.greet)(&Client::connect(server)?))
+    target.launch_with(["[::1]:0"]).serve(|server| target.greet(&Client::connect(server)?))
 }
 
 fn dual_stack(target: &Target) -> Result<()> {
     target.launch_with(["[::]:0"]).serve(|server| {
         let port = server.address().port();
         let over_v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        (target.greet)(&Client::connect_to(over_v4)?).context("over IPv4")?;
+        target.greet(&Client::connect_to(over_v4)?).context("over IPv4")?;
         let over_v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        (target.greet)(&Client::connect_to(over_v6)?).context("over IPv6")
+        target.greet(&Client::connect_to(over_v6)?).context("over IPv6")
     })
 }
 
@@ -149,6 +149,6 @@ fn stdout_broken(target: &Target) -> Result<()> {
 
 fn serves_unheard(target: &Target, stdout: Option<OwnedFd>) -> Result<()> {
     let mut server = target.launch().start_without_stdout(stdout)?;
-    let result = Client::connect(&server).and_then(|client| (target.greet)(&client));
+    let result = Client::connect(&server).and_then(|client| target.greet(&client));
     server.check_result(result)
 }

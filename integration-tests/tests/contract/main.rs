@@ -53,7 +53,7 @@ fn trials() -> Vec<Trial> {
     // The order of the contract, not of the servers.
     trials.sort_by_key(|trial| {
         let line = trial.name().split("::").next().unwrap_or_default().to_owned();
-        let all = [cases::ECHO, cases::chat::LINES].concat();
+        let all = [cases::ECHO, cases::CHAT].concat();
         all.iter().position(|(name, _)| *name == line)
     });
     trials.extend(PITFALLS.iter().map(|pitfall| {

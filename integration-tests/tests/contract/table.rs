@@ -10,14 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use integration_tests::Server;
+use contract::cases::{CHAT, DATAGRAM, ECHO};
+use contract::pitfalls::PITFALLS;
+use contract::{Case, Kind, Target, catalog};
 use libtest_mimic::{Completion, Failed, Trial};
-
-use crate::CONTRACT;
-use crate::case::Case;
-use crate::pitfalls::PITFALLS;
-use crate::servers::{CHATS, DATAGRAMS, SERVERS};
-use crate::{chat, datagrams};
 
 /// Rewrites the table where it is set.
 const UPDATE: &str = "UPDATE_DOCS";
@@ -63,6 +59,10 @@ pub fn trials() -> impl Iterator<Item = Trial> {
     })
 }
 
+fn targets(kind: Kind) -> impl Iterator<Item = Target> {
+    catalog::servers(kind).map(Target::from)
+}
+
 fn root(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
@@ -72,25 +72,25 @@ fn lines(contract: &Contract) -> Vec<&'static str> {
 }
 
 /// Why the model of the server does not keep the line, or not all of it.
-fn why_not(line: &str, server: &Server) -> Option<&'static str> {
+fn why_not(line: &str, target: &Target) -> Option<&'static str> {
     match line {
-        "isolation" | "fairness" if !server.is_concurrent() => {
+        "isolation" | "fairness" if !target.is_concurrent() => {
             Some("one client is served at a time: the others wait for it, however slow it is")
         }
-        "isolation" | "fairness" if server.shares_socket => Some(
+        "isolation" | "fairness" if target.properties.connectionless => Some(
             "one socket for all: unreachable peers fill its send buffer for seconds, a flood its \
              receive buffer",
         ),
-        "backpressure" if server.shares_socket => {
+        "backpressure" if target.properties.connectionless => {
             Some("datagrams that a buffer has no room for are lost, and nobody is slowed down")
         }
-        "limits" if server.at_once < usize::MAX => {
+        "limits" if target.properties.max_concurrent < usize::MAX => {
             Some("who comes when all places are taken is not refused, but waits for one")
         }
-        "idle" if server.calm_argument.is_some() => {
+        "idle" if target.properties.polls => {
             Some("asking costs processor time, answered or not")
         }
-        "idle" if server.idle_memory.is_none_or(|bytes| bytes >= SMALLEST_BUFFER) => {
+        "idle" if target.properties.idle_memory.is_none_or(|bytes| bytes >= SMALLEST_BUFFER) => {
             Some("what waits for an idle client needs its buffer before anything has come")
         }
         _ => None,
@@ -98,9 +98,9 @@ fn why_not(line: &str, server: &Server) -> Option<&'static str> {
 }
 
 /// Nothing of the line can be asked of the server: its model has no such limit, or no connections.
-fn has_nothing_to_keep(contract: &Contract, line: &str, server: &Server) -> bool {
+fn has_nothing_to_keep(contract: &Contract, line: &str, target: &Target) -> bool {
     let mut all = contract.iter().filter(|(name, _)| *name == line).flat_map(|(_, cases)| *cases);
-    !all.any(|case| (case.applies)(server))
+    !all.any(|case| (case.applies)(target))
 }
 
 fn is_current() -> Result<()> {
@@ -138,12 +138,12 @@ fn compare(document: &str, text: impl FnOnce(&str) -> Option<String>) -> Result<
 
 fn who_keeps_what() -> String {
     let (mut text, mut reasons) = (String::new(), Vec::new());
-    head(&mut text, CONTRACT);
-    rows(&mut text, &mut reasons, CONTRACT, CONTRACT, SERVERS);
-    rows(&mut text, &mut reasons, CONTRACT, datagrams::CONTRACT, DATAGRAMS);
+    head(&mut text, ECHO);
+    rows(&mut text, &mut reasons, ECHO, ECHO, Kind::Echo);
+    rows(&mut text, &mut reasons, ECHO, DATAGRAM, Kind::Datagram);
     text += "\nThe chat servers, which keep the rules of the room besides:\n\n";
-    head(&mut text, chat::CONTRACT);
-    rows(&mut text, &mut reasons, chat::CONTRACT, chat::CONTRACT, CHATS);
+    head(&mut text, CHAT);
+    rows(&mut text, &mut reasons, CHAT, CHAT, Kind::Chat);
     text += "\n";
     for (number, reason) in (1..).zip(&reasons) {
         text += &format!("{number}. {reason}\n");
@@ -161,7 +161,7 @@ for that reason: `cargo test pitfalls`. So each line of the contract is proven t
 "
     .to_owned();
     for pitfall in PITFALLS {
-        let (name, mistake) = (pitfall.server.name, mistake(pitfall.server.name)?);
+        let (name, mistake) = (pitfall.entry.name, mistake(pitfall.entry.name)?);
         text += &format!(
             "| [`{name}`](../pitfalls/src/bin/{name}.rs) | {mistake} | `{}::{}` |\n",
             pitfall.line, pitfall.case
@@ -185,19 +185,19 @@ fn rows(
     reasons: &mut Vec<&'static str>,
     table: &Contract,
     contract: &Contract,
-    servers: &[Server],
+    kind: Kind,
 ) {
-    for server in servers {
-        *text += &format!("| `{}` |", server.name);
+    for target in targets(kind) {
+        *text += &format!("| `{}` |", target.name);
         for line in &lines(table) {
-            let cell = if let Some(reason) = why_not(line, server) {
+            let cell = if let Some(reason) = why_not(line, &target) {
                 let known = reasons.iter().position(|it| *it == reason);
                 let number = known.unwrap_or_else(|| {
                     reasons.push(reason);
                     reasons.len() - 1
                 });
                 (number + 1).to_string()
-            } else if has_nothing_to_keep(contract, line, server) {
+            } else if has_nothing_to_keep(contract, line, &target) {
                 "·".to_owned()
             } else {
                 "✓".to_owned()
@@ -233,7 +233,7 @@ fn mistake(name: &str) -> Result<String> {
 /// The files of our servers that the header names, and that have to be there.
 fn every_pitfall_has_a_right_place() -> Result<()> {
     for pitfall in PITFALLS {
-        let name = pitfall.server.name;
+        let name = pitfall.entry.name;
         let header = header(name)?;
         let right = header.last().context("no header")?;
         let files: Vec<_> = right.split('`').filter(|part| part.contains(".rs")).collect();
@@ -255,7 +255,7 @@ fn every_right_place_names_it() -> Result<()> {
         }
     }
     for pitfall in PITFALLS {
-        let name = pitfall.server.name;
+        let name = pitfall.entry.name;
         let named = comments.lines().any(|line| line.contains("//") && line.contains(name));
         ensure!(named, "no comment in our servers names the pitfall {name}");
     }
@@ -274,7 +274,7 @@ fn collect(folder: &Path, text: &mut String) -> Result<()> {
 }
 
 fn every_line_can_fail() -> Result<()> {
-    for line in lines(CONTRACT) {
+    for line in lines(ECHO) {
         let caught = PITFALLS.iter().any(|pitfall| pitfall.line == line);
         ensure!(caught, "no pitfall shows that {line:?} can fail");
     }
@@ -287,32 +287,32 @@ fn every_pitfall_is_caught() -> Result<()> {
         let name = entry?.file_name().into_string().unwrap_or_default();
         there.insert(name.trim_end_matches(".rs").to_owned());
     }
-    let caught: BTreeSet<_> = PITFALLS.iter().map(|it| it.server.name.to_owned()).collect();
+    let caught: BTreeSet<_> = PITFALLS.iter().map(|it| it.entry.name.to_owned()).collect();
     ensure!(there == caught, "the pitfalls are {there:?}, and those caught are {caught:?}");
     Ok(())
 }
 
 /// A case that a server is spared is about a limit of other models, or there is a reason for it.
 fn every_gap_has_a_reason() -> Result<()> {
-    for (line, cases) in CONTRACT.iter().filter(|(line, _)| !BESIDE.contains(line)) {
-        for server in SERVERS {
-            let spared = cases.iter().find(|case| !(case.applies)(server));
+    for (line, cases) in ECHO.iter().filter(|(line, _)| !BESIDE.contains(line)) {
+        for target in targets(Kind::Echo) {
+            let spared = cases.iter().find(|case| !(case.applies)(&target));
             let Some(case) = spared else { continue };
             let about_others = matches!(*line, "limits" | "start");
             ensure!(
-                about_others || why_not(line, server).is_some(),
+                about_others || why_not(line, &target).is_some(),
                 "{} is spared {line}::{}, and nothing says why",
-                server.name,
+                target.name,
                 case.name
             );
         }
     }
-    for line in lines(CONTRACT) {
+    for line in lines(ECHO) {
         let about_connections = matches!(line, "accept" | "half_close" | "limits");
-        let asked = datagrams::CONTRACT.iter().any(|(name, _)| *name == line);
-        for server in DATAGRAMS.iter().filter(|_| !asked && !about_connections) {
-            let why_not = why_not(line, server);
-            ensure!(why_not.is_some(), "{} is spared {line}, and nothing says why", server.name);
+        let asked = DATAGRAM.iter().any(|(name, _)| *name == line);
+        for target in targets(Kind::Datagram).filter(|_| !asked && !about_connections) {
+            let why_not = why_not(line, &target);
+            ensure!(why_not.is_some(), "{} is spared {line}, and nothing says why", target.name);
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ const GOODBYE: &str = "* idle for 1 s, goodbye";
 const IDLE: Duration = Duration::from_secs(1);
 
 fn with_idle(target: &Target, idle: &'static str) -> Target {
-    Target { argument: Some(idle), ..*target }
+    target.with_argument(idle)
 }
 
 fn goodbye(target: &Target) -> Result<()> {

@@ -448,9 +448,9 @@ fn connected_and_disconnected(target: &Target) -> Result<()> {
         for leave in leave {
             let guest = ChatClient::join(server)?;
             let peer = regex::escape(&guest.client().address()?.to_string());
-            shows(server, &format!("INFO.* {peer} came$"))?;
+            shows(server, &format!("INFO.* {peer} connected$"))?;
             leave(guest)?;
-            shows(server, &format!("INFO.* {peer} left"))?;
+            shows(server, &format!("INFO.* {peer} disconnected"))?;
         }
         Ok(())
     })

@@ -16,8 +16,7 @@ use anyhow::Result;
 
 use crate::{ChatClient, Server, Target};
 
-use crate::Case;
-use crate::{room, start};
+use crate::cases::start;
 
 /// The rules of the room; then the lines of the contract, in its order.
 pub const LINES: crate::cases::Lines = &[
