@@ -102,7 +102,7 @@ pub const SERVERS: &[Server] = &[
         is_told_by_signals: true,
         ..ECHO
     },
-    Server { package: "aio-echo", name: "aio-echo-uring", lacks: no_io_uring, ..ECHO },
+    Server { package: "uring-echo", name: "uring-echo", lacks: no_io_uring, ..ECHO },
 ];
 
 /// The one that has no connections: it has cases of its own.
