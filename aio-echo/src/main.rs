@@ -33,7 +33,7 @@
 //! Limits: glibc only. A connection occupies a thread and a buffer, 16 KiB even when idle; so 1024
 //! are served, and a client beyond that is refused: it is logged and closed.
 //! Compare with: `sigio-echo/src/main.rs` (a signal too, but for readiness),
-//! `blocking-echo/src/main.rs` (the same threads), `aio-echo/src/bin/aio-echo-uring.rs` (none).
+//! `blocking-echo/src/main.rs` (the same threads), `uring-echo/src/main.rs` (none).
 
 use std::io;
 use std::mem;

@@ -76,7 +76,7 @@ const README: &str = "README.md";
 const SIGIO: &str = "sigio-echo/src/main.rs";
 const REALTIME: &str = "sigio-echo/src/bin/sigio-echo-realtime.rs";
 const AIO: &str = "aio-echo/src/main.rs";
-const URING: &str = "aio-echo/src/bin/uring-echo.rs";
+const URING: &str = "uring-echo/src/main.rs";
 
 const CLAIMS: &[Claim] = &[
     // Which model?

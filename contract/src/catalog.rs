@@ -164,12 +164,7 @@ pub const SERVERS: &[Entry] = &[
         properties: Properties { max_clients: Some(AIO_CLIENTS), uses_signals: true, ..DEFAULT },
         ..ECHO
     },
-    Entry {
-        package: "aio-echo",
-        name: "aio-echo-uring",
-        unavailable: no_io_uring,
-        ..ECHO
-    },
+    Entry { package: "uring-echo", name: "uring-echo", unavailable: no_io_uring, ..ECHO },
     Entry {
         package: "reactor-chat",
         name: "reactor-chat",

@@ -165,7 +165,9 @@ pub fn join_many(server: &Server, count: usize) -> Result<Vec<ChatClient>> {
         let new: Vec<_> = (0..portion).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         for client in new {
             let number = guests.len() + 1;
-            guests.push(ChatClient::new(client).with_context(|| format!("guest {number} of {count}"))?);
+            guests.push(
+                ChatClient::new(client).with_context(|| format!("guest {number} of {count}"))?,
+            );
         }
     }
     Ok(guests)

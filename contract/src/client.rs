@@ -33,7 +33,10 @@ impl Client {
 
     /// Connects to one of the addresses of a server that listens on several.
     pub fn connect_to(address: SocketAddr) -> Result<Self> {
-        Self::connect_socket(Socket::new(Domain::for_address(address), Type::STREAM, None)?, address)
+        Self::connect_socket(
+            Socket::new(Domain::for_address(address), Type::STREAM, None)?,
+            address,
+        )
     }
 
     /// Connects through a narrow pipe: tiny segments, and hardly any room at the client's end.

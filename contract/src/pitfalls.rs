@@ -45,7 +45,8 @@ const fn pitfall(
 }
 
 /// One flood delays the other one, or both of them delay the third client.
-const UNFAIR: &str = "^(a flooding client is hardly served|.* bytes echoed before it|.*nothing came)";
+const UNFAIR: &str =
+    "^(a flooding client is hardly served|.* bytes echoed before it|.*nothing came)";
 
 /// All pitfalls.
 pub const PITFALLS: &[Pitfall] = &[
@@ -73,7 +74,11 @@ pub const PITFALLS: &[Pitfall] = &[
     pitfall("reads-while-owing", ("backpressure", "reads_late"), "took all .* reads nothing"),
     pitfall("edge-without-budget", ("fairness", "beside_two_floods"), UNFAIR),
     pitfall("two-small-writes", ("fairness", "no_added_latency"), "^every other echo took"),
-    pitfall("accept-error-ends", ("accept", "out_of_descriptors"), "ended: exit status: 1.*os error 24"),
+    pitfall(
+        "accept-error-ends",
+        ("accept", "out_of_descriptors"),
+        "ended: exit status: 1.*os error 24",
+    ),
     pitfall("accept-spins", ("accept", "out_of_descriptors"), "^with clients waiting: .*, it used"),
     pitfall("spare-descriptor", ("accept", "full"), "^full: .*, it used"),
     Pitfall {

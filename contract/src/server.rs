@@ -198,7 +198,8 @@ impl Launch {
         command.envs(self.log_level.map(|level| ("RUST_LOG", level)));
         // A group of its own, which its children are in too: SIGSTOP and SIGKILL reach all.
         command.process_group(0);
-        let hard = if self.fd_limit_is_soft { getrlimit(Resource::Nofile).maximum } else { self.fd_limit };
+        let hard =
+            if self.fd_limit_is_soft { getrlimit(Resource::Nofile).maximum } else { self.fd_limit };
         let limits = [
             (Resource::Nofile, self.fd_limit, hard),
             (Resource::Sigpending, self.signal_queue_limit, self.signal_queue_limit),

@@ -63,12 +63,7 @@ impl Properties {
 
 impl From<&'static Entry> for Target {
     fn from(entry: &'static Entry) -> Self {
-        Self {
-            name: entry.name,
-            entry,
-            argument: entry.argument,
-            properties: entry.properties,
-        }
+        Self { name: entry.name, entry, argument: entry.argument, properties: entry.properties }
     }
 }
 

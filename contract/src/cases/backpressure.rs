@@ -4,7 +4,7 @@ use std::slice;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Transfer, Target, transfer};
+use crate::{Target, Transfer, transfer};
 
 use crate::Case;
 

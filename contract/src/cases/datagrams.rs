@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{TIMEOUT, Server, Target};
+use crate::{Server, TIMEOUT, Target};
 use rustix::process::Signal;
 use socket2::SockRef;
 

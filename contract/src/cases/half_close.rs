@@ -5,7 +5,7 @@ use std::slice;
 use anyhow::{Context, Result};
 
 use crate::client::message;
-use crate::{Client, Transfer, Target, transfer};
+use crate::{Client, Target, Transfer, transfer};
 
 use crate::Case;
 

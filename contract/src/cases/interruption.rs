@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use crate::{Client, Transfer, Target, transfer};
+use crate::{Client, Target, Transfer, transfer};
 
-use crate::cases::accept::run_out_of_descriptors;
 use crate::Case;
+use crate::cases::accept::run_out_of_descriptors;
 
 pub const CASES: &[Case] = &[
     Case::new("idle", idle),
@@ -49,5 +49,7 @@ fn in_mid_transfer(target: &Target) -> Result<()> {
 }
 
 fn out_of_descriptors(target: &Target) -> Result<()> {
-    run_out_of_descriptors(target, 100, |server| (0..3).try_for_each(|_| server.while_stopped(|| Ok(()))))
+    run_out_of_descriptors(target, 100, |server| {
+        (0..3).try_for_each(|_| server.while_stopped(|| Ok(())))
+    })
 }

@@ -5,7 +5,7 @@ use std::slice;
 use anyhow::{Context, Result};
 
 use crate::client::message;
-use crate::{Client, Transfer, Flood, Server, Target, transfer, timeout, wait_until};
+use crate::{Client, Flood, Server, Target, Transfer, timeout, transfer, wait_until};
 
 use crate::Case;
 use crate::cases::leaks::usage_at_rest;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::client::{connect_many, message};
-use crate::{Client, Usage, Server, Target, timeout, wait_until};
+use crate::{Client, Server, Target, Usage, timeout, wait_until};
 
 use crate::case::{Case, too_few_descriptors};
 
@@ -50,7 +50,8 @@ pub fn rounds(
 /// So many clients come, all at the same time where the model can hold them, talk, and leave in
 /// three ways.
 fn come_and_go(target: &Target, server: &Server, clients: usize) -> Result<()> {
-    let max_concurrent = clients.min(target.properties.max_concurrent).min(target.properties.idle_clients);
+    let max_concurrent =
+        clients.min(target.properties.max_concurrent).min(target.properties.idle_clients);
     let mut left = clients;
     while left > 0 {
         let wave = connect_many(server, max_concurrent.min(left))?;

@@ -4,18 +4,22 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::client::Reply;
-use crate::{Client, Transfer, Server, Target, transfer, timeout, wait_until};
+use crate::{Client, Server, Target, Transfer, timeout, transfer, wait_until};
 
-use crate::cases::accept::Burst;
 use crate::case::{Case, too_few_descriptors};
+use crate::cases::accept::Burst;
 
 pub const CASES: &[Case] = &[
     Case::new("refuses_beyond", refuses_beyond)
-        .applies(|target| target.properties.fd_setsize.is_some() || target.properties.max_clients.is_some())
+        .applies(|target| {
+            target.properties.fd_setsize.is_some() || target.properties.max_clients.is_some()
+        })
         .unavailable(too_few_descriptors)
         .exclusive(),
-    Case::new("surplus_waits", surplus_waits).applies(|target| target.properties.max_concurrent < usize::MAX),
-    Case::new("short_signal_queue", short_signal_queue).applies(|target| target.properties.uses_signals),
+    Case::new("surplus_waits", surplus_waits)
+        .applies(|target| target.properties.max_concurrent < usize::MAX),
+    Case::new("short_signal_queue", short_signal_queue)
+        .applies(|target| target.properties.uses_signals),
 ];
 
 /// Clients past those that the model can hold see a close, the others are served; and whoever

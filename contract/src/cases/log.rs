@@ -7,8 +7,10 @@ use regex::Regex;
 
 use crate::Case;
 
-pub const CASES: &[Case] =
-    &[Case::new("connected_and_disconnected", connected_and_disconnected), Case::new("two_phases", two_phases)];
+pub const CASES: &[Case] = &[
+    Case::new("connected_and_disconnected", connected_and_disconnected),
+    Case::new("two_phases", two_phases),
+];
 
 /// Waits until a line of the log matches.
 fn shows(server: &Server, pattern: &str) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::client::connect_many;
-use crate::{Transfer, Flood, Server, Target, timeout};
+use crate::{Flood, Server, Target, Transfer, timeout};
 use rustix::process::Signal;
 
 use crate::Case;
@@ -19,7 +19,8 @@ pub const CASES: &[Case] = &[
     Case::new("sigint_stalled_client", |target| stalled_client(target, Signal::INT)).exclusive(),
     Case::new("sigterm_stalled_client", |target| stalled_client(target, Signal::TERM)).exclusive(),
     Case::new("sigint_flooding_client", |target| flooding_client(target, Signal::INT)).exclusive(),
-    Case::new("sigterm_flooding_client", |target| flooding_client(target, Signal::TERM)).exclusive(),
+    Case::new("sigterm_flooding_client", |target| flooding_client(target, Signal::TERM))
+        .exclusive(),
 ];
 
 /// The contract's second, and as much again for a machine that is busy with something else.

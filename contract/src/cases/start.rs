@@ -20,7 +20,8 @@ pub const CASES: &[Case] = &[
     Case::new("not_ours", not_ours),
     Case::new("in_use", in_use),
     Case::new("not_utf8", not_utf8),
-    Case::new("bad_argument", bad_argument).applies(|target| !target.entry.bad_arguments.is_empty()),
+    Case::new("bad_argument", bad_argument)
+        .applies(|target| !target.entry.bad_arguments.is_empty()),
     Case::new("surplus_argument", surplus_argument),
     Case::new("unknown_option", unknown_option),
     Case::new("help", help),

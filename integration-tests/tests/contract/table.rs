@@ -42,9 +42,8 @@ type Contract = [(&'static str, &'static [Case])];
 type Test = fn() -> Result<()>;
 
 pub fn trials() -> impl Iterator<Item = Trial> {
-    let tests: [(&str, Test); 7] = [
+    let tests: [(&str, Test); 6] = [
         ("docs_contract_md", is_current),
-        ("readme_md", readme_is_current),
         ("every_line_can_fail", every_line_can_fail),
         ("every_pitfall_is_caught", every_pitfall_is_caught),
         ("every_gap_has_a_reason", every_gap_has_a_reason),
@@ -87,9 +86,7 @@ fn why_not(line: &str, target: &Target) -> Option<&'static str> {
         "limits" if target.properties.max_concurrent < usize::MAX => {
             Some("who comes when all places are taken is not refused, but waits for one")
         }
-        "idle" if target.properties.polls => {
-            Some("asking costs processor time, answered or not")
-        }
+        "idle" if target.properties.polls => Some("asking costs processor time, answered or not"),
         "idle" if target.properties.idle_memory.is_none_or(|bytes| bytes >= SMALLEST_BUFFER) => {
             Some("what waits for an idle client needs its buffer before anything has come")
         }
@@ -107,15 +104,6 @@ fn is_current() -> Result<()> {
     let (first, second) = (who_keeps_what(), what_catches_what()?);
     let page = format!("{HEAD}{first}\n## What catches what\n\n{second}");
     compare("docs/contract.md", |_| Some(page))
-}
-
-/// The README has the first half of it.
-fn readme_is_current() -> Result<()> {
-    compare("README.md", |readme| {
-        let begin = readme.find("| server | isolation |")?;
-        let end = begin + readme[begin..].find("\n## ")?;
-        Some(format!("{}{}{}", &readme[..begin], who_keeps_what(), &readme[end..]))
-    })
 }
 
 /// A document has to be what `text` makes of it.

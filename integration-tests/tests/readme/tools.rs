@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use integration_tests::Workspace;
 use contract::server::Output;
+use integration_tests::Workspace;
 
 use crate::session::{self, Run};
 

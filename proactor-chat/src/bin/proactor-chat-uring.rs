@@ -37,7 +37,7 @@
 //! Limits: Linux 6.1 or newer, and refused in many containers. Completion needs its buffer before
 //! the line is there: an idle client holds 4 KiB, and what is in flight outlives its connection.
 //! Compare with: `proactor-chat-simulated.rs` (who completes; the workers are the same, in
-//! `proactor-chat/src/lib.rs`), `aio-echo/src/bin/aio-echo-uring.rs` (without workers).
+//! `proactor-chat/src/lib.rs`), `uring-echo/src/main.rs` (without workers).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};

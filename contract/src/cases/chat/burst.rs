@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 
 use crate::chat_client::join_many;
-use crate::{ChatClient, Server, Target, ChatSession, chat_session};
+use crate::{ChatClient, ChatSession, Server, Target, chat_session};
 
 use super::room;
 use crate::case::{Case, too_few_descriptors};
@@ -45,7 +45,9 @@ fn a_thousand(target: &Target) -> Result<()> {
 
         here[0].clear_received();
         here[0].send_line("/who");
-        chat_session::run_until(&mut here, "an answer to /who", |here| !here[0].received().is_empty())?;
+        chat_session::run_until(&mut here, "an answer to /who", |here| {
+            !here[0].received().is_empty()
+        })?;
         let all = format!("* here: {}", names.join(", "));
         ensure!(here[0].received()[0] == all, "/who does not show the thousand");
 
@@ -71,7 +73,8 @@ fn sixty(server: &Server) -> Result<Vec<ChatSession>> {
     let guests = join_many(server, SIXTY)?;
     let mut sixty: Vec<_> = guests.into_iter().map(ChatSession::new).collect::<Result<_>>()?;
     chat_session::run_until(&mut sixty, "all of sixty hearing each other join", |sixty| {
-        sixty.iter().map(|session| session.received().len()).sum::<usize>() >= SIXTY * (SIXTY - 1) / 2
+        sixty.iter().map(|session| session.received().len()).sum::<usize>()
+            >= SIXTY * (SIXTY - 1) / 2
     })?;
     sixty.iter().try_for_each(|session| session.send_now(SENTENCE.as_bytes()))?;
     Ok(sixty)
@@ -123,7 +126,8 @@ fn leaving(
 
         chat_session::run_until(&mut stay, "three hearing sixty leave, and each other", |stay| {
             stay.iter().all(|session| {
-                let count = |part: &str| session.received().iter().filter(|l| l.contains(part)).count();
+                let count =
+                    |part: &str| session.received().iter().filter(|l| l.contains(part)).count();
                 count(" left") >= SIXTY && count(": line ") >= LINES * 2
             })
         })?;
@@ -148,8 +152,10 @@ fn leaving(
             let sent = format!("{name}: {SENTENCE}");
             let left = format!("* {name} left");
             for session in &stay {
-                let position = |text: &String| session.received().iter().position(|line| line == text);
-                let count = |text: &String| session.received().iter().filter(|&l| l == text).count();
+                let position =
+                    |text: &String| session.received().iter().position(|line| line == text);
+                let count =
+                    |text: &String| session.received().iter().filter(|&l| l == text).count();
                 ensure!(count(&left) == 1, "{name} left {} times", count(&left));
                 ensure!(
                     position(&sent).is_none_or(|sent| Some(sent) < position(&left)),

@@ -4,7 +4,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::chat_client::{join_many, read_greeting};
 use crate::{
-    Client, Flood, ChatClient, TIMEOUT, Server, Target, ChatSession, chat_session, timeout, wait_until,
+    ChatClient, ChatSession, Client, Flood, Server, TIMEOUT, Target, chat_session, timeout,
+    wait_until,
 };
 use regex::Regex;
 use rustix::process::Signal;
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use super::order::{TALK, Talk, all_at_once_in};
 use super::with_guests;
-use crate::cases::accept::{LIMIT, expect_low_cpu};
 use crate::case::{Case, too_few_descriptors};
+use crate::cases::accept::{LIMIT, expect_low_cpu};
 use crate::cases::idle::expect_no_wakeups;
 use crate::cases::leaks::rounds;
 use crate::cases::shutdown::{ends, no_client};
@@ -44,7 +45,9 @@ pub const INTERRUPTION: &[Case] = &[
     Case::new("in_mid_talk", in_mid_talk),
     Case::new("last_lines", last_lines),
     Case::new("out_of_descriptors", |target| {
-        run_out_of_descriptors(target, |server| (0..3).try_for_each(|_| server.while_stopped(|| Ok(()))))
+        run_out_of_descriptors(target, |server| {
+            (0..3).try_for_each(|_| server.while_stopped(|| Ok(())))
+        })
     }),
 ];
 
@@ -55,8 +58,10 @@ pub const SHUTDOWN: &[Case] = &[
     Case::new("sigterm_idle_clients", |target| idle_clients(target, Signal::TERM)).exclusive(),
     Case::new("sigint_stalled_client", |target| stalled_client(target, Signal::INT)).exclusive(),
     Case::new("sigterm_stalled_client", |target| stalled_client(target, Signal::TERM)).exclusive(),
-    Case::new("sigint_flooding_clients", |target| flooding_clients(target, Signal::INT)).exclusive(),
-    Case::new("sigterm_flooding_clients", |target| flooding_clients(target, Signal::TERM)).exclusive(),
+    Case::new("sigint_flooding_clients", |target| flooding_clients(target, Signal::INT))
+        .exclusive(),
+    Case::new("sigterm_flooding_clients", |target| flooding_clients(target, Signal::TERM))
+        .exclusive(),
 ];
 
 pub const LEAKS: &[Case] = &[
@@ -74,8 +79,10 @@ pub const IDLE: &[Case] = &[
         .exclusive(),
 ];
 
-pub const LOG: &[Case] =
-    &[Case::new("connected_and_disconnected", connected_and_disconnected), Case::new("two_phases", two_phases)];
+pub const LOG: &[Case] = &[
+    Case::new("connected_and_disconnected", connected_and_disconnected),
+    Case::new("two_phases", two_phases),
+];
 
 fn gone_before_accepted(target: &Target) -> Result<()> {
     with_guests(target, |server, [a]| {
@@ -176,11 +183,15 @@ fn flooding_peer(target: &Target) -> Result<()> {
 }
 
 /// More clients than the server has descriptors for: the others come in as those leave.
-fn run_out_of_descriptors(target: &Target, meanwhile: impl FnOnce(&Server) -> Result<()>) -> Result<()> {
+fn run_out_of_descriptors(
+    target: &Target,
+    meanwhile: impl FnOnce(&Server) -> Result<()>,
+) -> Result<()> {
     const CLIENTS: usize = 200;
     target.launch().fd_limit(LIMIT).serve(|server| {
         ChatClient::join(server)?.finish()?;
-        let fits = server.free_descriptors(LIMIT)?.len() / target.properties.descriptors_per_client.max(1);
+        let fits =
+            server.free_descriptors(LIMIT)?.len() / target.properties.descriptors_per_client.max(1);
         let mut waiting: Vec<_> =
             (0..CLIENTS).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         let mut inside = Vec::new();

@@ -4,9 +4,9 @@
 //! What a case has to know of a server is in the common table, so that each can be run against any
 //! chat, and against one that is made to fail it.
 
-mod lines;
 mod burst;
 mod idle_timeout;
+mod lines;
 mod order;
 mod room;
 mod rules;

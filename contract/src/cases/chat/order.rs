@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Server, Target, ChatSession, chat_session};
+use crate::{ChatSession, Server, Target, chat_session};
 
 use super::with_guests;
 use crate::Case;
@@ -92,7 +92,9 @@ pub fn all_at_once_in(
         let all: usize = sent.iter().map(Vec::len).sum();
         for eighth in 1..=8 {
             chat_session::run_until(&mut here, "everybody hearing everything", |here| {
-                let enough = |session: &ChatSession| session.received().len() >= talk.expect_line(all) * eighth / 8;
+                let enough = |session: &ChatSession| {
+                    session.received().len() >= talk.expect_line(all) * eighth / 8
+                };
                 here.iter().all(|session| session.has_ended() || enough(session))
             })?;
             chat_session::expect_all_connected(&here)?;
@@ -131,7 +133,8 @@ fn text(number: usize, line: usize) -> String {
 /// Everybody has heard the lines that were said by others (and of its own, its new names), in the
 /// order in which the last one, who only listened, heard them all.
 fn check(here: &[ChatSession], sent: &[Vec<String>]) -> Result<()> {
-    let (_, reference) = here[here.len() - 1].received().split_last().context("it heard nothing")?;
+    let (_, reference) =
+        here[here.len() - 1].received().split_last().context("it heard nothing")?;
     let mut next = vec![0; sent.len()];
     let mut whose = Vec::with_capacity(reference.len());
     for line in reference {

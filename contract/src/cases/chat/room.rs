@@ -129,7 +129,8 @@ fn bounded_queue(target: &Target) -> Result<()> {
 fn crosstalk(target: &Target) -> Result<()> {
     const ROUNDS: usize = 100;
     target.launch().serve(|server| {
-        let mut guests: Vec<_> = (0..4).map(|_| ChatClient::enter(server)).collect::<Result<_>>()?;
+        let mut guests: Vec<_> =
+            (0..4).map(|_| ChatClient::enter(server)).collect::<Result<_>>()?;
         let names: Vec<_> = guests.iter().map(|guest| guest.name.clone()).collect();
         for round in 0..ROUNDS {
             // So many that where reads end, in the lines, is another place each time.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Client, ChatClient, Target};
+use crate::{ChatClient, Client, Target};
 
 use super::with_guests;
 use crate::Case;
@@ -117,7 +117,9 @@ fn leaving(target: &Target) -> Result<()> {
             }
             leave(guest).with_context(|| format!("one {way}"))?;
             for other in [&a, &b] {
-                other.expect_line(&format!("* {name} left")).with_context(|| format!("one {way}"))?;
+                other
+                    .expect_line(&format!("* {name} left"))
+                    .with_context(|| format!("one {way}"))?;
                 other.expect_names(&[a.name(), b.name()]).with_context(|| format!("one {way}"))?;
             }
         }
@@ -204,7 +206,8 @@ fn nick_refused(target: &Target) -> Result<()> {
         ];
         for bad in bad {
             a.send_line(&format!("/nick {bad}"))?;
-            a.expect_line_starting_with("! ").with_context(|| format!("as it wants to be {bad:?}"))?;
+            a.expect_line_starting_with("! ")
+                .with_context(|| format!("as it wants to be {bad:?}"))?;
         }
         a.send_line("/nick")?;
         a.expect_line_starting_with("! ").context("without a name")?;
@@ -442,7 +445,8 @@ fn too_long_line(target: &Target) -> Result<()> {
                 let text = "x".repeat(length);
                 a.send(format!("{text}{end}after it\n").as_bytes())?;
                 a.expect_line(TOO_LONG).with_context(|| format!("{length} bytes"))?;
-                b.expect_line("guest1: after it").with_context(|| format!("after {length} bytes"))?;
+                b.expect_line("guest1: after it")
+                    .with_context(|| format!("after {length} bytes"))?;
             }
         }
         // It is told before the line's end, which may never come.

@@ -4,15 +4,13 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::client::Reply;
-use crate::{Client, ChatClient, TIMEOUT, Server, Target, ChatSession, chat_session, wait_until};
+use crate::{ChatClient, ChatSession, Client, Server, TIMEOUT, Target, chat_session, wait_until};
 
 use crate::Case;
 
 pub const CASES: &[Case] = &[
     Case::new("never_reads", |target| never_read(target, 1, Client::connect)),
-    Case::new("never_reads_small_segments", |target| {
-        never_read(target, 1, Client::connect_narrow)
-    }),
+    Case::new("never_reads_small_segments", |target| never_read(target, 1, Client::connect_narrow)),
     Case::new("twenty_never_read", |target| never_read(target, 20, Client::connect_narrow)),
     Case::new("requests_and_never_reads", requests_and_never_reads),
     Case::new("reads_late", |target| reads_late(target, Leave::Stay)),
@@ -58,11 +56,7 @@ fn sessions(server: &Server) -> Result<Vec<ChatSession>> {
     (0..3).map(|_| ChatSession::join(server)).collect()
 }
 
-fn never_read(
-    target: &Target,
-    count: usize,
-    connect: fn(&Server) -> Result<Client>,
-) -> Result<()> {
+fn never_read(target: &Target, count: usize, connect: fn(&Server) -> Result<Client>) -> Result<()> {
     // All that waits for one, once more in the hands of who writes it, and what an allocator takes.
     let allowed = (count * 2 * BOUND) as u64 + SPARE;
     target.launch().serve(|server| {
@@ -99,7 +93,10 @@ fn never_read(
             while let Ok(Some(line)) = client.line() {
                 if !line.starts_with("* ") {
                     let expected = format!("{}: {received:LENGTH$}", here[0].name());
-                    ensure!(line == expected, "{name} did not hear line {received} as number {received}");
+                    ensure!(
+                        line == expected,
+                        "{name} did not hear line {received} as number {received}"
+                    );
                     received += 1;
                 }
             }

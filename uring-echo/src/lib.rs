@@ -1,0 +1,105 @@
+//! What the `io_uring` servers share: setting up a ring, or a message that says why there is none.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{FromRawFd, RawFd};
+
+use anyhow::{anyhow, ensure};
+use common::Accepted;
+use io_uring::{IoUring, Probe, cqueue, opcode};
+use log::info;
+
+/// The operations that the servers use, with the version of Linux that added them.
+const OPERATIONS: [(u8, &str); 4] = [
+    (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD (Linux 5.1)"),
+    (opcode::Accept::CODE, "IORING_OP_ACCEPT (Linux 5.5)"),
+    (opcode::Send::CODE, "IORING_OP_SEND (Linux 5.6)"),
+    (opcode::Recv::CODE, "IORING_OP_RECV (Linux 5.6)"),
+];
+
+/// Sets up a ring that takes up to `entries` operations per system call. Only the calling thread
+/// may use it.
+///
+/// By default the kernel interrupts the thread to finish an operation whose socket became ready.
+/// With `DEFER_TASKRUN` it does that work when the thread next waits, which is cheaper. The kernel
+/// must then know the one thread that waits (`SINGLE_ISSUER`).
+///
+/// # Errors
+/// The kernel does not permit the ring or lacks an operation. The message names the call and the
+/// usual reasons.
+pub fn new_ring(entries: u32) -> anyhow::Result<IoUring> {
+    let ring = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .build(entries)
+        .map_err(|error| anyhow!("io_uring_setup: {error}{}", usual_reason(&error)))?;
+
+    let mut probe = Probe::new();
+    ring.submitter()
+        .register_probe(&mut probe)
+        .map_err(|error| anyhow!("io_uring_register(PROBE): {error}"))?;
+    for (code, name) in OPERATIONS {
+        ensure!(probe.is_supported(code), "io_uring: the kernel lacks {name}");
+    }
+    Ok(ring)
+}
+
+/// Returns the usual reason why the kernel refuses to set up a ring.
+#[must_use]
+pub fn usual_reason(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EINVAL) => " (IORING_SETUP_DEFER_TASKRUN needs Linux 6.1)",
+        Some(libc::ENOMEM) => " (the memory of a ring counts against RLIMIT_MEMLOCK, ulimit -l)",
+        Some(libc::EPERM | libc::EACCES) => {
+            " (kernel.io_uring_disabled, or the security policy of the container)"
+        }
+        Some(libc::ENOSYS) => " (a kernel without io_uring, or a container that hides it)",
+        _ => "",
+    }
+}
+
+/// Returns the result of an operation as a system call would. The kernel reports an error as a
+/// negative `errno`.
+///
+/// # Errors
+/// The operation has failed.
+pub fn io_result(completion: &cqueue::Entry) -> io::Result<usize> {
+    let result = completion.result();
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Returns what the result of an accept means, as [`common::accept`] does. `None` means that only
+/// this one connection failed.
+#[must_use]
+pub fn accept_result(result: io::Result<usize>) -> Option<Accepted> {
+    let fd = match result {
+        Ok(fd) => fd as RawFd,
+        Err(error) => return Accepted::from_result(Err(error)),
+    };
+    // SAFETY: the kernel has opened this file descriptor for the process, and nothing else owns it.
+    let stream = unsafe { TcpStream::from_raw_fd(fd) };
+    match stream.peer_addr() {
+        Ok(peer) => Accepted::from_result(Ok((stream, peer))),
+        // ENOTCONN: the peer has reset the connection while it was in the queue. accept(2) returns
+        // the address of such a peer, but here it is asked for too late.
+        Err(error) => {
+            info!("a connection failed before it was accepted: {error}");
+            None
+        }
+    }
+}
+
+/// Makes malloc map each buffer of `size` bytes or more separately (`mallopt`, glibc).
+///
+/// The pages of such a buffer cost nothing until they are used, and `free` returns them to the
+/// system. On the heap they would stay: a small block that is still in use keeps the freed memory
+/// below it.
+#[cfg(target_env = "gnu")]
+pub fn map_large_buffers(size: libc::c_int) {
+    // SAFETY: the call sets a number.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, size) };
+}
+
+/// Does nothing. musl has no such setting, and maps only blocks of 128 KiB or more separately.
+#[cfg(not(target_env = "gnu"))]
+pub fn map_large_buffers(_size: libc::c_int) {}

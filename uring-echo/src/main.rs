@@ -1,0 +1,248 @@
+//! `io_uring`: the process puts operations into a queue that it shares with the kernel. The kernel
+//! carries them out, copy included, and puts the results into a second queue.
+//!
+//! ```text
+//!      application                              kernel
+//!  (1) recv(8, buffer) ── queue ─────────────▶  ┐
+//!  (2) io_uring_enter ───────────────────────▶  │ wait: until data for 8 arrives
+//!        asleep                                 ┘ a message has arrived
+//!        asleep                                 ┐ copy: into the buffer
+//!  (3) recv(8) = 6 ◀───────────── queue ─────   ┘ completion
+//!  (4) send(8, buffer) ── queue ─────────────▶    copy, when there is room; completion
+//! ```
+//!
+//! This is completion: the kernel notifies the process after the second phase. epoll and SIGIO
+//! notify it after the first one (readiness), and the process then copies by itself.
+//!
+//! How a message travels: (1) The server queues a receive into the connection's buffer. Queuing is
+//! not a system call. (2) One call submits all queued operations, for any number of sockets, and
+//! waits until one has completed. (3) The message is in the buffer. (4) The server queues a send of
+//! it. (5) A send can be short. The rest is pending output, and is sent before the next receive.
+//!
+//! The catch: from submission to completion, the buffer and the file descriptor belong to the
+//! kernel, and closing the descriptor does not end the operation. Here each connection always has
+//! exactly one operation in flight, and is closed only when that has completed. So nothing ever has
+//! to be canceled. The one timeout, while accepting is paused, is an argument of the wait.
+//!
+//! Run: `cargo run -p uring-echo`
+//!
+//! ```text
+//! $ nc 127.0.0.1 7000
+//! hello
+//! hello
+//! ```
+//!
+//! Figure: `docs/figures/uring-echo.svg`.
+//!
+//! Use it when: your server spends its time in system calls. With 64 busy clients it makes 0.05 of
+//! them per message (epoll-echo: 2.0) and uses 0.9 of epoll-echo's CPU; with one client there is no
+//! gain (docs/benchmarks: 64 active, CPU time).
+//! Limits: Linux 6.1 or newer, and many containers forbid it. A receive needs its buffer before the
+//! data arrives, so an idle connection holds one, of which only the pages that were used cost
+//! memory. `uring-echo-buffers` avoids that.
+//! Compare with: `aio-echo/src/main.rs` (completion by threads of the C library),
+//! `epoll-echo/src/main.rs` (readiness).
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::ptr;
+use std::time::Duration;
+
+use anyhow::Context;
+use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+use log::{info, trace, warn};
+use socket2::SockRef;
+use uring_echo::{accept_result, io_result, map_large_buffers, new_ring};
+
+/// Size of the submission queue. When it is full, the server submits early.
+const MAX_OPERATIONS: u32 = 256;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+struct Server {
+    listener: TcpListener,
+    /// Becomes readable when SIGINT or SIGTERM arrives.
+    stop: UnixStream,
+    ring: IoUring,
+    /// By file descriptor, which is also the user data of the connection's operations. A descriptor
+    /// is closed only when no operation on it is in flight. So a completion cannot be mistaken for
+    /// one of a later connection with the same number.
+    connections: BTreeMap<RawFd, Connection>,
+    /// True after `accept` failed, for example for lack of file descriptors.
+    accept_paused: bool,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Only its capacity is used, because only the kernel looks at the bytes.
+    buffer: Vec<u8>,
+    /// The part of the buffer that is being sent. Empty while the connection receives.
+    pending: Range<usize>,
+}
+
+fn main() -> ExitCode {
+    run([ECHO_ADDR], |[addr]| {
+        map_large_buffers(BUFFER_SIZE as i32);
+        let listener = listen(&addr)?;
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        let ring = new_ring(MAX_OPERATIONS)?;
+        let connections = BTreeMap::new();
+        let server = Server { listener, stop, ring, connections, accept_paused: false };
+        announce(address);
+        // Never freed: when the program ends, the kernel still has buffers.
+        Box::leak(Box::new(server)).serve()
+    })
+}
+
+impl Server {
+    fn serve(&mut self) -> anyhow::Result<()> {
+        let stop = self.stop.as_raw_fd();
+        self.queue(stop, opcode::PollAdd::new(Fd(stop), libc::POLLIN as u32).build())?;
+        self.queue_accept()?;
+        let mut completions = Vec::new();
+        loop {
+            trace!("wait: io_uring_enter"); // (2)
+            self.enter(1)?;
+            completions.extend(self.ring.completion());
+            trace!("wait: io_uring_enter = {} completed", completions.len());
+
+            if mem::take(&mut self.accept_paused) {
+                self.queue_accept()?;
+            }
+            for completion in completions.drain(..) {
+                let fd = completion.user_data() as RawFd;
+                let result = io_result(&completion);
+                if fd == stop {
+                    // Ends the accept that is in flight. It would keep the port in use until the
+                    // kernel has cleaned up after the process.
+                    return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?);
+                } else if fd == self.listener.as_raw_fd() {
+                    self.on_accept(result)?;
+                } else {
+                    self.on_completion(fd, result)?;
+                }
+            }
+        }
+    }
+
+    /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
+    fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
+        let operation = operation.user_data(fd as u64);
+        // SAFETY: if the operation has a buffer, it is the heap memory of a connection's `Vec`.
+        // `connections` keeps that until the completion, and the server is never dropped. The memory
+        // stays where it is when the `Vec` moves, and the pointer stays valid: `Vec::as_mut_ptr`
+        // makes no reference to the memory. (A `Box` claims unique access whenever it is moved.)
+        while unsafe { self.ring.submission().push(&operation) }.is_err() {
+            self.enter(0)?; // the queue is full
+        }
+        Ok(())
+    }
+
+    /// Submits what is queued, and waits for `count` completions or until `ACCEPT_RETRY` is over.
+    fn enter(&self, count: usize) -> anyhow::Result<()> {
+        let timeout = Timespec::from(ACCEPT_RETRY);
+        let mut arguments = SubmitArgs::new();
+        if self.accept_paused {
+            arguments = arguments.timespec(&timeout);
+        }
+        let result = self.ring.submitter().submit_with_args(count, &arguments);
+        match result.map_err(|error| (error.raw_os_error(), error)) {
+            // A signal handler ran (pitfall: eintr-fatal); the time is over; or the kernel takes no
+            // more operations before the server has taken completions.
+            Ok(_) | Err((Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY), _)) => {
+                Ok(())
+            }
+            Err((_, error)) => Err(error).context("io_uring_enter"),
+        }
+    }
+
+    /// Handles the result of a receive (3) or a send (5), and queues the next operation.
+    fn on_completion(&mut self, fd: RawFd, result: io::Result<usize>) -> anyhow::Result<()> {
+        let Some(connection) = self.connections.get_mut(&fd) else { return Ok(()) };
+        match result {
+            Ok(0) => info!("{} disconnected", connection.peer), // EOF: no output is pending here
+            Ok(count) => {
+                connection.advance(count);
+                let operation = connection.next_operation();
+                return self.queue(fd, operation);
+            }
+            // A kernel thread waited in the place of the server, and SIGSTOP interrupted it.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                let operation = connection.next_operation();
+                return self.queue(fd, operation);
+            }
+            // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
+            Err(error) => info!("{} disconnected: {error}", connection.peer),
+        }
+        self.connections.remove(&fd);
+        Ok(())
+    }
+
+    fn queue_accept(&mut self) -> anyhow::Result<()> {
+        let fd = self.listener.as_raw_fd();
+        let accept = opcode::Accept::new(Fd(fd), ptr::null_mut(), ptr::null_mut());
+        self.queue(fd, accept.flags(libc::SOCK_CLOEXEC).build())
+    }
+
+    fn on_accept(&mut self, result: io::Result<usize>) -> anyhow::Result<()> {
+        match accept_result(result) {
+            Some(Accepted::Connection(stream, peer)) => self.add(stream, peer)?,
+            // Accepts again after the next wait. Pitfalls: accept-spins, spare-descriptor
+            Some(Accepted::Pause) => {
+                self.accept_paused = true;
+                return Ok(());
+            }
+            Some(Accepted::WouldBlock) | None => {}
+        }
+        self.queue_accept()
+    }
+
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+        let fd = stream.as_raw_fd();
+        let mut buffer = Vec::new();
+        if let Err(error) = buffer.try_reserve_exact(BUFFER_SIZE) {
+            warn!("{peer} refused: {error}");
+            return Ok(());
+        }
+        let mut connection = Connection { stream, peer, buffer, pending: 0..0 };
+        let operation = connection.next_operation();
+        self.connections.insert(fd, connection);
+        self.queue(fd, operation)
+    }
+}
+
+impl Connection {
+    /// Notes that `count` bytes were received or sent.
+    fn advance(&mut self, count: usize) {
+        let fd = self.stream.as_raw_fd();
+        if self.pending.is_empty() {
+            trace!("copy: recv({fd}) = {count}"); // (3)
+            self.pending = 0..count;
+        } else {
+            trace!("copy: send({fd}) = {count} of {}", self.pending.len()); // (5)
+            self.pending.start += count;
+        }
+    }
+
+    /// Sends pending output (4). If none is left, receives (1).
+    fn next_operation(&mut self) -> squeue::Entry {
+        let fd = Fd(self.stream.as_raw_fd());
+        let bytes = self.buffer.as_mut_ptr();
+        if self.pending.is_empty() {
+            opcode::Recv::new(fd, bytes, BUFFER_SIZE as u32).build()
+        } else {
+            let rest = bytes.wrapping_add(self.pending.start);
+            opcode::Send::new(fd, rest, self.pending.len() as u32).build()
+        }
+    }
+}
