@@ -22,12 +22,14 @@ const CHECKS: [(&str, Check); 4] = [
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![Trial::test("catalog::every_server_has_an_entry", || {
-        every_server_has_an_entry().map_err(crate::failed)
+        every_server_has_an_entry().map_err(|error| crate::failed(&error))
     })];
     for entry in SERVERS {
         for (what, check) in CHECKS {
             let name = format!("catalog::{}::{what}", entry.name.replace('-', "_"));
-            trials.push(Trial::test(name, move || check(entry).map_err(crate::failed)));
+            trials.push(Trial::test(name, move || {
+                check(entry).map_err(|error| crate::failed(&error))
+            }));
         }
     }
     trials
@@ -77,7 +79,7 @@ fn has_header(entry: &'static Entry) -> Result<()> {
 
 fn has_row(entry: &'static Entry, page: &str) -> Result<()> {
     let tables = Page::read(workspace::root().join(page))?.tables;
-    let mut rows = tables.iter().flat_map(|table| table.body());
+    let mut rows = tables.iter().flat_map(integration_tests::markdown::Table::body);
     let row = rows.find(|row| {
         row.cells.first().is_some_and(|cell| cell.codes.iter().any(|code| code == entry.name))
     });

@@ -60,7 +60,7 @@ fn trials() -> Vec<Trial> {
         let server = pitfall.entry.name.replace('-', "_");
         let name = format!("pitfalls::{server}::{}::{}", pitfall.line, pitfall.case);
         Trial::ignorable_test(name, || {
-            let case = pitfall.case().map_err(failed)?;
+            let case = pitfall.case().map_err(|error| failed(&error))?;
             complete(case, &Target::from(&pitfall.entry), |_| {
                 let message = pitfall.check()?;
                 if std::env::var_os("SHOW_REASONS").is_some() {
@@ -84,10 +84,10 @@ fn complete(
     if let Some(missing) = (case.unavailable)().or_else(target.entry.unavailable) {
         return Ok(Completion::ignored_with(missing));
     }
-    run(case).map_err(failed)?;
+    run(case).map_err(|error| failed(&error))?;
     Ok(Completion::Completed)
 }
 
-fn failed(error: anyhow::Error) -> Failed {
+fn failed(error: &anyhow::Error) -> Failed {
     format!("{error:#}").into()
 }
