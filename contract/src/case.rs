@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::Target;
 use crate::wait::{TIMEOUT, set_timeout};
@@ -25,40 +25,98 @@ static MACHINE: RwLock<()> = RwLock::new(());
 pub struct Case {
     /// Its name within its line.
     pub name: &'static str,
-    /// Fails with a sentence that says what was promised and not kept.
+    /// What the server promises, as a sentence.
+    pub promise: &'static str,
+    /// Fails with a sentence that says what was seen instead.
     pub run: fn(&Target) -> Result<()>,
-    /// Whether the server promises this.
-    pub applies: fn(&Target) -> bool,
-    /// What it needs and this machine does not have, if anything.
-    pub unavailable: fn() -> Option<&'static str>,
+    /// What it needs of the server and of the machine.
+    pub needs: &'static [Need],
+    /// Lines of the contract that it builds on. If one of them is not kept, this case may fail
+    /// although its own line is kept.
+    pub builds_on: &'static [&'static str],
     /// Whether no other case may run at the same time, because it measures wall-clock time or uses
     /// most of the machine.
     pub exclusive: bool,
+    /// Whether it belongs to the short run.
+    pub quick: bool,
+}
+
+/// What a case needs.
+#[derive(Clone, Copy, Debug)]
+pub enum Need {
+    /// A server that the case starts itself.
+    Process,
+    /// A server that echoes arbitrary bytes.
+    Echo,
+    /// A server that serves several clients at the same time.
+    Concurrent,
+    /// A server that keeps a connection open after a response.
+    Persistent,
+    /// The command line and the log of the servers of this workspace.
+    Workspace,
+    /// A property of the server, and why the case does not apply without it.
+    Property(fn(&Target) -> bool, &'static str),
+    /// Something that a machine may not have. Returns what is missing.
+    Machine(fn() -> Option<&'static str>),
+}
+
+/// Why a case does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// The server does not promise this.
+    DoesNotApply(&'static str),
+    /// This machine cannot run it.
+    Unavailable(&'static str),
 }
 
 impl Case {
     /// A case that applies to every server, on every machine.
     #[must_use]
-    pub const fn new(name: &'static str, run: fn(&Target) -> Result<()>) -> Self {
-        Self { name, run, applies: |_| true, unavailable: || None, exclusive: false }
+    pub const fn new(
+        name: &'static str,
+        promise: &'static str,
+        run: fn(&Target) -> Result<()>,
+    ) -> Self {
+        let (needs, builds_on): (&[Need], &[&str]) = (&[], &[]);
+        Self { name, promise, run, needs, builds_on, exclusive: false, quick: false }
     }
 
-    /// The same, for the servers for which this returns true.
+    /// The same, with what it needs.
     #[must_use]
-    pub const fn applies(self, applies: fn(&Target) -> bool) -> Self {
-        Self { applies, ..self }
+    pub const fn needs(self, needs: &'static [Need]) -> Self {
+        Self { needs, ..self }
     }
 
-    /// The same, for a machine for which this returns `None`.
+    /// The same, with the lines of the contract that it builds on.
     #[must_use]
-    pub const fn unavailable(self, unavailable: fn() -> Option<&'static str>) -> Self {
-        Self { unavailable, ..self }
+    pub const fn builds_on(self, builds_on: &'static [&'static str]) -> Self {
+        Self { builds_on, ..self }
     }
 
     /// The same, while no other case runs.
     #[must_use]
     pub const fn exclusive(self) -> Self {
         Self { exclusive: true, ..self }
+    }
+
+    /// The same, also in the short run.
+    #[must_use]
+    pub const fn quick(self) -> Self {
+        Self { quick: true, ..self }
+    }
+
+    /// Why the case does not run against this server on this machine, if so.
+    #[must_use]
+    pub fn skip(&self, target: &Target) -> Option<Skip> {
+        let reasons = self.needs.iter().filter_map(|need| need.missing(target));
+        // That the server does not promise something is the more lasting reason.
+        reasons.min_by_key(|reason| matches!(reason, Skip::Unavailable(_)))
+    }
+
+    /// Whether the server promises what the case checks.
+    #[must_use]
+    pub fn applies(&self, target: &Target) -> bool {
+        !matches!(self.skip(target), Some(Skip::DoesNotApply(_)))
     }
 
     /// Runs the case. Returns in bounded time whatever the server does.
@@ -90,11 +148,36 @@ impl Case {
     }
 }
 
+impl Need {
+    fn missing(self, target: &Target) -> Option<Skip> {
+        let (is_there, reason) = match self {
+            Self::Process => (
+                target.is_started_here(),
+                "needs control over the process, so it does not run with --connect",
+            ),
+            Self::Echo => (target.probe.is_echo(), "needs an echo server"),
+            Self::Concurrent => {
+                (target.is_concurrent(), "the server serves one client at a time")
+            }
+            Self::Persistent => (
+                target.probe.persistent,
+                "the server closes each connection after one response",
+            ),
+            Self::Workspace => (target.entry().is_some(), "is about the servers of this workspace"),
+            Self::Property(has, reason) => (has(target), reason),
+            Self::Machine(missing) => return missing().map(Skip::Unavailable),
+        };
+        (!is_there).then_some(Skip::DoesNotApply(reason))
+    }
+}
+
 /// For the cases with a thousand clients or more, which need as many file descriptors as the
 /// server.
-#[must_use]
-pub fn too_few_descriptors() -> Option<&'static str> {
+pub const MANY_DESCRIPTORS: Need = Need::Machine(|| {
     // Enough for the largest case and those that run beside it.
     let few = getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < 8000);
     few.then_some("RLIMIT_NOFILE is too low for thousands of clients")
-}
+});
+
+/// For the cases that change the user, the network or the mounts of the server.
+pub const ROOT: Need = Need::Machine(|| (!geteuid().is_root()).then_some("needs root"));

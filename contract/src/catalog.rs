@@ -102,7 +102,7 @@ pub const SERVERS: &[Entry] = &[
         name: "blocking-echo-fork",
         // Each client's socket is open in a process of its own, so the process that accepts does
         // not run out of file descriptors.
-        properties: Properties { descriptors_per_client: 0, ..DEFAULT },
+        properties: Properties { descriptors_per_client: Some(0), ..DEFAULT },
         ..ECHO
     },
     Entry {
@@ -177,7 +177,7 @@ pub const SERVERS: &[Entry] = &[
         properties: Properties {
             max_clients: Some(AIO_CLIENTS),
             // It reads through one file descriptor of a client and writes through another.
-            descriptors_per_client: 2,
+            descriptors_per_client: Some(2),
             ..DEFAULT
         },
         ..CHAT

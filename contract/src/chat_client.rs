@@ -1,10 +1,11 @@
-//! One guest of a chat room with blocking calls, for conversations; many of them, for crowds.
+//! One client of a chat server with blocking calls.
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::{Client, Server};
 
-/// A guest who has arrived. Each call ends within [`PATIENCE`](crate::PATIENCE).
+/// A client that has joined the chat room. Each call returns within
+/// [`timeout`](crate::timeout).
 #[derive(Debug)]
 pub struct ChatClient {
     client: Client,
@@ -12,9 +13,9 @@ pub struct ChatClient {
     others: usize,
 }
 
-/// Receives the line that a guest is welcomed with; its name, and how many others are here.
+/// Receives the greeting. Returns the name of the new client, and how many others are in the room.
 pub fn read_greeting(client: &Client) -> Result<(String, usize)> {
-    let line = client.line().context("no welcome")?.context("closed without a welcome")?;
+    let line = client.line().context("no greeting")?.context("closed without a greeting")?;
     let parts = || {
         let rest = line.strip_prefix("* you are ")?;
         let (name, rest) = rest.split_once("; ")?;
@@ -24,28 +25,28 @@ pub fn read_greeting(client: &Client) -> Result<(String, usize)> {
         let right = rest == format!("{s} here; /help lists the commands");
         right.then(|| (name.to_owned(), others))
     };
-    parts().with_context(|| format!("the welcome is {line:?}"))
+    parts().with_context(|| format!("the greeting is {line:?}"))
 }
 
 impl ChatClient {
-    /// Arrives, and learns its name.
+    /// Connects, and receives the greeting.
     pub fn join(server: &Server) -> Result<Self> {
         Self::new(Client::connect(server)?)
     }
 
-    /// The same, on a connection that there is already.
+    /// The same on an existing connection.
     pub fn new(client: Client) -> Result<Self> {
         let (name, others) = read_greeting(&client)?;
         Ok(Self { client, name, others })
     }
 
-    /// Its name: the one that it was given, or took with [`Guest::take_name`].
+    /// Its name: the one from the greeting, or from [`ChatClient::change_name`].
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// How many others were here when it came.
+    /// How many others were in the room when it joined.
     #[must_use]
     pub fn others(&self) -> usize {
         self.others
@@ -56,80 +57,79 @@ impl ChatClient {
         self.send(format!("{text}\n").as_bytes())
     }
 
-    /// Sends bytes that may be a part of a line, or several.
+    /// Sends bytes, which may be part of a line or several lines.
     pub fn send(&self, bytes: &[u8]) -> Result<()> {
         self.client.send(bytes).with_context(|| self.name.clone())
     }
 
     /// Receives the next line.
-    pub fn next(&self) -> Result<String> {
-        let line = self.client.line().with_context(|| format!("{} listens", self.name))?;
-        line.with_context(|| format!("{}'s connection has ended", self.name))
+    pub fn next_line(&self) -> Result<String> {
+        let line = self.client.line().with_context(|| format!("{} receives", self.name))?;
+        line.with_context(|| format!("the connection of {} has ended", self.name))
     }
 
-    /// The next line that it receives is this.
+    /// Checks that the next line is this one.
     pub fn expect_line(&self, expected: &str) -> Result<()> {
-        let line = self.next().with_context(|| format!("{:?} is to come", short(expected)))?;
+        let line = self.next_line().with_context(|| format!("expected {:?}", short(expected)))?;
         let (line, expected) = (short(&line), short(expected));
-        ensure!(line == expected, "{} heard {line:?} instead of {expected:?}", self.name);
+        ensure!(line == expected, "{} received {line:?} instead of {expected:?}", self.name);
         Ok(())
     }
 
-    /// The next line that it receives begins like this.
+    /// Checks that the next line starts like this. Returns the line.
     pub fn expect_line_starting_with(&self, start: &str) -> Result<String> {
-        let line = self.next().with_context(|| format!("{start:?} is to come"))?;
+        let line = self.next_line().with_context(|| format!("expected {start:?}"))?;
         let right = line.starts_with(start);
-        ensure!(right, "{} heard {:?} instead of {start:?}", self.name, short(&line));
+        ensure!(right, "{} received {:?} instead of {start:?}", self.name, short(&line));
         Ok(line)
     }
 
-    /// Nothing more comes, but the end.
+    /// Checks that nothing more comes but EOF.
     pub fn expect_end(&self) -> Result<()> {
-        match self.client.line().with_context(|| format!("{} waits for the end", self.name))? {
+        match self.client.line().with_context(|| format!("{} waits for EOF", self.name))? {
             None => Ok(()),
-            Some(line) => bail!("{} heard {:?} instead of the end", self.name, short(&line)),
+            Some(line) => bail!("{} received {:?} instead of EOF", self.name, short(&line)),
         }
     }
 
-    /// Asks who is here; the answer has to be the next line.
-    ///
-    /// So it also proves that nothing else was said to this guest before.
+    /// Sends `/who`. The next line has to be the response, which proves that the server sent nothing
+    /// else to this client before.
     pub fn who(&self) -> Result<Vec<String>> {
         self.send_line("/who")?;
         let line = self.expect_line_starting_with("* here: ")?;
         Ok(line["* here: ".len()..].split(", ").map(str::to_owned).collect())
     }
 
-    /// Those who are here, in the order in which they came, are these; and nothing else was said
-    /// to this guest before the answer.
+    /// Checks that these clients are in the room, in the order in which they joined, and that the
+    /// server sent nothing else to this client before.
     pub fn expect_names(&self, names: &[&str]) -> Result<()> {
         let here = self.who()?;
-        ensure!(here == names, "{} sees {here:?} here instead of {names:?}", self.name);
+        ensure!(here == names, "{} sees {here:?} in the room instead of {names:?}", self.name);
         Ok(())
     }
 
-    /// Takes another name, which `others` are told too.
+    /// Changes its name. Checks that it and `others` are told.
     pub fn change_name(&mut self, name: &str, others: &[&Self]) -> Result<()> {
-        let news = format!("* {} is now {name}", self.name);
+        let line = format!("* {} is now {name}", self.name);
         self.send_line(&format!("/nick {name}"))?;
-        self.expect_line(&news)?;
+        self.expect_line(&line)?;
         name.clone_into(&mut self.name);
-        others.iter().try_for_each(|other| other.expect_line(&news))
+        others.iter().try_for_each(|other| other.expect_line(&line))
     }
 
-    /// Sends no more, and still receives.
+    /// Sends FIN. The client can still receive.
     pub fn half_close(&self) -> Result<()> {
         self.client.half_close()
     }
 
-    /// Half-closes, and receives whatever comes until the server has closed its end.
+    /// Half-closes, and receives until the server has closed the connection.
     pub fn finish(self) -> Result<()> {
         self.half_close()?;
-        while self.client.line().with_context(|| format!("{} leaves", self.name))?.is_some() {}
+        while self.client.line().with_context(|| format!("{} finishes", self.name))?.is_some() {}
         Ok(())
     }
 
-    /// Ends the connection with an RST.
+    /// Closes the connection with RST.
     pub fn reset(self) -> Result<()> {
         self.client.reset()
     }
@@ -140,14 +140,14 @@ impl ChatClient {
         &self.client
     }
 
-    /// Gives the connection away.
+    /// Returns the connection.
     #[must_use]
     pub fn into_client(self) -> Client {
         self.client
     }
 }
 
-/// A line, as short as a sentence can quote it.
+/// A line, short enough to be quoted in a message.
 pub(crate) fn short(line: &str) -> String {
     match line.char_indices().nth(100) {
         Some((end, _)) => format!("{}… ({} bytes)", &line[..end], line.len()),
@@ -155,20 +155,18 @@ pub(crate) fn short(line: &str) -> String {
     }
 }
 
-/// So many guests arrive, in portions that come at once. None of them listens further than to its
-/// own welcome.
+/// `count` clients join, in groups that connect at once. Each has received its own greeting only.
 pub fn join_many(server: &Server, count: usize) -> Result<Vec<ChatClient>> {
-    const PORTION: usize = 100;
-    let mut guests = Vec::with_capacity(count);
-    while guests.len() < count {
-        let portion = PORTION.min(count - guests.len());
-        let new: Vec<_> = (0..portion).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+    const GROUP: usize = 100;
+    let mut clients = Vec::with_capacity(count);
+    while clients.len() < count {
+        let group = GROUP.min(count - clients.len());
+        let new: Vec<_> = (0..group).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         for client in new {
-            let number = guests.len() + 1;
-            guests.push(
-                ChatClient::new(client).with_context(|| format!("guest {number} of {count}"))?,
-            );
+            let number = clients.len() + 1;
+            let joined = ChatClient::new(client);
+            clients.push(joined.with_context(|| format!("client {number} of {count}"))?);
         }
     }
-    Ok(guests)
+    Ok(clients)
 }

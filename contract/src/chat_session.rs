@@ -1,49 +1,51 @@
-//! Guests of a chat room who talk and listen at the same time, in one loop for all of them: so
-//! nobody who is to listen fails to, however much is said.
+//! Clients of a chat server that send and receive at the same time, in one loop for all of them. So
+//! every client reads, no matter how much the others send.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use crate::chat_client::short;
-use crate::wait::TIMEOUT;
+use crate::client::is_reset;
+use crate::conversation;
+use crate::wait::{seconds, timeout};
 use crate::{ChatClient, Server};
 
-/// Received at once.
+/// The most that is received at once.
 const CHUNK: usize = 64 * 1024;
 
-/// A guest with lines to say, and with those that it has heard.
+/// A client with lines to send, and with the lines that it has received.
 #[derive(Debug)]
 pub struct ChatSession {
     stream: TcpStream,
     name: String,
-    /// What is to be sent, and how much of it is.
+    /// The lines to send, and how many bytes of them are sent.
     output: Vec<u8>,
     sent: usize,
-    /// The largest part to send at once, and where their sizes come from.
+    /// The largest part to send at once, and the generator of the sizes.
     parts: Option<(usize, fastrand::Rng)>,
-    /// A line of which the end has not come.
+    /// The start of a line whose end has not arrived.
     partial: Vec<u8>,
     received: Vec<String>,
-    without_reading: bool,
+    reads: bool,
     ended: bool,
 }
 
 impl ChatSession {
-    /// Arrives.
+    /// Joins the room.
     pub fn join(server: &Server) -> Result<Self> {
         Self::new(ChatClient::join(server)?)
     }
 
-    /// The same, for one who has arrived.
-    pub fn new(guest: ChatClient) -> Result<Self> {
-        let name = guest.name().to_owned();
-        let stream = guest.into_client().into_stream();
+    /// The same for a client that has joined already.
+    pub fn new(client: ChatClient) -> Result<Self> {
+        let name = client.name().to_owned();
+        let stream = client.into_client().into_stream();
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
@@ -53,99 +55,93 @@ impl ChatSession {
             parts: None,
             partial: Vec::new(),
             received: Vec::new(),
-            without_reading: false,
+            reads: true,
             ended: false,
         })
     }
 
-    /// Sends its lines in parts of random sizes, up to `largest`, wherever they end.
+    /// Sends its lines in parts of random sizes up to `largest`, regardless of where lines end.
     #[must_use]
     pub fn in_parts(self, largest: usize, seed: u64) -> Self {
         Self { parts: Some((largest, fastrand::Rng::with_seed(seed))), ..self }
     }
 
-    /// Does not listen until [`Talker::listens`].
+    /// Does not read.
     #[must_use]
     pub fn without_reading(self) -> Self {
-        Self { without_reading: true, ..self }
+        Self { reads: false, ..self }
     }
 
-    /// Listens again.
-    pub fn resume_reading(&mut self) {
-        self.without_reading = false;
-    }
-
-    /// The name that it was given.
+    /// The name that the server has given it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Has one more line to say.
+    /// Adds a line to send.
     pub fn send_line(&mut self, text: &str) {
         self.output.extend_from_slice(text.as_bytes());
         self.output.push(b'\n');
     }
 
-    /// Whether all is said.
+    /// Whether all lines are sent.
     #[must_use]
     pub fn has_sent_all(&self) -> bool {
         self.sent == self.output.len()
     }
 
-    /// What it has heard since it came, or since [`Talker::forget`].
+    /// The lines received since it joined, or since [`ChatSession::clear_received`].
     #[must_use]
     pub fn received(&self) -> &[String] {
         &self.received
     }
 
-    /// Forgets what it has heard.
+    /// Removes the lines received.
     pub fn clear_received(&mut self) {
         self.received.clear();
     }
 
-    /// Whether the server has ended its connection.
+    /// Whether the server has closed the connection.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Sends no more, and still receives.
+    /// Sends FIN. The client can still receive.
     pub fn half_close(&self) -> Result<()> {
         self.stream.shutdown(Shutdown::Write).context("cannot half-close")
     }
 
-    /// Sends bytes at once, which the socket has to have room for.
+    /// Sends bytes at once. The socket must have space for them.
     pub fn send_now(&self, bytes: &[u8]) -> Result<()> {
         let count = (&self.stream).write(bytes)?;
-        ensure!(count == bytes.len(), "the socket took {count} bytes of {}", bytes.len());
+        ensure!(count == bytes.len(), "the socket took {count} of {} bytes", bytes.len());
         Ok(())
     }
 
-    /// Closes its end with a FIN, as what has come is read before.
+    /// Closes the connection with FIN, because it reads first what has arrived.
     ///
-    /// Where something comes in between, the kernel makes an RST of it: the server cannot rely on
-    /// what a guest does, either.
+    /// If more arrives in between, the kernel sends RST instead. The server cannot rely on either.
     pub fn close(mut self) -> Result<()> {
         self.receive_some()
     }
 
-    /// Ends the connection with an RST.
+    /// Closes the connection with RST.
     pub fn reset(self) -> Result<()> {
-        SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO))?;
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
         Ok(())
     }
 
     fn interest(&self) -> PollFlags {
         let mut interest = PollFlags::empty();
-        interest.set(PollFlags::IN, !self.without_reading);
+        interest.set(PollFlags::IN, self.reads);
         interest.set(PollFlags::OUT, !self.has_sent_all());
         interest
     }
 
     fn step(&mut self) -> Result<()> {
         self.send_some()?;
-        if self.without_reading { Ok(()) } else { self.receive_some() }
+        if self.reads { self.receive_some() } else { Ok(()) }
     }
 
     fn send_some(&mut self) -> Result<()> {
@@ -156,9 +152,12 @@ impl ChatSession {
                 None => left.len(),
             };
             match self.stream.write(&left[..part]) {
-                Ok(count) => self.sent += count,
+                Ok(count) => {
+                    conversation::sent(&self.stream, &left[..count]);
+                    self.sent += count;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => self.end_with(error)?,
+                Err(error) => self.on_error(error)?,
             }
         }
         if self.has_sent_all() {
@@ -174,43 +173,40 @@ impl ChatSession {
             match self.stream.read(&mut chunk) {
                 Ok(0) => self.ended = true,
                 Ok(count) => {
+                    conversation::received(&self.stream, &chunk[..count]);
                     for piece in chunk[..count].split_inclusive(|&byte| byte == b'\n') {
                         self.partial.extend_from_slice(piece);
                         if self.partial.last() == Some(&b'\n') {
                             self.partial.pop();
                             let line = String::from_utf8(std::mem::take(&mut self.partial));
-                            let line = line.context("a line came that is not UTF-8")?;
-                            self.received.push(line);
+                            self.received.push(line.context("received a line that is not UTF-8")?);
                         }
                     }
-                    // One that always has more to hear would keep the others from their turn.
+                    // Leave the loop although there may be more: other clients need their turn.
                     if count < chunk.len() {
                         return Ok(());
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => self.end_with(error)?,
+                Err(error) => self.on_error(error)?,
             }
         }
         Ok(())
     }
 
-    fn end_with(&mut self, error: std::io::Error) -> Result<()> {
-        match error.kind() {
-            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-                self.ended = true;
-                Ok(())
-            }
-            _ => Err(anyhow!(error).context(self.name.clone())),
+    fn on_error(&mut self, error: std::io::Error) -> Result<()> {
+        if is_reset(&error) {
+            self.ended = true;
+            return Ok(());
         }
+        Err(anyhow!(error).context(self.name.clone()))
     }
 }
 
-/// Lets all talk and listen until `enough` of it has happened; `what` completes the sentence
-/// "20 s went by without …".
+/// Lets all clients send and receive until `enough` returns true. `what` completes the sentence
+/// "waited 20 s for …".
 ///
-/// Fails where for [`PATIENCE`] nobody says or hears anything, and where nothing but that happens
-/// for much longer.
+/// Fails if nothing is sent or received for [`timeout`], or if `enough` stays false for much longer.
 pub fn run_until(
     sessions: &mut [ChatSession],
     what: &str,
@@ -218,21 +214,20 @@ pub fn run_until(
 ) -> Result<()> {
     let start = Instant::now();
     while !enough(sessions) {
-        let here: Vec<_> = (0..sessions.len()).filter(|&i| !sessions[i].ended).collect();
-        let mut sockets: Vec<_> = here
+        let connected: Vec<_> = (0..sessions.len()).filter(|&i| !sessions[i].ended).collect();
+        let mut sockets: Vec<_> = connected
             .iter()
             .map(|&i| PollFd::from_borrowed_fd(sessions[i].stream.as_fd(), sessions[i].interest()))
             .collect();
-        let ready = poll(&mut sockets, Some(&Timespec::try_from(TIMEOUT)?))?;
-        let late = ready == 0 || start.elapsed() > 5 * TIMEOUT;
-        if late {
-            bail!("{} s went by without {what}", start.elapsed().as_secs());
+        let ready = poll(&mut sockets, Some(&Timespec::try_from(timeout())?))?;
+        if ready == 0 || start.elapsed() > 5 * timeout() {
+            bail!("waited {} for {what}", seconds(start.elapsed()));
         }
         let ready: Vec<_> = sockets.iter().map(PollFd::revents).collect();
-        for (&index, ready) in here.iter().zip(ready) {
+        for (&index, ready) in connected.iter().zip(ready) {
             let session = &mut sessions[index];
-            if ready.intersects(PollFlags::ERR | PollFlags::HUP) && session.without_reading {
-                // It does not listen, but this it cannot miss.
+            if ready.intersects(PollFlags::ERR | PollFlags::HUP) && !session.reads {
+                // A client that does not read still notices this.
                 session.ended = true;
             } else if !ready.is_empty() {
                 session.step()?;
@@ -242,13 +237,13 @@ pub fn run_until(
     Ok(())
 }
 
-/// Fails unless all are still connected.
+/// Fails unless all clients are still connected.
 pub fn expect_all_connected(sessions: &[ChatSession]) -> Result<()> {
     match sessions.iter().find(|session| session.ended) {
         None => Ok(()),
-        Some(gone) => {
-            let last = gone.received.last().map(|line| short(line)).unwrap_or_default();
-            bail!("{} has lost its connection; it heard last: {last:?}", gone.name)
+        Some(ended) => {
+            let last = ended.received.last().map(|line| short(line)).unwrap_or_default();
+            bail!("{} has lost its connection; it received last: {last:?}", ended.name)
         }
     }
 }

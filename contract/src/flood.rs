@@ -1,4 +1,4 @@
-//! A peer that sends and receives as fast as it can, from threads of its own.
+//! A client that sends and receives as fast as it can, from threads of its own.
 
 use std::io::{self, ErrorKind, Write};
 use std::net::TcpStream;
@@ -13,15 +13,15 @@ use rustix::net::{RecvFlags, recv};
 use crate::wait::{timeout, wait_until};
 use crate::{Client, Server};
 
-/// Sent at once.
+/// The most that it sends at once.
 const CHUNK: usize = 256 * 1024;
-/// How soon it notices that it is to stop.
-const GLANCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// How long it waits at most before it checks whether it has to stop.
+const CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
-/// A flooding peer. It stops when dropped.
+/// A flooding client. Dropping it stops it.
 ///
-/// It has a thread for each direction, so that it is never its own fault that there is nothing
-/// to read for the server, or no room to write.
+/// It has one thread per direction. So the server always has input to read and space to write,
+/// unless the server itself is slow.
 #[derive(Debug)]
 pub struct Flood {
     shared: Arc<Shared>,
@@ -34,30 +34,33 @@ struct Shared {
     chunk: Vec<u8>,
     stop: AtomicBool,
     sent: AtomicU64,
-    echoed: AtomicU64,
+    received: AtomicU64,
 }
 
 impl Flood {
-    /// Connects and begins; returns when the first bytes have come back.
+    /// Connects and starts to send requests. Returns when the first bytes have come back.
     pub fn start(server: &Server) -> Result<Self> {
-        Self::start_with(server, &[0])
+        Self::start_with(server, &server.probe().request(0, 1))
     }
 
-    /// The same; what it sends is `bytes`, again and again.
+    /// The same, but sends `bytes` over and over.
     pub fn start_with(server: &Server, bytes: &[u8]) -> Result<Self> {
         let stream = Client::connect(server)?.into_stream();
         stream.set_nonblocking(true)?;
-        let stop = AtomicBool::new(false);
-        let chunk = bytes.repeat(CHUNK / bytes.len());
-        let (sent, echoed) = (AtomicU64::new(0), AtomicU64::new(0));
-        let shared = Arc::new(Shared { stream, chunk, stop, sent, echoed });
+        let shared = Arc::new(Shared {
+            stream,
+            chunk: bytes.repeat(CHUNK / bytes.len()),
+            stop: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        });
         let mut flood = Self { shared, threads: Vec::new() };
         for direction in [Shared::send, Shared::receive] {
             let shared = Arc::clone(&flood.shared);
             flood.threads.push(thread::Builder::new().spawn(move || direction(&shared))?);
         }
-        wait_until("an echo to the flooding peer", timeout(), || {
-            Ok((flood.echoed() > 0).then_some(()))
+        wait_until("a response to the flooding client", timeout(), || {
+            Ok((flood.received() > 0).then_some(()))
         })?;
         Ok(flood)
     }
@@ -70,15 +73,15 @@ impl Flood {
 
     /// How many bytes have come back.
     #[must_use]
-    pub fn echoed(&self) -> u64 {
-        self.shared.echoed.load(Ordering::Relaxed)
+    pub fn received(&self) -> u64 {
+        self.shared.received.load(Ordering::Relaxed)
     }
 
-    /// Stops; an error where the server ended the connection before.
+    /// Stops. Fails if the server has closed the connection.
     pub fn stop(mut self) -> Result<()> {
         self.shared.stop.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
-            thread.join().map_err(|_| anyhow!("a flooding thread panicked"))??;
+            thread.join().map_err(|_| anyhow!("a thread of the flood panicked"))??;
         }
         Ok(())
     }
@@ -95,35 +98,32 @@ impl Drop for Flood {
 
 impl Shared {
     fn send(&self) -> io::Result<()> {
-        let mut at = 0;
-        self.whenever(PollFlags::OUT, || {
-            let count = (&self.stream).write(&self.chunk[at..])?;
-            at = (at + count) % self.chunk.len();
+        let mut offset = 0;
+        self.repeat(PollFlags::OUT, || {
+            let count = (&self.stream).write(&self.chunk[offset..])?;
+            offset = (offset + count) % self.chunk.len();
             self.sent.fetch_add(count as u64, Ordering::Relaxed);
             Ok(())
         })
     }
 
     fn receive(&self) -> io::Result<()> {
-        let mut room = vec![0; CHUNK];
-        self.whenever(PollFlags::IN, || {
-            // `TRUNC`: a TCP socket throws the bytes away and copies nothing, so that this peer
-            // is faster than a server that has to copy them twice.
-            let (_, count) = recv(&self.stream, &mut room[..], RecvFlags::TRUNC)?;
-            self.echoed.fetch_add(count as u64, Ordering::Relaxed);
+        let mut buffer = vec![0; CHUNK];
+        self.repeat(PollFlags::IN, || {
+            // With TRUNC the kernel discards the bytes and copies nothing (tcp(7)). So this client
+            // is faster than a server, which has to copy them twice.
+            let (_, count) = recv(&self.stream, &mut buffer[..], RecvFlags::TRUNC)?;
+            self.received.fetch_add(count as u64, Ordering::Relaxed);
             if count == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
         })
     }
 
-    fn whenever(
-        &self,
-        ready: PollFlags,
-        mut call: impl FnMut() -> io::Result<()>,
-    ) -> io::Result<()> {
+    /// Calls `call` until it fails or the flood stops. Waits for `ready` when it would block.
+    fn repeat(&self, ready: PollFlags, mut call: impl FnMut() -> io::Result<()>) -> io::Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             match call() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    poll(&mut [PollFd::new(&self.stream, ready)], Some(&GLANCE))?;
+                    poll(&mut [PollFd::new(&self.stream, ready)], Some(&CHECK))?;
                 }
                 result => result?,
             }

@@ -24,16 +24,23 @@
 #![allow(clippy::missing_errors_doc)]
 
 pub mod binaries;
+pub mod capture;
 pub mod case;
 pub mod cases;
 pub mod catalog;
 pub mod chat_client;
 pub mod chat_session;
 pub mod client;
+pub mod command;
+pub mod conversation;
+pub mod filter;
 pub mod flood;
+pub mod guard;
 pub mod pattern;
 pub mod pitfalls;
+pub mod probe;
 pub mod server;
+pub mod sockets;
 pub mod target;
 pub mod transfer;
 pub mod usage;

@@ -1,17 +1,17 @@
-//! Bytes that show a loss, a doubling and a swap.
+//! Bytes that reveal a loss, a duplicate or a swap.
 
 use anyhow::{Result, bail};
 
-/// A stream of random bytes that can be read from anywhere.
+/// A stream of random bytes that can be read from any position.
 ///
-/// No stretch of it repeats, so an echo that differs from it in anything (a byte lost, doubled,
-/// swapped, or another connection's) differs from there on.
+/// No part of it repeats. So if an echo loses, duplicates or swaps a byte, or returns a byte of
+/// another connection, it differs from the stream at that position.
 #[derive(Clone, Copy, Debug)]
 pub struct Pattern {
     seed: u64,
 }
 
-/// Bytes that come from one state of the generator.
+/// Bytes generated from one state of the random number generator.
 const BLOCK: usize = 4096;
 
 impl Pattern {
@@ -21,18 +21,18 @@ impl Pattern {
         Self { seed }
     }
 
-    /// Fills `bytes` with what the stream has from `start` on.
+    /// Fills `bytes` with the stream from `start` on.
     pub fn fill(self, start: u64, bytes: &mut [u8]) {
-        let mut at = start;
+        let mut position = start;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let block = self.block(at / BLOCK as u64);
-            let from_here = &block[at as usize % BLOCK..];
-            let count = from_here.len().min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            now.copy_from_slice(&from_here[..count]);
-            at += count as u64;
-            rest = later;
+            let block = self.block(position / BLOCK as u64);
+            let available = &block[position as usize % BLOCK..];
+            let count = available.len().min(rest.len());
+            let (first, remaining) = rest.split_at_mut(count);
+            first.copy_from_slice(&available[..count]);
+            position += count as u64;
+            rest = remaining;
         }
     }
 
@@ -44,7 +44,7 @@ impl Pattern {
         bytes
     }
 
-    /// Whether `bytes` are what the stream has from `start` on.
+    /// Checks that `bytes` are the stream from `start` on.
     pub fn check(self, start: u64, bytes: &[u8]) -> Result<()> {
         let mut expected = vec![0; bytes.len()];
         self.fill(start, &mut expected);
@@ -52,7 +52,7 @@ impl Pattern {
             return Ok(());
         }
         let right = bytes.iter().zip(&expected).take_while(|(got, sent)| got == sent).count();
-        bail!("byte {} came back as another than was sent", start + right as u64)
+        bail!("byte {} that came back differs from the byte sent", start + right as u64)
     }
 
     fn block(self, number: u64) -> [u8; BLOCK] {
@@ -69,46 +69,46 @@ mod tests {
 
     const START: u64 = 3 * BLOCK as u64 - 500;
 
-    fn stretch() -> Vec<u8> {
+    fn part() -> Vec<u8> {
         let mut bytes = vec![0; 1000];
         Pattern::new(7).fill(START, &mut bytes);
         bytes
     }
 
-    fn wrong_at(bytes: &[u8]) -> Option<String> {
+    fn error(bytes: &[u8]) -> Option<String> {
         Pattern::new(7).check(START, bytes).err().map(|error| error.to_string())
     }
 
     #[test]
-    fn is_the_same_from_wherever_it_is_read() {
-        let whole = Pattern::new(7).first(3 * BLOCK + 500);
-        assert_eq!(&whole[START as usize..], stretch());
-        assert_eq!(wrong_at(&stretch()), None);
+    fn is_the_same_from_every_position() {
+        let all = Pattern::new(7).first(3 * BLOCK + 500);
+        assert_eq!(&all[START as usize..], part());
+        assert_eq!(error(&part()), None);
     }
 
     #[test]
-    fn shows_a_loss_a_doubling_and_a_swap() {
-        let position = stretch().windows(2).position(|two| two[0] != two[1]).unwrap_or(0);
+    fn reveals_a_loss_a_duplicate_and_a_swap() {
+        let position = part().windows(2).position(|two| two[0] != two[1]).unwrap_or(0);
         let expected = |offset| {
             let at = START + offset as u64;
-            Some(format!("byte {at} came back as another than was sent"))
+            Some(format!("byte {at} that came back differs from the byte sent"))
         };
 
-        let mut lost = stretch();
+        let mut lost = part();
         lost.remove(position);
-        assert_eq!(wrong_at(&lost), expected(position));
+        assert_eq!(error(&lost), expected(position));
 
-        let mut doubled = stretch();
-        doubled.insert(position, doubled[position]);
-        assert_eq!(wrong_at(&doubled), expected(position + 1));
+        let mut duplicated = part();
+        duplicated.insert(position, duplicated[position]);
+        assert_eq!(error(&duplicated), expected(position + 1));
 
-        let mut swapped = stretch();
+        let mut swapped = part();
         swapped.swap(position, position + 1);
-        assert_eq!(wrong_at(&swapped), expected(position));
+        assert_eq!(error(&swapped), expected(position));
     }
 
     #[test]
-    fn tells_connections_apart() {
+    fn differs_between_connections() {
         let other = Pattern::new(8).first(1000);
         assert!(Pattern::new(7).check(0, &other).is_err());
     }

@@ -150,7 +150,7 @@ impl Pitfall {
     pub fn check(&'static self) -> Result<String> {
         let case = self.case()?;
         let target = Target::from(&self.entry);
-        ensure!((case.applies)(&target), "the case does not apply to the server");
+        ensure!(case.applies(&target), "the case does not apply to the server");
         let failure = case.check_with(&target, TIMEOUT).err();
         let failure = format!("{:#}", failure.context("the server passes the case")?);
         let reason = Regex::new(&format!("(?s){}", self.reason))?;

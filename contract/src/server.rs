@@ -1,34 +1,45 @@
 //! Starts a server ([`Launch`]), observes it, and ends it ([`Server`]).
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::fs;
+use std::io::{self, Read};
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::SigSet;
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, kill_process_group,
-    pidfd_open, prlimit, set_parent_process_death_signal, setrlimit,
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process,
+    kill_process_group, pidfd_getfd, pidfd_open, prlimit, set_parent_process_death_signal,
+    setrlimit,
 };
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use seccompiler::BpfProgram;
 use socket2::{Domain, Socket, Type};
 
-use crate::wait::{TIMEOUT, wait_until};
-use crate::{Usage, binaries, usage};
+use crate::capture::Capture;
+use crate::conversation::server_event;
+use crate::probe::Probe;
+use crate::wait::{TIMEOUT, seconds, timeout, wait_until};
+use crate::{Usage, binaries, guard, sockets, usage};
 
-/// Why there is no `io_uring` for a server, if so: asks the kernel for what the servers ask it for.
+/// Why this machine has no `io_uring` for the servers, if so. It asks the kernel for the same
+/// features as the servers.
 #[must_use]
 pub fn no_io_uring() -> Option<&'static str> {
     let mut options = io_uring_params::default();
     options.flags = IoringSetupFlags::SINGLE_ISSUER | IoringSetupFlags::DEFER_TASKRUN;
-    // SAFETY: no flag is set that makes the kernel use memory of ours.
+    // SAFETY: no flag is set that makes the kernel use memory of this process.
     let ring = unsafe { io_uring_setup(1, &mut options) };
     ring.is_err().then_some("the kernel refuses io_uring")
 }
@@ -40,11 +51,40 @@ pub struct Launch {
     /// The program, if it is not a binary of the workspace.
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
-    log_level: Option<&'static str>,
-    fd_limit: Option<u64>,
-    /// Whether only the soft limit is set.
-    fd_limit_is_soft: bool,
-    signal_queue_limit: Option<u64>,
+    probe: Probe,
+    readiness: Readiness,
+    environment: Vec<(&'static str, OsString)>,
+    limits: Vec<Limit>,
+    /// Signals that are blocked when the program starts.
+    blocked: Vec<Signal>,
+    /// Makes system calls fail.
+    filter: Option<BpfProgram>,
+    /// The user to become.
+    user: Option<u32>,
+    /// File descriptors below this number are open when the program starts.
+    inherited_below: Option<RawFd>,
+    stderr: Option<OwnedFd>,
+    /// A file that replaces `/etc/resolv.conf`.
+    resolver: Option<tempfile::NamedTempFile>,
+}
+
+/// A resource limit of the server: soft only, or soft and hard.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    resource: Resource,
+    value: u64,
+    soft_only: bool,
+}
+
+/// How a server shows that it listens.
+#[derive(Clone, Copy, Debug)]
+pub enum Readiness {
+    /// It prints `NAME listening on ADDRESS`.
+    Announces,
+    /// A socket of this machine listens on the address.
+    Listens(SocketAddr),
+    /// It is a server that runs already, and was not started here.
+    Runs(SocketAddr),
 }
 
 impl Launch {
@@ -58,10 +98,16 @@ impl Launch {
             name: name.into(),
             program: None,
             arguments: arguments.into_iter().map(Into::into).collect(),
-            log_level: None,
-            fd_limit: None,
-            fd_limit_is_soft: false,
-            signal_queue_limit: None,
+            probe: Probe::echo(),
+            readiness: Readiness::Announces,
+            environment: Vec::new(),
+            limits: Vec::new(),
+            blocked: Vec::new(),
+            filter: None,
+            user: None,
+            inherited_below: None,
+            stderr: None,
+            resolver: None,
         }
     }
 
@@ -80,28 +126,94 @@ impl Launch {
         Self { program: Some(program.into()), ..self }
     }
 
+    /// Says how the server shows that it listens.
+    #[must_use]
+    pub fn readiness(self, readiness: Readiness) -> Self {
+        Self { readiness, ..self }
+    }
+
+    /// Says how the clients talk to the server.
+    #[must_use]
+    pub fn probe(self, probe: Probe) -> Self {
+        Self { probe, ..self }
+    }
+
     /// Sets `RUST_LOG`.
     #[must_use]
     pub fn log_level(self, level: &'static str) -> Self {
-        Self { log_level: Some(level), ..self }
+        self.environment("RUST_LOG", level)
+    }
+
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn environment(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
     }
 
     /// Sets `RLIMIT_NOFILE`, soft and hard.
     #[must_use]
-    pub fn fd_limit(self, limit: u64) -> Self {
-        Self { fd_limit: Some(limit), ..self }
+    pub fn fd_limit(self, value: u64) -> Self {
+        self.limit(Resource::Nofile, value)
     }
 
     /// Sets the soft `RLIMIT_NOFILE`, which [`Server::set_fd_limit`] can raise again.
     #[must_use]
-    pub fn soft_fd_limit(self, limit: u64) -> Self {
-        Self { fd_limit: Some(limit), fd_limit_is_soft: true, ..self }
+    pub fn soft_fd_limit(mut self, value: u64) -> Self {
+        self.limits.push(Limit { resource: Resource::Nofile, value, soft_only: true });
+        self
     }
 
     /// Sets `RLIMIT_SIGPENDING`, the number of signals that can be queued for this user.
     #[must_use]
-    pub fn signal_queue_limit(self, limit: u64) -> Self {
-        Self { signal_queue_limit: Some(limit), ..self }
+    pub fn signal_queue_limit(self, value: u64) -> Self {
+        self.limit(Resource::Sigpending, value)
+    }
+
+    /// Sets a resource limit, soft and hard.
+    #[must_use]
+    pub fn limit(mut self, resource: Resource, value: u64) -> Self {
+        self.limits.push(Limit { resource, value, soft_only: false });
+        self
+    }
+
+    /// Blocks this signal in the program, as a careless parent does.
+    #[must_use]
+    pub fn blocked(mut self, signal: Signal) -> Self {
+        self.blocked.push(signal);
+        self
+    }
+
+    /// Makes system calls of the program fail.
+    #[must_use]
+    pub fn filter(self, filter: BpfProgram) -> Self {
+        Self { filter: Some(filter), ..self }
+    }
+
+    /// Starts the program as this user, which needs root.
+    #[must_use]
+    pub fn user(self, user: u32) -> Self {
+        Self { user: Some(user), ..self }
+    }
+
+    /// Starts the program with all file descriptors below `number` open.
+    #[must_use]
+    pub fn inherited_below(self, number: RawFd) -> Self {
+        Self { inherited_below: Some(number), ..self }
+    }
+
+    /// Gives the program this stderr. Its log can then not be read.
+    #[must_use]
+    pub fn stderr(self, stderr: OwnedFd) -> Self {
+        Self { stderr: Some(stderr), ..self }
+    }
+
+    /// Starts the program with this `/etc/resolv.conf`, which needs root.
+    pub fn resolver(self, configuration: &str) -> Result<Self> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), configuration)?;
+        fs::set_permissions(file.path(), fs::Permissions::from_mode(0o644))?;
+        Ok(Self { resolver: Some(file), ..self })
     }
 
     /// Starts the server and runs `case` against it. See [`Server::check_result`].
@@ -112,118 +224,187 @@ impl Launch {
     }
 
     /// Starts the server, and returns when it listens.
-    pub fn start(self) -> Result<Server> {
-        let name = self.name.clone();
-        let mut server = self.spawn_with_stdout(Stdio::piped())?;
-        let line = server.first_line();
-        let line = line.map_err(|error| anyhow!("{error:#}\n{}", server.log_tail()))?;
-        let address = line.strip_prefix(&format!("{name} listening on "));
-        let address = address.and_then(|address| address.trim_end().parse().ok());
-        server.address =
-            address.with_context(|| format!("the first line on stdout is {line:?}"))?;
-        Ok(server)
+    pub fn start(mut self) -> Result<Server> {
+        match self.readiness {
+            Readiness::Runs(address) => Ok(Server { process: None, address, probe: self.probe }),
+            Readiness::Announces => {
+                let name = self.name.clone();
+                let log = Capture::File(tempfile::tempfile()?);
+                let mut server = self.spawn_with(Stdio::piped(), log)?;
+                let line = server.process_mut()?.first_line();
+                let line = line.map_err(|error| anyhow!("{error:#}\n{}", server.log_tail()))?;
+                let address = line.strip_prefix(&format!("{name} listening on "));
+                let address = address.and_then(|address| address.trim_end().parse().ok());
+                server.address =
+                    address.with_context(|| format!("the first line on stdout is {line:?}"))?;
+                server_event(&format!("listens on {}", server.address));
+                Ok(server)
+            }
+            Readiness::Listens(address) => {
+                let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+                let stdout = Stdio::from(writer.try_clone()?);
+                self.stderr.get_or_insert(writer);
+                let mut server = self.spawn_with(stdout, Capture::pipe(reader)?)?;
+                server.address = address;
+                server.wait_until_it_listens()?;
+                Ok(server)
+            }
+        }
     }
 
-    /// Starts the server with this as its stdout, where nobody can read that it listens; or with
-    /// none at all.
+    /// Starts the server with this as its stdout, or with stdout closed, so that nobody can read
+    /// what it announces.
     pub fn start_without_stdout(mut self, stdout: Option<OwnedFd>) -> Result<Server> {
-        // As it cannot tell its port it gets one, which is ours until it listens on it: the
-        // kernel lets two sockets that both say SO_REUSEADDR have it while neither listens.
+        // The server cannot announce its port, so it gets one. This socket reserves the port until
+        // the server listens on it: two sockets with SO_REUSEADDR can share a port while neither
+        // of them listens.
         let reserved = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        reserved.set_reuse_address(true)?;
-        reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
-        let address = reserved.local_addr()?.as_socket().context("not an IP address")?;
-        if let Some(first) = self.arguments.first_mut() {
-            *first = address.to_string().into();
-        }
-
+        let address = match self.readiness {
+            Readiness::Announces => {
+                reserved.set_reuse_address(true)?;
+                reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+                let address = reserved.local_addr()?.as_socket().context("not an IP address")?;
+                if let Some(first) = self.arguments.first_mut() {
+                    *first = address.to_string().into();
+                }
+                address
+            }
+            Readiness::Listens(address) | Readiness::Runs(address) => address,
+        };
+        let log = Capture::File(tempfile::tempfile()?);
         let mut server = match stdout {
-            Some(stdout) => self.spawn_with_stdout(stdout.into())?,
-            None => self.spawn_through_shell()?,
+            Some(stdout) => self.spawn_with(stdout.into(), log)?,
+            None => {
+                // Only a shell can start a program with a closed file descriptor. The standard
+                // library opens /dev/null instead.
+                let program = self.executable()?.into_os_string();
+                let mut words = vec!["-c".into(), "exec \"$0\" \"$@\" >&-".into(), program];
+                words.append(&mut self.arguments);
+                self.arguments = words;
+                self.program("/bin/sh").spawn_with(Stdio::null(), log)?
+            }
         };
         server.address = address;
-        wait_until("the server listening", TIMEOUT, || {
-            server.check_alive()?;
-            Ok(TcpStream::connect(address).ok())
-        })
-        .map_err(|error| anyhow!("{error:#}\n{}", server.log_tail()))?;
+        server.wait_until_it_listens()?;
         Ok(server)
     }
 
-    /// Runs the server where it ends by itself.
+    /// Starts a server that may end before it listens. Returns the server, or how it ended.
+    pub fn start_or_output(self) -> Result<Result<Server, Output>> {
+        let stdout = tempfile::tempfile()?;
+        let stdout_for_child = stdout.try_clone()?.into();
+        let mut server = self.spawn_with(stdout_for_child, Capture::File(tempfile::tempfile()?))?;
+        let stdout = Capture::File(stdout);
+        wait_until("the server to listen or to end", TIMEOUT, || {
+            if server.process()?.has_ended()? {
+                let status = server.wait(TIMEOUT)?.0;
+                return Ok(Some(Err(Output { status, stdout: stdout.text()?, stderr: server.log()? })));
+            }
+            let line = stdout.text()?;
+            let address = line.strip_suffix('\n').and_then(|line| line.rsplit(' ').next());
+            Ok(address.and_then(|address| address.parse().ok()).map(Ok))
+        })
+        .map(|outcome| {
+            outcome.map(|address| {
+                server.address = address;
+                server
+            })
+        })
+    }
+
+    /// Runs a program that ends by itself.
     pub fn output(self) -> Result<Output> {
         self.output_within(TIMEOUT)
     }
 
-    /// The same, where that may take so long.
+    /// The same, for a program that takes up to `limit`.
     pub fn output_within(self, limit: Duration) -> Result<Output> {
         let stdout = tempfile::tempfile()?;
-        let mut server = self.spawn_with_stdout(stdout.try_clone()?.into())?;
-        let status = server.wait(limit).context("it ran on")?.0;
-        Ok(Output { status, stdout: contents(&stdout)?, stderr: server.log()? })
+        let stdout_for_child = stdout.try_clone()?.into();
+        let mut server = self.spawn_with(stdout_for_child, Capture::File(tempfile::tempfile()?))?;
+        let status = server.wait(limit).context("the program has not ended")?.0;
+        Ok(Output { status, stdout: Capture::File(stdout).text()?, stderr: server.log()? })
     }
 
-    /// Starts it, and waits for nothing. What it writes to stdout comes into its log, as both are
-    /// on the screen of a reader.
+    /// Starts the program and waits for nothing. Its stdout and stderr are both in its log, as a
+    /// reader sees both on the terminal.
     pub fn spawn(self) -> Result<Server> {
         let log = tempfile::tempfile()?;
-        self.spawn_into(log.try_clone()?.into(), log)
+        self.spawn_with(log.try_clone()?.into(), Capture::File(log))
     }
 
-    fn spawn_with_stdout(self, stdout: Stdio) -> Result<Server> {
-        // A file takes any amount of log, and nobody has to read it meanwhile.
-        self.spawn_into(stdout, tempfile::tempfile()?)
+    fn executable(&self) -> Result<PathBuf> {
+        match &self.program {
+            Some(program) => Ok(program.clone()),
+            None => Ok(binaries::path(&self.name)?.to_owned()),
+        }
     }
 
-    fn spawn_into(self, stdout: Stdio, log: File) -> Result<Server> {
-        let mut command = match &self.program {
-            Some(program) => Command::new(program),
-            None => Command::new(binaries::path(&self.name)?),
+    fn spawn_with(self, stdout: Stdio, log: Capture) -> Result<Server> {
+        let mut command = Command::new(self.executable()?);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(stdout);
+        let stderr = match (self.stderr, &log) {
+            (Some(stderr), _) => Stdio::from(stderr),
+            (None, Capture::File(file)) => Stdio::from(file.try_clone()?),
+            (None, Capture::Pipe(_)) => Stdio::null(),
         };
-        command.args(&self.arguments);
-        self.spawn_command(command, stdout, log)
-    }
-
-    /// Only a shell can start a program with a descriptor closed; std puts something there.
-    fn spawn_through_shell(self) -> Result<Server> {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", "exec \"$0\" \"$@\" >&-"]);
-        command.arg(binaries::path(&self.name)?).args(&self.arguments);
-        self.spawn_command(command, Stdio::null(), tempfile::tempfile()?)
-    }
-
-    fn spawn_command(self, mut command: Command, stdout: Stdio, log: File) -> Result<Server> {
-        command.stdin(Stdio::null()).stdout(stdout).stderr(log.try_clone()?);
-        command.env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
-        command.envs(self.log_level.map(|level| ("RUST_LOG", level)));
-        // A group of its own, which its children are in too: SIGSTOP and SIGKILL reach all.
+        command.stderr(stderr).env_remove("RUST_LOG").env("RUST_BACKTRACE", "1");
+        command.envs(self.environment);
+        // Its children are in its process group too, so SIGSTOP and SIGKILL reach all of them.
         command.process_group(0);
-        let hard =
-            if self.fd_limit_is_soft { getrlimit(Resource::Nofile).maximum } else { self.fd_limit };
-        let limits = [
-            (Resource::Nofile, self.fd_limit, hard),
-            (Resource::Sigpending, self.signal_queue_limit, self.signal_queue_limit),
-        ];
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        let limits = self.limits;
+        let mut blocked = SigSet::empty();
+        for signal in self.blocked {
+            blocked.add(nix::sys::signal::Signal::try_from(signal.as_raw())?);
+        }
+        let (filter, inherited_below) = (self.filter, self.inherited_below);
+        let resolver = self.resolver.as_ref().map(|file| file.path().to_owned());
         let before_exec = move || {
-            // It ends with the thread that starts it, in whatever way the tests end.
+            // The kernel kills the server when the thread ends that has started it, however that
+            // happens.
             set_parent_process_death_signal(Some(Signal::KILL))?;
-            for (resource, limit, maximum) in limits {
-                if limit.is_some() {
-                    setrlimit(resource, Rlimit { current: limit, maximum })?;
+            setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+            for limit in &limits {
+                let hard = getrlimit(limit.resource).maximum;
+                let maximum = if limit.soft_only { hard } else { Some(limit.value) };
+                setrlimit(limit.resource, Rlimit { current: Some(limit.value), maximum })?;
+            }
+            if let Some(resolver) = &resolver {
+                // SAFETY: only this process gets another view of the file system.
+                unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+                mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+                mount_bind(resolver, "/etc/resolv.conf")?;
+            }
+            blocked.thread_block()?;
+            while let Some(number) = inherited_below {
+                let copy = rustix::io::dup(rustix::stdio::stdin())?;
+                let last = copy.as_raw_fd();
+                mem::forget(copy); // it stays open in the program
+                if last + 1 >= number {
+                    break;
                 }
+            }
+            if let Some(filter) = &filter {
+                seccompiler::apply_filter(filter).map_err(|_| io::ErrorKind::Unsupported)?;
             }
             Ok(())
         };
-        // SAFETY: the closure makes system calls only; it takes no lock and allocates nothing.
+        // SAFETY: the closure only makes system calls. It takes no lock and allocates nothing.
         unsafe { command.pre_exec(before_exec) };
         let child = command.spawn().with_context(|| format!("cannot start {}", self.name))?;
         let pid = Pid::from_child(&child);
+        guard::add(pid);
+        server_event(&format!("started: {command:?}"));
+        let process = Process { name: self.name, child, pid, log, ended: false };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Ok(Server { name: self.name, child, pid, log, address, ended: false })
+        Ok(Server { process: Some(process), address, probe: self.probe })
     }
 }
 
-/// What a server that ended by itself left behind.
+/// A program that has ended by itself.
 #[derive(Debug)]
 pub struct Output {
     /// How it ended.
@@ -234,125 +415,266 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// A server that runs. Dropping it kills it and all its children.
+/// A running server. Dropping it kills it and all its children.
 #[derive(Debug)]
 pub struct Server {
+    /// `None`: the server was not started here.
+    process: Option<Process>,
+    address: SocketAddr,
+    probe: Probe,
+}
+
+#[derive(Debug)]
+struct Process {
     name: String,
     child: Child,
     pid: Pid,
-    log: File,
-    address: SocketAddr,
+    log: Capture,
+    /// Whether the case has waited for its end.
     ended: bool,
 }
 
 impl Server {
-    /// Where it listens.
+    /// The address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it and its children take now.
+    /// How the clients talk to it.
+    #[must_use]
+    pub fn probe(&self) -> &Probe {
+        &self.probe
+    }
+
+    fn process(&self) -> Result<&Process> {
+        self.process.as_ref().context("the case needs a server that it has started itself")
+    }
+
+    fn process_mut(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the case needs a server that it has started itself")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Result<Pid> {
+        Ok(self.process()?.pid)
+    }
+
+    /// What it and its children use now.
     pub fn usage(&self) -> Result<Usage> {
-        Usage::of(self.pid)
+        Usage::of(self.pid()?)
     }
 
-    /// What it has logged until now.
+    /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
-        contents(&self.log)
+        self.process()?.log.text()
     }
 
-    /// Sends a signal to the server alone, as `kill(1)` does.
+    /// Sends a signal to the server alone, as kill(1) does.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        kill_process(self.pid, signal).with_context(|| format!("cannot send {signal:?}"))
+        server_event(&format!("is sent {signal:?}"));
+        kill_process(self.pid()?, signal).with_context(|| format!("cannot send {signal:?}"))
     }
 
-    /// Runs `meanwhile` while the server and its children are stopped.
-    pub fn while_stopped<T>(&self, meanwhile: impl FnOnce() -> Result<T>) -> Result<T> {
-        kill_process_group(self.pid, Signal::STOP)?;
-        let stopped = wait_until("the server stopping", TIMEOUT, || {
-            Ok(usage::all_stopped(self.pid)?.then_some(()))
+    /// Stops the server and its children, runs `action`, and continues them.
+    pub fn while_stopped<T>(&self, action: impl FnOnce() -> Result<T>) -> Result<T> {
+        let pid = self.pid()?;
+        server_event("is stopped (SIGSTOP)");
+        kill_process_group(pid, Signal::STOP)?;
+        let stopped = wait_until("SIGSTOP to stop the server", TIMEOUT, || {
+            Ok(usage::all_stopped(pid)?.then_some(()))
         });
-        let result = stopped.and_then(|()| meanwhile());
-        kill_process_group(self.pid, Signal::CONT)?;
+        let result = stopped.and_then(|()| action());
+        kill_process_group(pid, Signal::CONT)?;
+        server_event("continues (SIGCONT)");
         result
     }
 
-    /// Whether it is the program itself already, and no shell or Cargo that starts it.
+    /// Whether it is the program itself already, and not the shell or Cargo that starts it.
     #[must_use]
     pub fn is_itself(&self) -> bool {
-        let program = fs::read_link(format!("/proc/{}/exe", self.pid.as_raw_nonzero()));
-        program.is_ok_and(|path| path.file_name().is_some_and(|name| name == &*self.name))
+        let Some(process) = &self.process else { return false };
+        let program = fs::read_link(format!("/proc/{}/exe", process.pid.as_raw_nonzero()));
+        program.is_ok_and(|path| path.file_name().is_some_and(|name| name == &*process.name))
     }
 
-    /// Whether every thread of it and its children sleeps, until something happens.
+    /// Whether every thread of it and its children sleeps in a system call.
     pub fn is_asleep(&self) -> Result<bool> {
-        usage::all_asleep(self.pid)
+        usage::all_asleep(self.pid()?)
     }
 
-    /// The numbers below `limit` that are free for new descriptors of the server, in order.
+    /// The numbers below `limit` that are free for new file descriptors of the server, in order.
     pub fn free_descriptors(&self, limit: u64) -> Result<Vec<u64>> {
-        let open = usage::open_descriptors(self.pid)?;
+        let open = usage::open_descriptors(self.pid()?)?;
         Ok((0..limit).filter(|number| !open.contains(number)).collect())
     }
 
-    /// Sets the soft `RLIMIT_NOFILE` of the server while it runs; returns what it was.
+    /// Sets the soft `RLIMIT_NOFILE` of the running server. Returns the previous limit.
     pub fn set_fd_limit(&self, limit: Option<u64>) -> Result<Option<u64>> {
-        let file = procfs::process::Process::new(self.pid.as_raw_nonzero().get())?;
-        let maximum = match file.limits()?.max_open_files.hard_limit {
+        self.set_limit(Resource::Nofile, limit)
+    }
+
+    /// Sets a soft resource limit of the running server. Returns the previous limit.
+    pub fn set_limit(&self, resource: Resource, limit: Option<u64>) -> Result<Option<u64>> {
+        let pid = self.pid()?;
+        // prlimit sets both limits, so keep the hard one.
+        let limits = procfs::process::Process::new(pid.as_raw_nonzero().get())?.limits()?;
+        let hard = match resource {
+            Resource::Nofile => limits.max_open_files.hard_limit,
+            Resource::As => limits.max_address_space.hard_limit,
+            _ => bail!("no case sets {resource:?}"),
+        };
+        let hard = match hard {
             procfs::process::LimitValue::Value(value) => Some(value),
             procfs::process::LimitValue::Unlimited => None,
         };
-        let new = Rlimit { current: limit, maximum };
-        Ok(prlimit(Some(self.pid), Resource::Nofile, new)?.current)
+        Ok(prlimit(Some(pid), resource, Rlimit { current: limit, maximum: hard })?.current)
     }
 
-    /// Waits until the server ends; how, and after what time.
+    /// Bytes of its address space.
+    pub fn address_space(&self) -> Result<u64> {
+        let process = procfs::process::Process::new(self.pid()?.as_raw_nonzero().get())?;
+        Ok(process.stat()?.vsize)
+    }
+
+    /// Duplicates the server's socket of the connection with this client into this process.
+    ///
+    /// It can then change the options of the socket, because they belong to the open file
+    /// description, which both file descriptors share.
+    pub fn duplicate_socket(&self, client: SocketAddr) -> Result<OwnedFd> {
+        let socket = sockets::server_side(client, self.address)?;
+        let inode = socket.context("the server has no socket for the client")?.inode;
+        let link = format!("socket:[{inode}]");
+        for process in usage::group(self.pid()?)? {
+            let folder = format!("/proc/{}/fd", process.pid());
+            let Ok(entries) = fs::read_dir(folder) else { continue };
+            for entry in entries.flatten() {
+                let is_it = fs::read_link(entry.path()).is_ok_and(|it| it.as_os_str() == &*link);
+                let number = entry.file_name().into_string().unwrap_or_default().parse::<RawFd>();
+                if let (true, Ok(number), Some(pid)) = (is_it, number, Pid::from_raw(process.pid()))
+                {
+                    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+                    return pidfd_getfd(&pidfd, number, PidfdGetfdFlags::empty())
+                        .context("cannot duplicate the server's socket (pidfd_getfd)");
+                }
+            }
+        }
+        bail!("no process of the server has the client's socket open")
+    }
+
+    /// Waits until the server ends. Returns how, and after what time.
     pub fn wait(&mut self, limit: Duration) -> Result<(ExitStatus, Duration)> {
         let start = Instant::now();
-        let pidfd = pidfd_open(self.pid, PidfdFlags::empty())?;
-        let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
-        let timeout = Timespec::try_from(limit)?;
-        let count = poll(&mut ended, Some(&timeout))?;
-        ensure!(count == 1, "the server has not ended in {} s", limit.as_secs());
+        let process = self.process_mut()?;
+        ensure!(process.wait(limit)?, "the server has not ended after {}", seconds(limit));
         let time = start.elapsed();
-        self.ended = true;
-        Ok((self.child.wait()?, time))
+        process.ended = true;
+        let status = process.child.wait()?;
+        server_event(&format!("has ended: {status}"));
+        Ok((status, time))
     }
 
-    /// Waits until no process of the server's is left; [`Running::wait`] comes first.
+    /// Waits until the server has no more processes. Call [`Server::wait`] first.
     pub fn wait_for_children(&self, limit: Duration) -> Result<()> {
-        wait_until("the last child of the server ending", limit, || {
-            // Whoever adopts an orphan that has ended may take its time to notice.
+        wait_until("the last child of the server to end", limit, || {
+            // The process that adopts an orphan may need some time to reap it.
             Ok((self.usage()?.processes == 0).then_some(()))
         })
     }
 
-    /// The result of a case that it has served. It must still be alive, unless the case has seen
-    /// it end, and must not have panicked; and after an error come the last lines of its log.
+    /// Returns the result of a case that the server has served.
+    ///
+    /// It becomes an error if the server has ended, unless the case has waited for that, or if a
+    /// thread of it has panicked. The last lines of the server's log are added to an error.
     pub fn check_result(&mut self, result: Result<()>) -> Result<()> {
+        if self.process.is_none() {
+            return result;
+        }
         result.and_then(|()| self.check_health()).map_err(|error| {
-            // One that ends closes its connections first, and is seen to have ended later.
+            // A server that ends closes its connections first, and its end is visible later.
             let ended = self.wait(Duration::from_millis(300)).ok();
             let ended = ended.map(|(status, _)| format!("\nThe server has ended: {status}"));
-            anyhow!("{error:#}{}\n{}", ended.unwrap_or_default(), self.log_tail())
+            let killed = self.pid().ok().and_then(guard::verdict);
+            let killed = killed.map(|reason| format!("\nThe server was {reason}"));
+            anyhow!(
+                "{error:#}{}{}\n{}",
+                killed.unwrap_or_default(),
+                ended.unwrap_or_default(),
+                self.log_tail()
+            )
         })
     }
 
-    fn check_health(&self) -> Result<()> {
-        if !self.ended {
-            self.check_alive()?;
+    fn check_health(&mut self) -> Result<()> {
+        let process = self.process_mut()?;
+        if !process.ended {
+            process.check_alive()?;
         }
-        let log = self.log()?;
-        ensure!(!log.contains("panicked"), "the server has panicked");
+        if matches!(process.log, Capture::File(_)) {
+            ensure!(!process.log.text()?.contains("panicked"), "the server has panicked");
+        }
         Ok(())
     }
 
-    fn check_alive(&self) -> Result<()> {
+    fn wait_until_it_listens(&mut self) -> Result<()> {
+        let address = self.address;
+        let result = wait_until("the server to listen", timeout().max(TIMEOUT / 2), || {
+            let listens = sockets::is_listening(address)?;
+            let process = self.process_mut()?;
+            if process.has_ended()? {
+                let status = process.child.wait()?;
+                process.ended = true;
+                if listens && status.success() {
+                    bail!(
+                        "the command has ended, but something listens on {address}: it has put \
+                         the server into the background. Start the server in the foreground, so \
+                         that it can be observed and stopped"
+                    );
+                }
+                bail!("the server has ended before it listened on {address}: {status}");
+            }
+            Ok(listens.then_some(()))
+        });
+        result.map_err(|error| anyhow!("{error:#}\n{}", self.log_tail()))?;
+        server_event(&format!("listens on {address}"));
+        Ok(())
+    }
+
+    /// The last lines of the log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        const LINES: usize = 10;
+        let log = self.log().unwrap_or_default();
+        let mut tail = VecDeque::new();
+        for line in log.lines() {
+            tail.push_back(line);
+            if tail.len() > LINES {
+                tail.pop_front();
+            }
+        }
+        let name = self.process.as_ref().map_or("the server", |process| &process.name);
+        if tail.is_empty() {
+            return format!("{name} has logged nothing");
+        }
+        let tail: Vec<_> = tail.into_iter().collect();
+        format!("The log of {name} ends:\n    {}", tail.join("\n    "))
+    }
+}
+
+impl Process {
+    /// Waits until the process ends. Returns whether it does within `limit`.
+    fn wait(&self, limit: Duration) -> Result<bool> {
         let pidfd = pidfd_open(self.pid, PidfdFlags::empty())?;
         let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
-        let count = poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-        ensure!(count == 0, "the server has ended");
+        Ok(poll(&mut ended, Some(&Timespec::try_from(limit)?))? == 1)
+    }
+
+    fn has_ended(&self) -> Result<bool> {
+        self.wait(Duration::ZERO)
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        ensure!(!self.has_ended()?, "the server has ended");
         Ok(())
     }
 
@@ -362,38 +684,40 @@ impl Server {
         let mut line = Vec::new();
         while line.last() != Some(&b'\n') {
             let left = TIMEOUT.saturating_sub(start.elapsed());
-            let timeout = Timespec::try_from(left)?;
-            let count = poll(&mut [PollFd::new(&*stdout, PollFlags::IN)], Some(&timeout))?;
-            ensure!(count == 1, "no line on stdout within {} s", TIMEOUT.as_secs());
+            let count = wait_for_input(stdout, left)?;
+            ensure!(count == 1, "no line on stdout within {}", seconds(TIMEOUT));
             let mut byte = [0];
             if stdout.read(&mut byte)? == 0 {
-                bail!("the server closed its stdout before it said that it listens");
+                bail!("the server has closed its stdout before it announced its address");
             }
             line.extend(byte);
         }
         Ok(String::from_utf8(line)?)
     }
-
-    fn log_tail(&self) -> String {
-        let log = self.log().unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(10)..];
-        format!("The log of {} ends:\n    {}", self.name, tail.join("\n    "))
-    }
 }
 
-impl Drop for Server {
+fn wait_for_input(stdout: &ChildStdout, limit: Duration) -> Result<usize> {
+    let mut input = [PollFd::from_borrowed_fd(stdout.as_fd(), PollFlags::IN)];
+    Ok(poll(&mut input, Some(&Timespec::try_from(limit)?))?)
+}
+
+impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail where the server has ended, and then there is nothing to do.
+        // Both fail if the server has ended, and then there is nothing to do.
         let _ = kill_process_group(self.pid, Signal::KILL);
         let _ = self.child.wait();
+        guard::remove(self.pid);
     }
 }
 
-/// The whole file, without moving the position that the server writes at.
-fn contents(file: &File) -> Result<String> {
-    let length = usize::try_from(file.metadata()?.len())?;
-    let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, 0)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+/// Opens a pipe that is full. Returns the write end for the server, and the read end, which nobody
+/// reads and which must stay open.
+pub fn full_pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::NONBLOCK)?;
+    while rustix::io::write(&writer, &[b'.'; 4096]).is_ok() {}
+    while rustix::io::write(&writer, b".").is_ok() {}
+    // The flag belongs to the open file description, which the server will share.
+    rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty())?;
+    Ok((writer, reader))
 }

@@ -1,24 +1,40 @@
-//! What a case runs against: a server that can be started, and its properties.
+//! What a case runs against: how to start a server, how to talk to it, and its properties.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::catalog::{Entry, Kind};
-use crate::server::Launch;
+use crate::command::Command;
+use crate::probe::{Probe, Protocol};
+use crate::server::{Launch, Readiness};
 use crate::{Client, chat_client};
 
 /// A server, and the properties that decide which cases apply to it.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// Its name.
-    pub name: &'static str,
-    /// Its catalog entry.
-    pub entry: &'static Entry,
-    /// Its second argument.
-    pub argument: Option<&'static str>,
+    /// Its name, for messages.
+    pub name: String,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// How clients talk to it.
+    pub probe: Probe,
     /// The limits of its model.
     pub properties: Properties,
+}
+
+/// Where a server comes from.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A server of this workspace, with its second argument.
+    Workspace(&'static Entry, Option<&'static str>),
+    /// A command.
+    Command(Command),
+    /// A server that runs already.
+    Running(SocketAddr),
 }
 
 /// What a server can do, and the documented limits of its model.
@@ -30,12 +46,16 @@ pub struct Properties {
     pub max_clients: Option<usize>,
     /// It refuses file descriptors from this number on (`FD_SETSIZE`).
     pub fd_setsize: Option<u64>,
-    /// File descriptors per client in the process that accepts.
-    pub descriptors_per_client: usize,
+    /// File descriptors per client in the process that accepts. `None`: unknown.
+    pub descriptors_per_client: Option<usize>,
+    /// The limit of file descriptors under which it runs out of them.
+    pub fd_limit: u64,
     /// Whether it has one socket for all peers, and no connections.
     pub connectionless: bool,
     /// Whether it polls: then it uses a core even if no client does anything.
     pub polls: bool,
+    /// Whether it wakes up now and then although nothing happens, as many runtimes do.
+    pub has_timers: bool,
     /// Whether signals notify it of events on its sockets.
     pub uses_signals: bool,
     /// Bytes of memory that an idle client may cost. `None`: no limit, because a thread or a
@@ -43,6 +63,15 @@ pub struct Properties {
     pub idle_memory: Option<u64>,
     /// How many idle clients the cases connect.
     pub idle_clients: usize,
+    /// Bytes of memory by which it may grow for a client that does not read, and with the clients
+    /// that have left.
+    pub memory: u64,
+    /// How long it may take to end after SIGTERM.
+    pub stop: Duration,
+    /// Whether it has to end with status 0 after SIGTERM. Otherwise the signal may also end it.
+    pub stops_with_zero: bool,
+    /// After how much time it closes an idle connection.
+    pub idle_timeout: Option<Duration>,
 }
 
 impl Properties {
@@ -52,59 +81,117 @@ impl Properties {
         max_concurrent: usize::MAX,
         max_clients: None,
         fd_setsize: None,
-        descriptors_per_client: 1,
+        descriptors_per_client: Some(1),
+        fd_limit: 64,
         connectionless: false,
         polls: false,
+        has_timers: false,
         uses_signals: false,
         idle_memory: None,
         idle_clients: 1000,
+        memory: 1 << 20,
+        stop: Duration::from_secs(1),
+        stops_with_zero: true,
+        idle_timeout: None,
     };
 }
 
 impl From<&'static Entry> for Target {
     fn from(entry: &'static Entry) -> Self {
-        Self { name: entry.name, entry, argument: entry.argument, properties: entry.properties }
+        let protocol = match entry.kind {
+            Kind::Echo | Kind::Datagram => Protocol::Echo,
+            Kind::Chat => Protocol::Chat,
+        };
+        Self {
+            name: entry.name.to_owned(),
+            origin: Origin::Workspace(entry, entry.argument),
+            probe: Probe::new(protocol),
+            properties: entry.properties,
+        }
     }
 }
 
 impl Target {
+    /// Its catalog entry, if it is a server of this workspace.
+    #[must_use]
+    pub fn entry(&self) -> Option<&'static Entry> {
+        match self.origin {
+            Origin::Workspace(entry, _) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// The second argument of a server of this workspace.
+    #[must_use]
+    pub fn argument(&self) -> Option<&'static str> {
+        match self.origin {
+            Origin::Workspace(_, argument) => argument,
+            _ => None,
+        }
+    }
+
     /// Whether a client is served while another one is.
     #[must_use]
     pub fn is_concurrent(&self) -> bool {
         self.properties.max_concurrent > 1
     }
 
-    /// The same server with another second argument.
+    /// Whether the cases start the server themselves.
+    #[must_use]
+    pub fn is_started_here(&self) -> bool {
+        !matches!(self.origin, Origin::Running(_))
+    }
+
+    /// The same server of the workspace with another second argument.
     #[must_use]
     pub fn with_argument(&self, argument: &'static str) -> Self {
-        Self { argument: Some(argument), ..self.clone() }
+        let mut target = self.clone();
+        if let Origin::Workspace(entry, _) = self.origin {
+            target.origin = Origin::Workspace(entry, Some(argument));
+        }
+        target
     }
 
     /// The same server, with an argument that makes it pause between polls.
     #[must_use]
     pub fn quiet(&self) -> Self {
-        Self { argument: self.entry.quiet_argument.or(self.argument), ..self.clone() }
+        match self.entry().and_then(|entry| entry.quiet_argument) {
+            Some(argument) => self.with_argument(argument),
+            None => self.clone(),
+        }
     }
 
-    /// Ready to start on a free port of `127.0.0.1`, with its usual second argument.
+    /// Ready to start on a free port of `127.0.0.1`, with its usual arguments.
     #[must_use]
     pub fn launch(&self) -> Launch {
-        let mut arguments = vec![OsString::from("127.0.0.1:0")];
-        arguments.extend(self.argument.map(OsString::from));
-        self.launch_with(arguments)
+        match &self.origin {
+            Origin::Workspace(_, argument) => {
+                self.launch_with(["127.0.0.1:0"].into_iter().chain(*argument))
+            }
+            Origin::Command(command) => {
+                let (program, arguments, address) = command.instance();
+                Launch::new(self.name.clone(), arguments)
+                    .program(PathBuf::from(program))
+                    .probe(self.probe.clone())
+                    .readiness(Readiness::Listens(address))
+            }
+            Origin::Running(address) => Launch::new(self.name.clone(), [""; 0])
+                .probe(self.probe.clone())
+                .readiness(Readiness::Runs(*address)),
+        }
     }
 
-    /// Ready to start with exactly these arguments.
+    /// A server of the workspace, ready to start with exactly these arguments.
     #[must_use]
     pub fn launch_with<A: Into<OsString>>(&self, arguments: impl IntoIterator<Item = A>) -> Launch {
-        Launch::new(self.name, arguments)
+        Launch::new(self.name.clone(), arguments).probe(self.probe.clone())
     }
 
     /// Does what a new client does to know that the server serves it.
     pub fn greet(&self, client: &Client) -> Result<()> {
-        match self.entry.kind {
-            Kind::Echo | Kind::Datagram => client.echo(b"hello"),
-            Kind::Chat => chat_client::read_greeting(client).map(drop),
+        match self.probe.protocol {
+            Protocol::Chat => chat_client::read_greeting(client).map(drop),
+            _ => client.exchange(1),
         }
     }
 }

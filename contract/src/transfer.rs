@@ -1,4 +1,4 @@
-//! Peers that send and receive at the same time, for transfers.
+//! Clients that send and receive at the same time.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,149 +9,237 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::client::is_reset;
+use crate::conversation::event;
 use crate::pattern::Pattern;
-use crate::wait::timeout;
+use crate::probe::Responses;
+use crate::wait::{seconds, timeout};
 use crate::{Client, Server};
 
-/// Sent or received at once, at most.
+/// The largest chunk that a transfer sends or receives at once.
 const CHUNK: usize = 64 * 1024;
-/// Received at once by one that sips, and the pause before each sip.
-const SIP: usize = 512;
-const SIP_PAUSE: Duration = Duration::from_micros(100);
-/// A socket that takes nothing for so long will not do so before something else happens.
+/// A slow reader receives this much at once, after a pause.
+const SLOW_CHUNK: usize = 512;
+const SLOW_PAUSE: Duration = Duration::from_micros(100);
+/// If a socket takes no data for this long, it takes none until something else happens.
 ///
-/// Where that is wrong, on a machine that stalls for as long, a test asks for less than it could.
+/// If that is wrong, because the machine stalled for as long, a case tests less than it could.
 const BLOCKED: Duration = Duration::from_millis(300);
+/// A server answers requests more slowly than it echoes bytes, so a transfer has fewer of them.
+const REQUESTS: u64 = 2000;
 
-/// A transfer: so many bytes of a pattern, out and back.
+/// A number of bytes sent on one connection, and the responses to them.
+///
+/// With an echo server, the bytes of a [`Pattern`] come back. With other servers, the bytes are
+/// requests, and progress is counted in bytes of requests to which the response is complete.
 #[derive(Debug)]
 pub struct Transfer {
     stream: TcpStream,
-    pattern: Pattern,
+    content: Content,
     random: fastrand::Rng,
     total: u64,
     sent: u64,
-    received: u64,
+    answered: u64,
     window: u64,
-    largest: usize,
+    largest_chunk: usize,
     slow_reader: bool,
     half_close: bool,
+    /// The server may close the connection after the last response.
+    may_end: bool,
     ended: bool,
 }
 
+#[derive(Debug)]
+enum Content {
+    Pattern(Pattern),
+    Requests { request: Vec<u8>, responses: Responses },
+}
+
 impl Transfer {
-    /// Connects, to send `total` bytes in chunks of random sizes, as fast as the server takes
-    /// them. Bytes and sizes are those of `seed`.
+    /// Connects, to send `total` bytes in chunks of random sizes as fast as the server takes them.
+    /// `seed` determines the bytes and the sizes.
+    ///
+    /// With a server that is no echo server, it is a number of requests instead.
     pub fn connect(server: &Server, seed: u64, total: u64) -> Result<Self> {
         Self::new(Client::connect(server)?, seed, total)
     }
 
-    /// The same on a connection that there is already.
+    /// The same on an existing connection, on which nothing was sent yet.
     pub fn new(client: Client, seed: u64, total: u64) -> Result<Self> {
+        let probe = client.probe();
+        let may_end = !probe.persistent;
+        let (content, total) = if probe.is_echo() {
+            (Content::Pattern(Pattern::new(seed)), total)
+        } else {
+            let request = probe.request(seed, 0);
+            let length = request.len() as u64;
+            let count = probe.requests((total / length).min(REQUESTS));
+            (Content::Requests { request, responses: Responses::new(probe) }, count * length)
+        };
         let stream = client.into_stream();
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
-            pattern: Pattern::new(seed),
+            content,
             random: fastrand::Rng::with_seed(seed),
             total,
             sent: 0,
-            received: 0,
+            answered: 0,
             window: u64::MAX,
-            largest: CHUNK,
+            largest_chunk: CHUNK,
             slow_reader: false,
             half_close: false,
+            may_end,
             ended: false,
         })
     }
 
-    /// Never more than this on the way.
+    /// Limits the bytes in flight.
     #[must_use]
     pub fn window(self, window: u64) -> Self {
         Self { window, ..self }
     }
 
-    /// Chunks of at most this size.
+    /// Limits the size of a chunk.
     #[must_use]
-    pub fn chunks(self, largest: usize) -> Self {
-        Self { largest: largest.clamp(1, CHUNK), ..self }
+    pub fn chunks(self, largest_chunk: usize) -> Self {
+        Self { largest_chunk: largest_chunk.clamp(1, CHUNK), ..self }
     }
 
-    /// Receives little at a time, and slowly: the server has to keep the rest for a while.
+    /// Receives a little at a time, and slowly, so that the server has pending output.
     #[must_use]
     pub fn slow_reader(self) -> Self {
         Self { slow_reader: true, ..self }
     }
 
-    /// Half-closes after the last byte; then the server has to end the connection.
+    /// Half-closes after the last byte. The server then has to close the connection.
     #[must_use]
     pub fn then_half_close(self) -> Self {
         Self { half_close: true, ..self }
     }
 
-    /// So many more bytes, on the same connection.
+    /// Adds bytes, or as many requests as that, on the same connection.
     pub fn extend(&mut self, more: u64) {
-        self.total += more;
+        self.total += match &self.content {
+            Content::Pattern(_) => more,
+            Content::Requests { request, .. } => more.next_multiple_of(request.len() as u64),
+        };
     }
 
-    /// How many bytes have come back.
+    /// The total number of bytes to send.
     #[must_use]
-    pub fn received(&self) -> u64 {
-        self.received
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
-    /// Whether all has come back, and the end after it where it was asked for.
+    /// How many of the bytes sent were echoed or answered.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// Whether everything was echoed or answered, and the connection has ended if it has to.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.received == self.total && (self.ended || !self.half_close)
+        self.answered >= self.total && (self.ended || !self.half_close)
     }
 
-    /// Sends without receiving, until the socket takes nothing any more; how many bytes it took.
+    /// Whether the server has closed the connection.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Sends without receiving, until the socket takes no more. Returns how many bytes it took.
     ///
-    /// Fails where it takes everything: then somebody keeps it all.
+    /// Fails if the socket takes everything: then the server keeps it all in memory.
     pub fn send_until_blocked(&mut self) -> Result<u64> {
         let before = self.sent;
+        while !self.send_portion(u64::MAX)? {}
+        Ok(self.sent - before)
+    }
+
+    /// Sends up to about `portion` bytes without receiving. Returns whether the socket takes no
+    /// more now, or the server has closed the connection.
+    pub fn send_portion(&mut self, portion: u64) -> Result<bool> {
+        let goal = self.sent.saturating_add(portion);
         loop {
-            self.send_some()?;
+            if let Err(error) = self.send_some(goal) {
+                let source = error.downcast_ref::<std::io::Error>();
+                if self.may_end && source.is_some_and(is_reset) {
+                    self.ended = true;
+                    return Ok(true);
+                }
+                return Err(error);
+            }
             ensure!(
                 self.sent < self.total,
-                "the server took all {} bytes from a peer that reads nothing",
+                "the server took all {} bytes from a client that does not read",
                 self.total
             );
+            if self.sent >= goal {
+                return Ok(false);
+            }
             let mut room = [PollFd::new(&self.stream, PollFlags::OUT)];
             if poll(&mut room, Some(&Timespec::try_from(BLOCKED)?))? == 0 {
-                return Ok(self.sent - before);
+                event(&self.stream, "the socket takes no more data");
+                return Ok(true);
             }
         }
     }
 
-    /// Sends nothing more than has been sent already, and half-closes.
+    /// Sends nothing more than was sent already, and half-closes.
     pub fn half_close_here(&mut self) -> Result<()> {
-        self.total = self.sent;
+        if let Content::Requests { request, .. } = &self.content {
+            // The last request may be incomplete. There will be no response to it.
+            self.total = self.sent - self.sent % request.len() as u64;
+        } else {
+            self.total = self.sent;
+        }
         self.half_close = true;
         self.finish_sending()
     }
 
     fn interest(&self) -> PollFlags {
-        if self.sent < self.total && self.sent - self.received < self.window {
+        let in_flight = self.sent - self.answered;
+        let smallest = match &self.content {
+            Content::Pattern(_) => 0,
+            Content::Requests { request, .. } => request.len() as u64,
+        };
+        if self.sent < self.total && in_flight < self.window.max(smallest) {
             PollFlags::IN | PollFlags::OUT
         } else {
             PollFlags::IN
         }
     }
 
-    fn send_some(&mut self) -> Result<()> {
+    fn send_some(&mut self, goal: u64) -> Result<()> {
         let mut chunk = vec![0; CHUNK];
-        while self.interest().contains(PollFlags::OUT) {
-            let room = (self.total - self.sent).min(self.window - (self.sent - self.received));
-            let size = self.random.u64(1..=self.largest as u64).min(room);
+        while self.sent < goal && self.interest().contains(PollFlags::OUT) {
+            let smallest = match &self.content {
+                Content::Pattern(_) => 0,
+                Content::Requests { request, .. } => request.len() as u64,
+            };
+            let allowed = self.window.max(smallest) - (self.sent - self.answered);
+            let size = self.random.u64(1..=self.largest_chunk as u64);
+            let size = size.min(self.total - self.sent).min(allowed);
             let chunk = &mut chunk[..size as usize];
-            self.pattern.fill(self.sent, chunk);
+            match &self.content {
+                Content::Pattern(pattern) => pattern.fill(self.sent, chunk),
+                Content::Requests { request, .. } => {
+                    let offset = (self.sent % request.len() as u64) as usize;
+                    let bytes = request.iter().cycle().skip(offset);
+                    chunk.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+                }
+            }
             match self.stream.write(chunk) {
-                Ok(count) => self.sent += count as u64,
+                Ok(count) => {
+                    self.sent += count as u64;
+                    event(&self.stream, &format!("-> {count} bytes, {} in all", self.sent));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
-                    let progress = format!("{} of {} bytes went out", self.sent, self.total);
+                    let progress = format!("sent {} of {} bytes", self.sent, self.total);
                     return Err(anyhow!(error).context(progress));
                 }
             }
@@ -160,30 +248,33 @@ impl Transfer {
     }
 
     fn finish_sending(&mut self) -> Result<()> {
+        event(&self.stream, "sent FIN");
         self.stream.shutdown(Shutdown::Write).context("cannot half-close")
     }
 
     fn receive_some(&mut self) -> Result<()> {
-        let mut chunk = vec![0; if self.slow_reader { SIP } else { CHUNK }];
+        let mut chunk = vec![0; if self.slow_reader { SLOW_CHUNK } else { CHUNK }];
         loop {
             if self.slow_reader {
-                thread::sleep(SIP_PAUSE);
+                thread::sleep(SLOW_PAUSE);
             }
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
+                    event(&self.stream, "received EOF");
+                    self.ended = true;
+                    self.on_received(&[])?;
+                    let expected = self.half_close || self.may_end;
                     ensure!(
-                        self.received == self.total && self.half_close,
+                        self.answered >= self.total && expected,
                         "the connection ended: {}",
                         self.progress()
                     );
-                    self.ended = true;
                     return Ok(());
                 }
                 Ok(count) => {
-                    self.pattern.check(self.received, &chunk[..count])?;
-                    self.received += count as u64;
-                    ensure!(self.received <= self.sent, "more came back than was sent");
-                    // One that always has more to read would keep the others from their turn.
+                    event(&self.stream, &format!("<- {count} bytes"));
+                    self.on_received(&chunk[..count])?;
+                    // Leave the loop although there may be more: other transfers need their turn.
                     if count < chunk.len() || self.slow_reader {
                         return Ok(());
                     }
@@ -194,10 +285,32 @@ impl Transfer {
         }
     }
 
+    fn on_received(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.content {
+            Content::Pattern(pattern) => {
+                pattern.check(self.answered, bytes)?;
+                self.answered += bytes.len() as u64;
+            }
+            Content::Requests { request, responses } => {
+                responses.push(bytes);
+                while responses.next(self.ended)? {
+                    self.answered += request.len() as u64;
+                }
+            }
+        }
+        // A server may take what comes before FIN for a request, although it is incomplete.
+        let sent = match &self.content {
+            Content::Pattern(_) => self.sent,
+            Content::Requests { request, .. } => self.sent.next_multiple_of(request.len() as u64),
+        };
+        ensure!(self.answered <= sent, "the server sent more than it has to");
+        Ok(())
+    }
+
     fn step(&mut self) -> Result<()> {
         self.receive_some()?;
         let unfinished = self.sent < self.total;
-        self.send_some()?;
+        self.send_some(u64::MAX)?;
         if unfinished && self.sent == self.total && self.half_close {
             self.finish_sending()?;
         }
@@ -205,38 +318,45 @@ impl Transfer {
     }
 
     fn progress(&self) -> String {
-        format!("{} of {} bytes came back", self.received, self.total)
+        match &self.content {
+            Content::Pattern(_) => format!("{} of {} bytes came back", self.answered, self.total),
+            Content::Requests { request, .. } => {
+                let length = request.len() as u64;
+                let (answered, total) = (self.answered / length, self.total / length);
+                format!("{answered} of {total} responses arrived")
+            }
+        }
     }
 }
 
-/// Lets all transfers go on until each is done.
-pub fn run(exchanges: &mut [Transfer]) -> Result<()> {
-    run_until(exchanges, |exchanges| exchanges.iter().all(Transfer::is_done))
+/// Runs all transfers at the same time until each is done.
+pub fn run(transfers: &mut [Transfer]) -> Result<()> {
+    run_until(transfers, |transfers| transfers.iter().all(Transfer::is_done))
 }
 
-/// Lets all transfers go on until `enough` of them has happened.
+/// Runs all transfers at the same time until `enough` returns true.
 ///
-/// Fails where for [`patience`] nothing comes or goes on any of them.
-pub fn run_until(exchanges: &mut [Transfer], enough: impl Fn(&[Transfer]) -> bool) -> Result<()> {
-    while !enough(exchanges) {
-        let pending: Vec<_> = (0..exchanges.len()).filter(|&i| !exchanges[i].is_done()).collect();
+/// Fails if no transfer makes progress for [`timeout`].
+pub fn run_until(transfers: &mut [Transfer], enough: impl Fn(&[Transfer]) -> bool) -> Result<()> {
+    while !enough(transfers) {
+        let pending: Vec<_> = (0..transfers.len()).filter(|&i| !transfers[i].is_done()).collect();
         let Some(&first) = pending.first() else { bail!("all transfers are done too early") };
         let mut sockets: Vec<_> = pending
             .iter()
             .map(|&i| {
-                PollFd::from_borrowed_fd(exchanges[i].stream.as_fd(), exchanges[i].interest())
+                PollFd::from_borrowed_fd(transfers[i].stream.as_fd(), transfers[i].interest())
             })
             .collect();
         let ready = poll(&mut sockets, Some(&Timespec::try_from(timeout())?))?;
         ensure!(
             ready > 0,
-            "no echo within {} s: {}",
-            timeout().as_secs(),
-            exchanges[first].progress()
+            "no progress for {}: {}",
+            seconds(timeout()),
+            transfers[first].progress()
         );
         let ready: Vec<_> = sockets.iter().map(|socket| !socket.revents().is_empty()).collect();
         for (&index, _) in pending.iter().zip(ready).filter(|&(_, ready)| ready) {
-            exchanges[index].step()?;
+            transfers[index].step()?;
         }
     }
     Ok(())
@@ -250,7 +370,7 @@ mod tests {
 
     const TOTAL: u64 = 1 << 20;
 
-    /// A transfer with a server that does this with its one connection.
+    /// A transfer with a server that does this with its only connection.
     fn with(target: fn(TcpStream) -> std::io::Result<()>) -> Result<Transfer> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -266,7 +386,7 @@ mod tests {
         result(target).map_or_else(|error| format!("{error:#}"), |()| "none".to_owned())
     }
 
-    /// Echoes, but does something else to the chunk in which byte 500,000 is.
+    /// Echoes, but changes the chunk that contains byte 500,000.
     fn spoil(mut stream: TcpStream, spoil: impl Fn(&mut Vec<u8>, usize)) -> std::io::Result<()> {
         let mut buffer = vec![0; 4096];
         let mut at = 0;
@@ -290,15 +410,15 @@ mod tests {
     }
 
     #[test]
-    fn sees_bytes_lost_doubled_or_changed() {
-        let wrong = |error: String| error.contains("came back as another than was sent");
+    fn detects_bytes_lost_duplicated_or_changed() {
+        let wrong = |error: String| error.contains("that came back differs");
         assert!(wrong(error(|stream| spoil(stream, Vec::truncate))));
         assert!(wrong(error(|stream| spoil(stream, |chunk, at| chunk.insert(at, chunk[at])))));
         assert!(wrong(error(|stream| spoil(stream, |chunk, at| chunk[at] ^= 1))));
     }
 
     #[test]
-    fn sees_an_early_end() {
+    fn detects_an_early_end() {
         let early = error(|mut stream| {
             let mut buffer = vec![0; 1000];
             stream.read_exact(&mut buffer)?;
@@ -310,11 +430,11 @@ mod tests {
     }
 
     #[test]
-    fn sees_who_takes_everything_from_a_peer_that_reads_nothing() -> Result<()> {
+    fn detects_a_server_that_takes_everything_from_a_client_that_does_not_read() -> Result<()> {
         let mut greedy =
             with(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop))?;
         let error = greedy.send_until_blocked().map_err(|error| error.to_string());
-        let expected = format!("the server took all {TOTAL} bytes from a peer that reads nothing");
+        let expected = format!("the server took all {TOTAL} bytes from a client that does not read");
         assert_eq!(error, Err(expected));
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Processor time, memory, descriptors, threads and processes of a server, from `/proc`.
+//! Processor time, memory, file descriptors, threads and processes of a server, from `/proc`.
 
 use std::time::Duration;
 
@@ -6,37 +6,37 @@ use anyhow::{Context, Result};
 use procfs::process::{Process, all_processes};
 use rustix::process::Pid;
 
-/// What a server and all its children take at one moment.
+/// What a server and all its children use at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Processes that run.
+    /// Processes, without zombies.
     pub processes: usize,
-    /// Processes that have ended, and whose parent has not asked for their status.
+    /// Processes that have ended, but whose parent has not called `wait`.
     pub zombies: usize,
     /// Threads of all processes.
     pub threads: usize,
-    /// Open descriptors of all processes.
+    /// Open file descriptors of all processes.
     pub descriptors: usize,
-    /// Bytes of memory that no file stands behind: heap and stacks.
+    /// Bytes of anonymous memory: heap and stacks.
     ///
-    /// From `smaps_rollup`, which counts pages; `RssAnon` in `status` is a sum of counters kept
-    /// on each processor, and many kernels since 6.2 show it with an error of 256 KiB and more.
+    /// Read from `smaps_rollup`, which counts pages. `RssAnon` in `status` adds up counters per
+    /// processor, and in many kernels since 6.2 it is wrong by 256 KiB and more.
     pub memory: u64,
-    /// Processor time used since the start, of children that are gone too.
+    /// Processor time since the start, with that of children that have ended.
     pub cpu: Duration,
-    /// Time for which threads that are still there could have run, and other processes did.
+    /// How long the threads were ready to run while other processes ran.
     pub waited: Duration,
-    /// How often a thread stopped running, of its own accord or not. It counts what is too short
-    /// for the ticks of `cpu`.
+    /// How often a thread stopped running, voluntarily or not. This also counts work that is too
+    /// short for the clock ticks of `cpu`.
     pub switches: u64,
 }
 
 impl Usage {
-    /// Of the process group of `leader`.
+    /// The usage of the process group of `leader`.
     pub fn of(leader: Pid) -> Result<Self> {
         let mut sum = Self::default();
         for process in group(leader)? {
-            // A process or thread that ends while we look at it counts for nothing.
+            // A process or thread that ends meanwhile is not counted.
             let _ = sum.add(&process);
         }
         Ok(sum)
@@ -69,13 +69,13 @@ impl Usage {
     }
 }
 
-/// Whether every process of the group is stopped by SIGSTOP.
+/// Whether SIGSTOP has stopped every process of the group.
 pub(crate) fn all_stopped(leader: Pid) -> Result<bool> {
     let stats = group(leader)?.into_iter().filter_map(|process| process.stat().ok());
     Ok(stats.filter(|stat| stat.state != 'Z').all(|stat| stat.state == 'T'))
 }
 
-/// Whether every thread of the group sleeps, until something happens.
+/// Whether every thread of the group sleeps in a system call.
 pub(crate) fn all_asleep(leader: Pid) -> Result<bool> {
     for process in group(leader)? {
         for task in process.tasks()?.flatten() {
@@ -87,23 +87,23 @@ pub(crate) fn all_asleep(leader: Pid) -> Result<bool> {
     Ok(true)
 }
 
-/// The numbers of the open descriptors of the process.
+/// The open file descriptors of the process.
 ///
-/// Not all need be its own doing: it inherits what the environment of the tests leaves open.
+/// The process has inherited some of them, if the environment of the tests leaves them open.
 pub(crate) fn open_descriptors(pid: Pid) -> Result<Vec<u64>> {
     let open = process(pid)?.fd()?.flatten().map(|descriptor| descriptor.fd as u64);
     Ok(open.collect())
 }
 
-/// The processes of the group: a server starts one, and its children are in it.
-fn group(leader: Pid) -> Result<Vec<Process>> {
+/// The processes of the group: the server, and the children that it has started.
+pub(crate) fn group(leader: Pid) -> Result<Vec<Process>> {
     let all = all_processes()?.flatten();
-    let ours = |process: &Process| {
+    let in_group = |process: &Process| {
         process.stat().is_ok_and(|stat| stat.pgrp == leader.as_raw_nonzero().get())
     };
-    Ok(all.filter(ours).collect())
+    Ok(all.filter(in_group).collect())
 }
 
 fn process(pid: Pid) -> Result<Process> {
-    Process::new(pid.as_raw_nonzero().get()).context("the server is gone")
+    Process::new(pid.as_raw_nonzero().get()).context("the server has ended")
 }

@@ -1,4 +1,4 @@
-//! Waiting for an event, with a deadline.
+//! Waiting with a timeout.
 
 use std::cell::Cell;
 use std::thread;
@@ -6,49 +6,55 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How long a test waits for anything that a correct server does at once.
+/// How long a case waits for something that a correct server does at once.
 ///
-/// It bounds how long a wrong server is waited for, and says nothing about speed: a machine
-/// that is busy with something else may take seconds for what takes microseconds.
+/// This limits how long a case waits for a wrong server. It is not a limit on speed: a busy machine
+/// may take seconds for what usually takes microseconds.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 thread_local! {
-    static HERE: Cell<Duration> = const { Cell::new(TIMEOUT) };
+    static CURRENT: Cell<Duration> = const { Cell::new(TIMEOUT) };
 }
 
-/// How long a test on this thread waits: [`PATIENCE`], where nothing else was said.
+/// The timeout of the cases on this thread: [`TIMEOUT`], unless [`set_timeout`] has changed it.
 #[must_use]
 pub fn timeout() -> Duration {
-    HERE.get()
+    CURRENT.get()
 }
 
-/// Makes tests on this thread wait less long, where a server is expected to be wrong.
+/// Changes the timeout of the cases on this thread.
 pub fn set_timeout(timeout: Duration) {
-    HERE.set(timeout);
+    CURRENT.set(timeout);
 }
 
-/// Between two looks.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Looks until there is something to see, for at most `limit`; `what` completes the sentence
-/// "20 s went by without …".
+/// Calls `check` until it returns `Some`, for at most `limit`.
+///
+/// `what` completes the sentence "waited 20 s for …".
 pub fn wait_until<T>(
     what: &str,
     limit: Duration,
-    mut look: impl FnMut() -> Result<Option<T>>,
+    mut check: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let start = Instant::now();
     loop {
-        // The time is taken before the look: the last look comes after the deadline.
+        // Read the clock first, so that the last check comes after the deadline.
         let late = start.elapsed() >= limit;
-        if let Some(seen) = look()? {
-            return Ok(seen);
+        if let Some(value) = check()? {
+            return Ok(value);
         }
         if late {
-            bail!("{} s went by without {what}", limit.as_secs());
+            bail!("waited {} for {what}", seconds(limit));
         }
         thread::sleep(PAUSE);
     }
+}
+
+/// `20 s`, `0.3 s`.
+pub(crate) fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_millis() as f64 / 1000.0)
 }
 
 #[cfg(test)]
@@ -56,16 +62,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sees_what_comes_late_and_gives_up_on_what_never_comes() {
-        let mut looks = 0;
-        let seen = wait_until("a third look", TIMEOUT, || {
-            looks += 1;
-            Ok((looks == 3).then_some(looks))
+    fn returns_the_first_value_and_times_out_without_one() {
+        let mut checks = 0;
+        let value = wait_until("the third check", TIMEOUT, || {
+            checks += 1;
+            Ok((checks == 3).then_some(checks))
         });
-        assert_eq!(seen.ok(), Some(3));
+        assert_eq!(value.ok(), Some(3));
 
-        let never = wait_until("a miracle", Duration::ZERO, || Ok(None::<()>));
+        let never = wait_until("nothing", Duration::ZERO, || Ok(None::<()>));
         let error = never.map_err(|error| error.to_string());
-        assert_eq!(error, Err("0 s went by without a miracle".to_owned()));
+        assert_eq!(error, Err("waited 0 s for nothing".to_owned()));
+        assert_eq!(seconds(Duration::from_millis(300)), "0.3 s");
     }
 }

@@ -1,114 +1,155 @@
-//! A failed accept never ends the server; out of descriptors it stops accepting, costs little,
-//! and serves again as soon as a connection closes.
+//! No failure of `accept` ends the server or makes it spin. Out of file descriptors it stops
+//! accepting, uses little processor time, and serves again as soon as a connection closes.
 
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 
-use crate::client::{connect_many, message};
-use crate::{Client, Server, Target, timeout, wait_until};
-
-use crate::Case;
+use super::shutdown;
+use crate::case::{Case, Need};
+use crate::client::connect_many;
+use crate::server::Launch;
+use crate::{Client, Server, Target, filter, timeout, wait_until};
 
 pub const CASES: &[Case] = &[
-    Case::new("out_of_descriptors", |target| run_out_of_descriptors(target, 200, |_| Ok(()))),
-    Case::new("out_of_descriptors_without_connections", out_of_descriptors_without_connections),
-    Case::new("full", full),
+    Case::new(
+        "out_of_descriptors",
+        "with more clients than file descriptors, all are served in turn or refused",
+        |target| run_out_of_descriptors(target, 200, |_| Ok(())),
+    )
+    .needs(&[Need::Process])
+    .quick(),
+    Case::new(
+        "out_of_descriptors_without_connections",
+        "without a free file descriptor and without connections, the server waits for one",
+        out_of_descriptors_without_connections,
+    )
+    .needs(&[Need::Process]),
+    Case::new(
+        "full",
+        "when its file descriptors are used up, the server uses under 5 % of a core",
+        full,
+    )
+    .needs(&[Need::Process]),
+    Case::new(
+        "accept_fails",
+        "if accept always fails, the server uses under 5 % of a core and obeys SIGTERM",
+        accept_fails,
+    )
+    .needs(&[Need::Process, filter::SECCOMP]),
 ];
 
-/// A descriptor limit that a burst reaches soon.
-pub const LIMIT: u64 = 64;
-
-/// Clients of which each sends one message at once, and is served when the server likes.
+/// Clients that send one request each. The server serves them when it can.
 pub struct Burst {
-    pub waiting: Vec<Waiting>,
+    pub waiting: Vec<(u64, Client)>,
     pub served: Vec<Client>,
-}
-
-pub struct Waiting {
-    client: Client,
-    message: Vec<u8>,
+    /// How many clients the server has refused.
+    pub refused: usize,
 }
 
 impl Burst {
     pub fn connect(server: &Server, count: usize) -> Result<Self> {
         let waiting = (0..count as u64).map(|seed| {
-            let waiting = Waiting { client: Client::connect(server)?, message: message(seed, 50) };
-            waiting.client.send(&waiting.message)?;
-            Ok(waiting)
+            let client = Client::connect(server)?;
+            // It fails if the server has refused the client already.
+            let _ = client.send_request(seed);
+            Ok((seed, client))
         });
-        Ok(Self { waiting: waiting.collect::<Result<_>>()?, served: Vec::new() })
+        Ok(Self { waiting: waiting.collect::<Result<_>>()?, served: Vec::new(), refused: 0 })
     }
 
-    /// Waits until at least `count` more have had their echo.
-    pub fn expect(&mut self, count: usize) -> Result<()> {
+    /// Waits until at least `count` more are served. If `may_refuse`, refused ones count too.
+    pub fn expect(&mut self, count: usize, may_refuse: bool) -> Result<()> {
         let goal = self.served.len() + count;
-        let what = format!("an echo for {count} more of {} that wait", self.waiting.len());
+        let refused_before = self.refused;
+        let what =
+            format!("{count} more of {} waiting clients to be served", self.waiting.len());
         wait_until(&what, timeout(), || {
-            let mut still_waiting = Vec::new();
-            for waiting in self.waiting.drain(..) {
-                if waiting.client.has_response()? {
-                    waiting.client.expect(&waiting.message)?;
-                    self.served.push(waiting.client);
-                } else {
-                    still_waiting.push(waiting);
+            for (seed, client) in std::mem::take(&mut self.waiting) {
+                match client.has_response() {
+                    Ok(false) => self.waiting.push((seed, client)),
+                    Ok(true) => match client.expect_response(seed) {
+                        Ok(()) => self.served.push(client),
+                        // An error message before the end of the connection.
+                        Err(_) if may_refuse && client.drain()? => self.refused += 1,
+                        Err(error) => return Err(error),
+                    },
+                    Err(_) if may_refuse => self.refused += 1,
+                    Err(error) => return Err(error),
                 }
             }
-            self.waiting = still_waiting;
-            Ok((self.served.len() >= goal).then_some(()))
+            let refused = self.refused - refused_before;
+            Ok((self.served.len() + refused >= goal || self.waiting.is_empty()).then_some(()))
         })
     }
 }
 
-/// More clients than the server has descriptors for; `meanwhile` happens while some of them wait.
+/// Connects more clients than the server has file descriptors for. Calls `meanwhile` while some of
+/// them wait.
 pub fn run_out_of_descriptors(
     target: &Target,
     clients: usize,
     meanwhile: impl FnOnce(&Server) -> Result<()>,
 ) -> Result<()> {
-    target.quiet().launch().fd_limit(LIMIT).serve(|server| {
-        let fits = fits(target, server)?.min(clients);
+    // Only the servers of this workspace promise to refuse nobody.
+    let may_refuse = target.entry().is_none();
+    limited(target).serve(|server| {
+        let capacity = capacity(target, server)?.min(clients);
         let mut burst = Burst::connect(server, clients)?;
-        burst.expect(fits).with_context(|| format!("{fits} fit"))?;
+        burst
+            .expect(capacity, may_refuse)
+            .with_context(|| format!("there are file descriptors for {capacity}"))?;
         meanwhile(server)?;
         expect_low_cpu(server).context("with clients waiting")?;
-        burst.served.iter().try_for_each(|client| client.echo(b"and on")).context("meanwhile")?;
+        burst.served.iter().try_for_each(|client| client.exchange(1)).context("meanwhile")?;
+        ensure!(!burst.served.is_empty() || burst.waiting.is_empty(), "no client was served");
         if !burst.waiting.is_empty() {
             burst.served.pop();
-            burst.expect(1).context("when one connection had closed")?;
+            burst.expect(1, may_refuse).context("after one connection was closed")?;
         }
         while !burst.waiting.is_empty() {
             let closed = burst.served.len();
             burst.served.clear();
-            let next = closed.min(fits).min(burst.waiting.len());
-            burst.expect(next).with_context(|| format!("when {closed} had closed"))?;
+            let next = closed.min(capacity).min(burst.waiting.len()).max(1);
+            burst
+                .expect(next, may_refuse)
+                .with_context(|| format!("after {closed} connections were closed"))?;
         }
-        Ok(())
+        Client::connect(server)?.exchange(1).context("after all clients have left")
     })
 }
 
-/// How many clients can be served at once, at least.
-fn fits(target: &Target, server: &Server) -> Result<usize> {
-    // A server that has answered has opened all that it needs for itself.
-    let client = Client::connect(server)?;
-    client.echo(b"ready?")?;
-    let free = server.free_descriptors(LIMIT)?.len();
-    let fits = free.checked_div(target.properties.descriptors_per_client).unwrap_or(usize::MAX);
-    Ok(fits.min(target.properties.max_concurrent))
+/// The server, with a low limit of file descriptors.
+pub fn limited(target: &Target) -> Launch {
+    target.quiet().launch().fd_limit(target.properties.fd_limit)
 }
 
-/// Whether the server uses under 5 % of a core.
+/// How many clients the server can serve at once, at least.
+pub fn capacity(target: &Target, server: &Server) -> Result<usize> {
+    // Once the server has responded, it has opened all file descriptors that it needs for itself.
+    let client = Client::connect(server)?;
+    client.exchange(1)?;
+    let free = server.free_descriptors(target.properties.fd_limit)?.len();
+    let capacity = match target.properties.descriptors_per_client {
+        Some(count) => free.checked_div(count).unwrap_or(usize::MAX),
+        None => 1,
+    };
+    Ok(capacity.min(target.properties.max_concurrent))
+}
+
+/// Checks that the server uses under 5 % of a core.
 pub fn expect_low_cpu(server: &Server) -> Result<()> {
     const WINDOW: Duration = Duration::from_secs(1);
     const ALLOWED: Duration = Duration::from_millis(50);
     let mut used = Duration::ZERO;
-    // What it has to do yet for those who came may run into the first window.
+    // The server may still be busy with earlier clients in the first window.
     for _ in 0..3 {
         let before = server.usage()?;
         thread::sleep(WINDOW);
         let after = server.usage()?;
-        // What it would have used if it had not had to wait for others that use the machine.
+        // Scale to the time in which other processes did not keep the server from running.
         let waited = after.waited.saturating_sub(before.waited);
         let free = WINDOW.saturating_sub(waited).max(WINDOW / 10);
         let used_there = after.cpu.saturating_sub(before.cpu);
@@ -117,46 +158,83 @@ pub fn expect_low_cpu(server: &Server) -> Result<()> {
             return Ok(());
         }
     }
-    bail!("starved, it used {} ms of processor time in a second", used.as_millis())
+    bail!("the server used {} ms of processor time in a second", used.as_millis())
 }
 
-/// As many clients as there is room for are served on, whatever becomes of those beyond.
+/// The clients for which there is space are served on, whatever happens to the others.
 fn full(target: &Target) -> Result<()> {
-    target.quiet().launch().fd_limit(LIMIT).serve(|server| {
-        let inside = connect_many(server, fits(target, server)?.min(100))?;
-        let _beyond: Vec<_> = (0..10).map(|_| Client::connect(server)).collect::<Result<_>>()?;
-        expect_low_cpu(server).context("full")?;
-        inside.iter().try_for_each(|client| client.echo(b"and on")).context("full")
+    limited(target).serve(|server| {
+        let inside = connect_many(server, capacity(target, server)?.min(100))?;
+        let _others: Vec<_> = (0..10).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        expect_low_cpu(server).context("with all file descriptors used")?;
+        inside
+            .iter()
+            .try_for_each(|client| client.exchange(1))
+            .context("with all file descriptors used")
     })
 }
 
-/// The limit falls below what the server has open, as when the system's own table is full: no
-/// connection's end will tell it when there is room again.
+/// The limit falls below the number of open file descriptors, as if the table of the whole system
+/// were full. The server closes no connection that could make space.
 fn out_of_descriptors_without_connections(target: &Target) -> Result<()> {
-    // An `accept` that waits has its descriptor already: one client for each thread that does.
-    const LAST: usize = 100;
+    // An `accept` that waits may have its file descriptor already: one client per waiting thread.
+    const LAST: u64 = 100;
     target.quiet().launch().serve(|server| {
         let client = Client::connect(server)?;
-        client.echo(b"ready?")?;
+        client.exchange(1)?;
         client.finish()?;
-        let lowest_free = server.free_descriptors(LIMIT)?.first().copied().context("none free")?;
-        let usual = server.set_fd_limit(Some(lowest_free))?;
-        for _ in 0..LAST {
+        let limit = target.properties.fd_limit.max(1024);
+        let lowest_free = server.free_descriptors(limit)?.first().copied();
+        let usual = server.set_fd_limit(Some(lowest_free.context("no descriptor is free")?))?;
+        for seed in 0..LAST {
             let client = Client::connect(server)?;
-            client.send(b"room?")?;
+            client.send_request(seed)?;
             let soon = Duration::from_secs(1);
-            let answer = wait_until("an answer", soon, || Ok(client.has_response()?.then_some(())));
-            // That none came in a second may be the machine's fault: it is asked again below.
-            if answer.is_err() {
-                expect_low_cpu(server).context("with nobody connected")?;
-                if !client.has_response()? {
+            let response = wait_until("a response", soon, || {
+                Ok(client.has_response().unwrap_or(true).then_some(()))
+            });
+            if response.is_err() {
+                expect_low_cpu(server).context("with no client connected")?;
+                // The machine may have been slow, so check again.
+                if !client.has_response().unwrap_or(true) {
                     server.set_fd_limit(usual)?;
-                    return client.expect(b"room?").context("when there was room again");
+                    return client
+                        .expect_response(seed)
+                        .context("after file descriptors were free again");
                 }
             }
-            client.expect(b"room?")?;
+            if client.expect_response(seed).is_err() {
+                // The server has refused the client: with a spare descriptor, or a new process.
+                ensure!(target.entry().is_none(), "the server refused a client");
+                server.set_fd_limit(usual)?;
+                return Client::connect(server)?
+                    .exchange(seed)
+                    .context("after file descriptors were free again");
+            }
             client.finish()?;
         }
-        bail!("without descriptors it served {LAST} clients")
+        // A server that opens each connection in another process never runs out.
+        server.set_fd_limit(usual)?;
+        ensure!(target.entry().is_none(), "it served {LAST} clients without file descriptors");
+        Ok(())
+    })
+}
+
+/// A security module or a seccomp filter makes `accept` fail, and the connection stays in the
+/// queue. A server that takes this for the failure of one connection, and goes on with the next
+/// one, spins.
+fn accept_fails(target: &Target) -> Result<()> {
+    target.quiet().launch().filter(filter::no_accept()?).serve(|server| {
+        let clients: Vec<_> = (0..3).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let soon = Duration::from_millis(300);
+        clients[0].send_request(1)?;
+        let served = wait_until("a response", soon, || {
+            Ok(clients[0].has_response().unwrap_or(false).then_some(()))
+        });
+        // io_uring accepts without the system call.
+        if served.is_err() {
+            expect_low_cpu(server).context("while accept fails with EPERM")?;
+        }
+        shutdown::ends(target, server, Signal::TERM).context("while accept fails with EPERM")
     })
 }

@@ -1,81 +1,103 @@
-//! What the lines of the contract come to where there are no connections: each datagram is answered
-//! once, whole, from the address that it was sent to.
+//! The contract of a server without connections: each datagram is answered once, whole, from the
+//! address to which it was sent.
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-
-use crate::{Server, TIMEOUT, Target};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use socket2::SockRef;
 
-use crate::Case;
-use crate::cases::start;
+use super::idle::expect_no_wakeups;
+use super::start;
+use crate::wait::{TIMEOUT, seconds};
+use crate::{Case, Server, Target, case};
 
-/// In the contract's order. What is not here is about connections: accept, half-close, limits; or
-/// about a peer's own socket, backpressure and fairness.
+/// In the order of the contract. The lines that are missing are about connections (accept,
+/// half-close, limits), or about the socket of each client (backpressure, fairness).
 pub const LINES: super::Lines = &[
-    ("isolation", &[Case::new("peers_that_are_gone", peers_that_are_gone)]),
+    (
+        "isolation",
+        &[Case::new("peers_that_have_left", "peers that have left do no harm", peers_that_have_left)],
+    ),
     (
         "integrity",
         &[
-            Case::new("sizes", sizes),
-            Case::new("bursts", bursts).exclusive(),
-            Case::new("address_that_was_asked", address_that_was_asked),
-            Case::new("dual_stack", dual_stack).unavailable(start::no_ipv6),
+            Case::new("sizes", "datagrams of all sizes come back", sizes),
+            Case::new("bursts", "datagrams that arrive at once all come back", bursts).exclusive(),
+            Case::new("address_asked", "the reply comes from the address asked", address_asked),
+            Case::new("dual_stack", "on [::] the server serves IPv4 and IPv6", dual_stack)
+                .needs(&[start::IPV6]),
+            Case::new("link_local", "a link-local address answers", link_local)
+                .needs(&[start::IPV6, LINK_LOCAL]),
+            Case::new("multicast", "a datagram to a multicast group is answered", multicast)
+                .needs(&[start::IPV6]),
         ],
     ),
-    ("interruption", &[Case::new("idle", interruption)]),
+    (
+        "interruption",
+        &[Case::new("idle", "SIGSTOP and SIGCONT do not disturb the server", interruption)],
+    ),
     (
         "shutdown",
         &[
-            Case::new("sigint_flood", |target| ends(target, Signal::INT)).exclusive(),
-            Case::new("sigterm_flood", |target| ends(target, Signal::TERM)).exclusive(),
+            Case::new("sigint_flood", "SIGINT ends the server during a flood", |target| {
+                flooded(target, Signal::INT)
+            })
+            .exclusive(),
+            Case::new("sigterm_flood", "SIGTERM ends the server during a flood", |target| {
+                flooded(target, Signal::TERM)
+            })
+            .exclusive(),
         ],
     ),
-    ("leaks", &[Case::new("rounds_of_500", leaks)]),
+    ("leaks", &[Case::new("rounds_of_500", "500 peers leave nothing behind", leaks)]),
     (
         "start",
         &[
-            Case::new("in_use", in_use),
-            Case::new("unparsable", start::unparsable),
-            Case::new("unresolvable", start::unresolvable),
-            Case::new("not_ours", start::not_ours),
-            Case::new("not_utf8", start::not_utf8),
-            Case::new("surplus_argument", start::surplus_argument),
-            Case::new("unknown_option", start::unknown_option),
-            Case::new("help", start::help),
+            start::IN_USE,
+            start::UNPARSABLE,
+            start::UNRESOLVABLE,
+            start::NOT_ASSIGNED,
+            start::NOT_UTF8,
+            start::SURPLUS_ARGUMENT,
+            start::UNKNOWN_OPTION,
+            start::HELP,
         ],
     ),
-    ("idle", &[Case::new("no_processor_time", idle)]),
+    ("idle", &[Case::new("no_processor_time", "the server does not wake up while nobody sends", idle)]),
+    ("log", &[Case::new("full_pipe", "the server serves and stops although nobody reads its log", full_pipe)]),
 ];
 
-/// The largest over IPv4: 65535 less the headers.
+/// The largest payload over IPv4: 65,535 less the headers.
 const LARGEST: usize = 65_507;
-/// What the kernel counts for a small datagram in a socket's buffer, at most.
+/// The most that the kernel counts for a small datagram in a socket's buffer.
 const ACCOUNTED: usize = 1024;
 
-/// A peer that hears of `server` alone: the kernel drops what comes from any other address.
-fn peer(target: SocketAddr) -> Result<UdpSocket> {
-    let ours = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(ours)?;
-    socket.connect(target)?;
+const LINK_LOCAL: case::Need = case::Need::Machine(|| {
+    link_local_address().is_none().then_some("this machine has no link-local address")
+});
+
+/// A peer that receives from `server` only: the kernel drops what comes from another address.
+fn peer(server: SocketAddr) -> Result<UdpSocket> {
+    let any = if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(server)?;
     socket.set_read_timeout(Some(TIMEOUT))?;
-    // So that an answer which does not come was not lost at this end.
+    // A reply that does not arrive was then not lost at this end.
     SockRef::from(&socket).set_recv_buffer_size(8 << 20)?;
     Ok(socket)
 }
 
 fn echo(peer: &UdpSocket, message: &[u8]) -> Result<()> {
     peer.send(message)?;
-    let mut answer = vec![0; LARGEST + 1];
-    let what = || format!("no answer to {} bytes", message.len());
-    let count = peer.recv(&mut answer).with_context(what)?;
-    ensure!(answer[..count] == *message, "to {} bytes came {count} others", message.len());
+    let mut reply = vec![0; LARGEST + 1];
+    let what = || format!("no reply to {} bytes", message.len());
+    let count = peer.recv(&mut reply).with_context(what)?;
+    ensure!(reply[..count] == *message, "the reply to {} bytes has {count}", message.len());
     Ok(())
 }
 
@@ -89,35 +111,35 @@ fn sizes(target: &Target) -> Result<()> {
     })
 }
 
-/// Several clients send while the server is stopped: as many as its buffer is sure to hold.
+/// Several peers send while the server is stopped: as much as its buffer is sure to hold.
 fn bursts(target: &Target) -> Result<()> {
-    const CLIENTS: usize = 8;
+    const PEERS: usize = 8;
     const TOTAL: usize = 5000;
     let most: usize = fs::read_to_string("/proc/sys/net/core/rmem_max")?.trim().parse()?;
-    // The server asks for more than this; and the kernel doubles what it grants.
-    let burst = (2 * most.min(8 << 20) / ACCOUNTED).min(TOTAL) / CLIENTS;
+    // The server asks for more than this, and the kernel doubles what it grants.
+    let burst = (2 * most.min(8 << 20) / ACCOUNTED).min(TOTAL) / PEERS;
     target.launch().serve(|server| {
-        let peers: Vec<_> = (0..CLIENTS).map(|_| peer(server.address())).collect::<Result<_>>()?;
+        let peers: Vec<_> = (0..PEERS).map(|_| peer(server.address())).collect::<Result<_>>()?;
         peers.iter().try_for_each(|peer| echo(peer, b"ready?"))?;
         let mut next = 0_u32;
         while (next as usize) < TOTAL {
             let numbers = next..next + burst as u32;
             next = numbers.end;
             server.while_stopped(|| {
-                let send = |peer: &UdpSocket| {
-                    numbers.clone().try_for_each(|n| {
-                        peer.send(&n.to_be_bytes()).map(drop).context("cannot send")
-                    })
-                };
-                peers.iter().try_for_each(send)
+                for peer in &peers {
+                    for number in numbers.clone() {
+                        peer.send(&number.to_be_bytes()).context("cannot send")?;
+                    }
+                }
+                Ok(())
             })?;
             for peer in &peers {
-                let mut owed: HashSet<_> = numbers.clone().map(u32::to_be_bytes).collect();
-                while !owed.is_empty() {
-                    let mut answer = [0; 4];
-                    let missing = || format!("{} of {burst} answers are missing", owed.len());
-                    peer.recv(&mut answer).with_context(missing)?;
-                    ensure!(owed.remove(&answer), "{answer:?} came, which nobody waits for");
+                let mut expected: HashSet<_> = numbers.clone().map(u32::to_be_bytes).collect();
+                while !expected.is_empty() {
+                    let mut reply = [0; 4];
+                    let missing = || format!("{} of {burst} replies are missing", expected.len());
+                    peer.recv(&mut reply).with_context(missing)?;
+                    ensure!(expected.remove(&reply), "received {reply:?}, which was not expected");
                 }
             }
         }
@@ -125,8 +147,8 @@ fn bursts(target: &Target) -> Result<()> {
     })
 }
 
-/// A machine has several addresses, and a peer takes an answer from the one it asked only.
-fn address_that_was_asked(target: &Target) -> Result<()> {
+/// A machine has several addresses, and a peer takes a reply from the address it asked only.
+fn address_asked(target: &Target) -> Result<()> {
     target.launch_with(["0.0.0.0:0"]).serve(|server| {
         let port = server.address().port();
         (1..=3).try_for_each(|last| {
@@ -147,12 +169,57 @@ fn dual_stack(target: &Target) -> Result<()> {
     })
 }
 
-/// The answers to them come back as errors (ICMP), which the server's socket may be told.
-fn peers_that_are_gone(target: &Target) -> Result<()> {
+/// The first link-local address of this machine, with its interface.
+fn link_local_address() -> Option<SocketAddrV6> {
+    let table = fs::read_to_string("/proc/net/if_inet6").ok()?;
+    table.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let address = u128::from_str_radix(fields.next()?, 16).ok()?;
+        let interface = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let address = Ipv6Addr::from(address);
+        let is_link_local = address.segments()[0] & 0xffc0 == 0xfe80;
+        is_link_local.then(|| SocketAddrV6::new(address, 0, 0, interface))
+    })
+}
+
+/// A link-local address means nothing without its interface, so the reply needs both.
+fn link_local(target: &Target) -> Result<()> {
+    let mut asked = link_local_address().context("there is no link-local address")?;
+    target.launch_with(["[::]:0"]).serve(|server| {
+        asked.set_port(server.address().port());
+        echo(&peer(asked.into())?, b"hello").context("from a link-local address")?;
+        // The peer has another, global address: here that of the loopback interface.
+        let global = UdpSocket::bind("[::1]:0")?;
+        global.set_read_timeout(Some(TIMEOUT))?;
+        global.send_to(b"hello", asked).context("cannot send from ::1")?;
+        let (count, from) = global.recv_from(&mut [0; 16]).context("from a global address")?;
+        ensure!(count == 5 && from.ip() == *asked.ip(), "the reply came from {from}");
+        Ok(())
+    })
+}
+
+/// No reply can have a multicast group as its source address, so the kernel has to choose one.
+fn multicast(target: &Target) -> Result<()> {
+    target.launch_with(["[::]:0"]).serve(|server| {
+        // All nodes on the loopback interface (RFC 4291).
+        let group = SocketAddrV6::new("ff01::1".parse()?, server.address().port(), 0, 1);
+        let socket = UdpSocket::bind("[::]:0")?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        SockRef::from(&socket).set_multicast_if_v6(1)?;
+        socket.set_multicast_loop_v6(true)?;
+        socket.send_to(b"hello", group).context("cannot send to the group")?;
+        let (count, from) = socket.recv_from(&mut [0; 16]).context("from a multicast group")?;
+        ensure!(count == 5 && !from.ip().is_multicast(), "the reply came from {from}");
+        Ok(())
+    })
+}
+
+/// Replies to them come back as ICMP errors, which the kernel may report on the server's socket.
+fn peers_that_have_left(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         let healthy = peer(server.address())?;
         for _ in 0..100 {
-            server.while_stopped(|| Ok(peer(server.address())?.send(b"and gone")?))?;
+            server.while_stopped(|| Ok(peer(server.address())?.send(b"and closed")?))?;
             echo(&healthy, b"here")?;
         }
         Ok(())
@@ -164,9 +231,9 @@ fn interruption(target: &Target) -> Result<()> {
         let peer = peer(server.address())?;
         for _ in 0..20 {
             server.while_stopped(|| Ok(peer.send(b"meanwhile")?))?;
-            let mut answer = [0; 16];
-            let count = peer.recv(&mut answer).context("no answer after SIGSTOP and SIGCONT")?;
-            ensure!(answer[..count] == *b"meanwhile", "another answer");
+            let mut reply = [0; 16];
+            let count = peer.recv(&mut reply).context("no reply after SIGSTOP and SIGCONT")?;
+            ensure!(reply[..count] == *b"meanwhile", "another reply");
             server.while_stopped(|| Ok(()))?;
             echo(&peer, b"after")?;
         }
@@ -177,27 +244,18 @@ fn interruption(target: &Target) -> Result<()> {
 fn idle(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         echo(&peer(server.address())?, b"ready?")?;
-        let mut woken = 0;
-        // A wake-up that was due when the peer had its answer may come in the first.
-        for _ in 0..3 {
-            let before = server.usage()?.switches;
-            thread::sleep(Duration::from_secs(1));
-            woken = server.usage()?.switches.saturating_sub(before);
-            if woken == 0 {
-                return Ok(());
-            }
-        }
-        bail!("with nobody sending it woke up {woken} times in a second")
+        expect_no_wakeups(server).context("while nobody sends")
     })
 }
 
 fn leaks(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
-        let send_all =
-            || (0..500).try_for_each(|n| echo(&peer(server.address())?, &vec![1; n * 100]));
-        send_all()?;
+        let serve_all = |server: &Server| {
+            (0..500).try_for_each(|size| echo(&peer(server.address())?, &vec![1; size * 100]))
+        };
+        serve_all(server)?;
         let before = server.usage()?;
-        send_all()?;
+        serve_all(server)?;
         let after = server.usage()?;
         let grown = after.memory.saturating_sub(before.memory);
         ensure!(after.descriptors == before.descriptors, "descriptors: {before:?}, {after:?}");
@@ -207,14 +265,13 @@ fn leaks(target: &Target) -> Result<()> {
     })
 }
 
-/// In the middle of a flood.
-fn ends(target: &Target, signal: Signal) -> Result<()> {
+fn flooded(target: &Target, signal: Signal) -> Result<()> {
     target.launch().serve(|server| {
         let flood = peer(server.address())?;
         echo(&flood, b"ready?")?;
         let address = server.address();
         thread::scope(|scope| {
-            // It ends with an error, when nobody listens any more; or after the deadline.
+            // It ends with an error when no socket has the port any more, or after the timeout.
             let start = Instant::now();
             scope.spawn(
                 move || {
@@ -223,7 +280,7 @@ fn ends(target: &Target, signal: Signal) -> Result<()> {
             );
             end(server, signal)
         })?;
-        UdpSocket::bind(address).context("its port is still taken")?;
+        UdpSocket::bind(address).context("the server's port is still in use")?;
         Ok(())
     })
 }
@@ -231,12 +288,17 @@ fn ends(target: &Target, signal: Signal) -> Result<()> {
 fn end(server: &mut Server, signal: Signal) -> Result<()> {
     server.signal(signal)?;
     let (status, time) = server.wait(TIMEOUT)?;
-    ensure!(status.code() == Some(0), "it ended with {status}");
-    ensure!(time < Duration::from_secs(2), "it took {time:?} to end");
+    ensure!(status.code() == Some(0), "the server ended with {status}");
+    ensure!(time < Duration::from_secs(2), "the server took {} to end", seconds(time));
     Ok(())
 }
 
-fn in_use(target: &Target) -> Result<()> {
-    let taken = UdpSocket::bind("127.0.0.1:0")?;
-    start::refuses_address(target, &taken.local_addr()?.to_string())
+fn full_pipe(target: &Target) -> Result<()> {
+    let (writer, _reader) = crate::server::full_pipe()?;
+    target.launch().log_level("trace").stderr(writer).serve(|server| {
+        for _ in 0..100 {
+            echo(&peer(server.address())?, b"hello").context("while nobody reads the log")?;
+        }
+        end(server, Signal::TERM).context("while nobody reads the log")
+    })
 }

@@ -1,57 +1,86 @@
-//! An idle connection costs no processor time and no buffer.
+//! An idle connection uses no processor time and no buffer.
 
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::client::{connect_many, message};
+use super::accept::expect_low_cpu;
+use crate::case::{Case, MANY_DESCRIPTORS, Need};
+use crate::client::connect_many;
 use crate::{Client, Server, Target};
 
-use crate::case::{Case, too_few_descriptors};
-
 pub const CASES: &[Case] = &[
-    Case::new("no_processor_time", no_processor_time)
-        .applies(|target| !target.properties.polls)
-        .unavailable(too_few_descriptors),
-    Case::new("no_buffer", no_buffer)
-        .applies(|target| target.properties.idle_memory.is_some())
-        .unavailable(too_few_descriptors)
+    Case::new(
+        "no_processor_time",
+        "the server does not wake up while its clients are idle",
+        no_processor_time,
+    )
+    .needs(&[
+        Need::Process,
+        Need::Property(|target| !target.properties.polls, "the server polls"),
+        MANY_DESCRIPTORS,
+    ])
+    .quick(),
+    Case::new("no_buffer", "an idle client costs little memory", no_buffer)
+        .needs(&[
+            Need::Process,
+            Need::Property(
+                |target| target.properties.idle_memory.is_some(),
+                "no limit is given for the memory of an idle client",
+            ),
+            MANY_DESCRIPTORS,
+        ])
         .exclusive(),
-    Case::new("active_among_idle", active_among_idle)
-        .applies(|target| target.properties.max_concurrent > target.properties.idle_clients)
-        .unavailable(too_few_descriptors)
-        .exclusive(),
+    Case::new(
+        "active_among_idle",
+        "an active client is served beside many idle ones",
+        active_among_idle,
+    )
+    .needs(&[
+        Need::Property(
+            |target| target.properties.max_concurrent > target.properties.idle_clients,
+            "the server does not serve so many clients at the same time",
+        ),
+        MANY_DESCRIPTORS,
+    ])
+    .exclusive(),
 ];
 
 fn no_processor_time(target: &Target) -> Result<()> {
-    let count = target.properties.idle_clients.min(target.properties.max_concurrent).min(1000);
+    let properties = &target.properties;
+    let count = properties.idle_clients.min(properties.max_concurrent).min(1000);
     target.launch().serve(|server| {
         let _idle = connect_many(server, count)?;
-        expect_no_wakeups(server).with_context(|| format!("with {count} idle clients"))
+        let result = if properties.has_timers {
+            expect_low_cpu(server)
+        } else {
+            expect_no_wakeups(server)
+        };
+        result.with_context(|| format!("with {count} idle clients"))
     })
 }
 
-/// Whether the server does nothing as nobody wants anything of it.
+/// Checks that the server does nothing while its clients do nothing.
 pub fn expect_no_wakeups(server: &Server) -> Result<()> {
-    let mut woken = 0;
-    // A wake-up that was due when the last client had its answer may come in the first.
+    let mut switches = 0;
+    // A wake-up that was due when the last client was served may still happen in the first second.
     for _ in 0..3 {
         let before = server.usage()?;
         thread::sleep(Duration::from_secs(1));
-        woken = server.usage()?.switches.saturating_sub(before.switches);
-        if woken == 0 {
+        switches = server.usage()?.switches.saturating_sub(before.switches);
+        if switches == 0 {
             return Ok(());
         }
     }
-    bail!("it woke up {woken} times in a second")
+    bail!("the server woke up {switches} times in a second")
 }
 
 fn no_buffer(target: &Target) -> Result<()> {
     let count = target.properties.idle_clients;
-    let allowed = target.properties.idle_memory.context("it has no bound")? * count as u64;
+    let allowed = target.properties.idle_memory.context("there is no limit")? * count as u64;
     target.launch().serve(|server| {
-        // What serving takes at all, it has taken.
+        // The server has then allocated what it needs to serve at all.
         connect_many(server, 10)?;
         let before = server.usage()?.memory;
         let _idle = connect_many(server, count)?;
@@ -65,8 +94,8 @@ fn active_among_idle(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         let idle = connect_many(server, target.properties.idle_clients)?;
         let active = Client::connect(server)?;
-        (0..50).try_for_each(|seed| active.echo(&message(seed, 100)))?;
-        // They are still there.
-        idle.iter().step_by(100).try_for_each(|client| client.echo(b"y"))
+        (0..server.probe().requests(50)).try_for_each(|seed| active.exchange(seed))?;
+        // The idle clients are still connected.
+        idle.iter().step_by(100).try_for_each(|client| client.exchange(1))
     })
 }

@@ -1,22 +1,29 @@
-//! Every byte accepted is echoed, once, in order, whatever the sizes of the reads and writes.
+//! Every byte accepted is echoed once, in order, whatever the sizes of the reads and writes. With
+//! other protocols: every request gets its response, whole and in order.
 
 use std::slice;
 
 use anyhow::{Context, Result};
 
+use crate::case::{Case, Need};
 use crate::{Client, Target, Transfer, transfer};
 
-use crate::Case;
-
 pub const CASES: &[Case] = &[
-    Case::new("sizes", sizes),
-    Case::new("windows", windows),
-    Case::new("short_writes", short_writes),
-    Case::new("large", large),
-    Case::new("many_clients", many_clients),
+    Case::new("sizes", "messages of all sizes up to a megabyte come back", sizes)
+        .needs(&[Need::Echo])
+        .quick(),
+    Case::new("windows", "requests in chunks of all sizes are answered in order", windows).quick(),
+    Case::new(
+        "short_writes",
+        "a client that reads slowly, so that writes are short, receives everything",
+        short_writes,
+    )
+    .quick(),
+    Case::new("large", "48 MiB come back, or 2000 responses arrive", large),
+    Case::new("many_clients", "each of 200 clients receives its own bytes", many_clients),
 ];
 
-/// One message after another on one connection, around the sizes that buffers have.
+/// One message after another on one connection, around the sizes of common buffers.
 fn sizes(target: &Target) -> Result<()> {
     let powers = [1, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 128 << 10, 1 << 20];
     target.launch().serve(|server| {
@@ -30,7 +37,7 @@ fn sizes(target: &Target) -> Result<()> {
     })
 }
 
-/// Chunks of random sizes, with more or less of them on the way at the same time.
+/// Chunks of random sizes, with more or fewer bytes in flight.
 fn windows(target: &Target) -> Result<()> {
     let shapes = [
         (1, 1, 500),
@@ -46,21 +53,20 @@ fn windows(target: &Target) -> Result<()> {
             let transfer = Transfer::connect(server, seed, total)?;
             let mut transfer = transfer.window(window).chunks(chunks).then_half_close();
             transfer::run(slice::from_mut(&mut transfer)).with_context(|| {
-                format!("chunks of up to {chunks} bytes, at most {window} on the way")
+                format!("chunks of up to {chunks} bytes, at most {window} in flight")
             })?;
         }
         Ok(())
     })
 }
 
-/// The socket takes what the server owes in parts: the second write may be short again. But its
-/// buffer soon grows, and it is often not: hence a new connection, time and again.
+/// The socket takes the server's output in parts, so its second write may be short too. The send
+/// buffer soon grows, and then writes are rarely short. So the case connects several times.
 fn short_writes(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         for seed in 0..4 {
             let client = Client::connect_narrow(server)?;
-            let mut transfer =
-                Transfer::new(client, seed, 120_000)?.slow_reader().then_half_close();
+            let mut transfer = Transfer::new(client, seed, 120_000)?.slow_reader().then_half_close();
             transfer::run(slice::from_mut(&mut transfer))?;
         }
         Ok(())
@@ -74,11 +80,12 @@ fn large(target: &Target) -> Result<()> {
     })
 }
 
-/// Nobody gets another's bytes.
+/// No client receives the bytes of another.
 fn many_clients(target: &Target) -> Result<()> {
     let count = target.properties.max_concurrent.min(200) as u64;
     target.launch().serve(|server| {
-        let clients: Vec<_> = (0..count).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let clients: Vec<_> =
+            (0..count).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         let mut transfers: Vec<_> = (0..)
             .zip(clients)
             .map(|(seed, client)| Ok(Transfer::new(client, seed, 100_000)?.then_half_close()))

@@ -2,54 +2,72 @@
 
 use anyhow::Result;
 
+use super::accept::run_out_of_descriptors;
+use crate::case::{Case, Need};
 use crate::{Client, Target, Transfer, transfer};
 
-use crate::Case;
-use crate::cases::accept::run_out_of_descriptors;
-
 pub const CASES: &[Case] = &[
-    Case::new("idle", idle),
-    Case::new("in_mid_transfer", in_mid_transfer),
-    Case::new("out_of_descriptors", out_of_descriptors),
+    Case::new("idle", "SIGSTOP and SIGCONT do not disturb idle clients", idle)
+        .needs(&[Need::Process])
+        .quick(),
+    Case::new(
+        "in_mid_transfer",
+        "SIGSTOP and SIGCONT do not disturb transfers",
+        in_mid_transfer,
+    )
+    .needs(&[Need::Process]),
+    Case::new(
+        "out_of_descriptors",
+        "SIGSTOP and SIGCONT do not disturb a server without free file descriptors",
+        |target| {
+            run_out_of_descriptors(target, 100, |server| {
+                (0..3).try_for_each(|_| server.while_stopped(|| Ok(())))
+            })
+        },
+    )
+    .needs(&[Need::Process]),
 ];
 
 fn idle(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         let client = Client::connect(server)?;
-        client.echo(b"first")?;
-        for _ in 0..5 {
+        if server.probe().persistent {
+            client.exchange(1)?;
+        }
+        for seed in 0..5 {
             server.while_stopped(|| Ok(()))?;
-            client.echo(b"again")?;
-            server.while_stopped(|| client.send(b"meanwhile"))?;
-            client.expect(b"meanwhile")?;
+            if server.probe().persistent {
+                client.exchange(seed)?;
+            }
+            let client = if server.probe().persistent { &client } else { &Client::connect(server)? };
+            server.while_stopped(|| client.send_request(seed))?;
+            client.expect_response(seed)?;
         }
         drop(client);
         server.while_stopped(|| Ok(()))?;
-        Client::connect(server)?.echo(b"last")
+        Client::connect(server)?.exchange(1)
     })
 }
 
 fn in_mid_transfer(target: &Target) -> Result<()> {
     const TOTAL: u64 = 6 << 20;
-    const PAUSES: u64 = 6;
+    const STOPS: u64 = 6;
     let count = target.properties.max_concurrent.min(3) as u64;
     target.launch().serve(|server| {
         let mut transfers: Vec<_> = (0..count)
             .map(|seed| Ok(Transfer::connect(server, seed, TOTAL)?.then_half_close()))
             .collect::<Result<_>>()?;
-        for part in 1..=PAUSES {
-            let goal = count * TOTAL * part / (PAUSES + 1);
-            transfer::run_until(&mut transfers, |all| {
-                all.iter().map(Transfer::received).sum::<u64>() >= goal
-            })?;
+        let total: u64 = transfers.iter().map(Transfer::total).sum();
+        for part in 1..=STOPS {
+            let goal = total * part / (STOPS + 1);
+            let all_done = transfers.iter().all(Transfer::is_done);
+            if !all_done {
+                transfer::run_until(&mut transfers, |all| {
+                    all.iter().map(Transfer::answered).sum::<u64>() >= goal
+                })?;
+            }
             server.while_stopped(|| Ok(()))?;
         }
         transfer::run(&mut transfers)
-    })
-}
-
-fn out_of_descriptors(target: &Target) -> Result<()> {
-    run_out_of_descriptors(target, 100, |server| {
-        (0..3).try_for_each(|_| server.while_stopped(|| Ok(())))
     })
 }

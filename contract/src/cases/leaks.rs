@@ -1,73 +1,85 @@
-//! Descriptors, threads, processes and memory return to where they were when the peers leave.
+//! When the clients have left, file descriptors, threads, processes and memory are as before.
 
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::case::{Case, MANY_DESCRIPTORS, Need};
 use crate::client::{connect_many, message};
 use crate::{Client, Server, Target, Usage, timeout, wait_until};
 
-use crate::case::{Case, too_few_descriptors};
-
 pub const CASES: &[Case] = &[
-    Case::new("rounds_of_200", |target| rounds(target, 200, 3, come_and_go)),
-    Case::new("rounds_of_1000", |target| rounds(target, 1000, 1, come_and_go))
-        .unavailable(too_few_descriptors)
-        .exclusive(),
+    Case::new(
+        "rounds_of_200",
+        "after three times 200 clients, everything is as after the first 200",
+        |target| rounds(target, 200, 3, connect_and_disconnect),
+    )
+    .needs(&[Need::Process])
+    .quick(),
+    Case::new(
+        "rounds_of_1000",
+        "after 1000 more clients, everything is as after the first 1000",
+        |target| rounds(target, 1000, 1, connect_and_disconnect),
+    )
+    .needs(&[Need::Process, MANY_DESCRIPTORS])
+    .exclusive(),
 ];
 
-/// What an allocator may keep; a leak of two kilobytes a client is more.
-const SPARE: u64 = 1 << 20;
-
-/// In a round, so many clients come and go.
+/// In each round, `clients` clients connect and disconnect.
 pub fn rounds(
     target: &Target,
     clients: usize,
     rounds: usize,
-    come_and_go: fn(&Target, &Server, usize) -> Result<()>,
+    connect_and_disconnect: fn(&Target, &Server, usize) -> Result<()>,
 ) -> Result<()> {
+    // What an allocator may keep. A leak of two kilobytes per client is more.
+    let spare = target.properties.memory;
     target.launch().serve(|server| {
-        come_and_go(target, server, clients)?;
+        connect_and_disconnect(target, server, clients)?;
         let before = usage_at_rest(server)?;
         for _ in 0..rounds {
-            come_and_go(target, server, clients)?;
+            connect_and_disconnect(target, server, clients)?;
         }
         let mut now = Usage::default();
-        wait_until("the server being as it was", timeout(), || {
+        wait_until("the server's resources to be as before", timeout(), || {
             now = server.usage()?;
-            let back = now.descriptors <= before.descriptors
+            let as_before = now.descriptors <= before.descriptors
                 && now.threads <= before.threads
                 && now.processes <= before.processes
                 && now.zombies <= before.zombies
-                && now.memory <= before.memory + SPARE;
-            Ok(back.then_some(()))
+                && now.memory <= before.memory + spare;
+            Ok(as_before.then_some(()))
         })
         .with_context(|| format!("before {rounds} rounds: {before:?}; after them: {now:?}"))
     })
 }
 
-/// So many clients come, all at the same time where the model can hold them, talk, and leave in
+/// `clients` clients connect, at the same time if the server can serve so many, and disconnect in
 /// three ways.
-fn come_and_go(target: &Target, server: &Server, clients: usize) -> Result<()> {
-    let max_concurrent =
-        clients.min(target.properties.max_concurrent).min(target.properties.idle_clients);
+fn connect_and_disconnect(target: &Target, server: &Server, clients: usize) -> Result<()> {
+    let properties = &target.properties;
+    let group = clients.min(properties.max_concurrent).min(properties.idle_clients);
     let mut left = clients;
     while left > 0 {
-        let wave = connect_many(server, max_concurrent.min(left))?;
-        left -= wave.len();
-        for (number, client) in (0..).zip(wave) {
-            client.echo(&message(number, 3000))?;
-            leave(number, client)?;
+        let connected = connect_many(server, group.min(left))?;
+        left -= connected.len();
+        for (number, client) in (0..).zip(connected) {
+            if server.probe().is_echo() {
+                client.echo(&message(number, 3000))?;
+            } else {
+                client.exchange(number)?;
+            }
+            disconnect(number, client)?;
         }
     }
     Ok(())
 }
 
-fn leave(number: u64, client: Client) -> Result<()> {
+fn disconnect(number: u64, client: Client) -> Result<()> {
     match number % 3 {
         0 => client.reset(),
-        1 => client.finish(),
+        1 if client.probe().persistent => client.finish(),
         _ => {
             drop(client);
             Ok(())
@@ -75,11 +87,11 @@ fn leave(number: u64, client: Client) -> Result<()> {
     }
 }
 
-/// The figures once they stay the same. Where that is taken for granted too early they are
-/// higher than at rest, and the test is less strict than it could be.
+/// The usage when it no longer changes. If this returns too early, it is higher than at rest, and
+/// the case is less strict than it could be.
 pub fn usage_at_rest(server: &Server) -> Result<Usage> {
     let mut last = server.usage()?;
-    wait_until("the server coming to rest", timeout(), || {
+    wait_until("the server's resources to stop changing", timeout(), || {
         thread::sleep(Duration::from_millis(100));
         let now = server.usage()?;
         let same = now.zombies == 0

@@ -1,98 +1,134 @@
-//! What the model cannot hold is refused with a log line and a close, or waits for its turn;
-//! nobody hangs.
+//! A client for which the model has no space is refused with a log line and a close, or waits for
+//! its turn. No client hangs.
 
 use anyhow::{Context, Result, ensure};
 
+use super::accept::Burst;
+use crate::case::{Case, MANY_DESCRIPTORS, Need};
 use crate::client::Reply;
 use crate::{Client, Server, Target, Transfer, timeout, transfer, wait_until};
 
-use crate::case::{Case, too_few_descriptors};
-use crate::cases::accept::Burst;
-
 pub const CASES: &[Case] = &[
-    Case::new("refuses_beyond", refuses_beyond)
-        .applies(|target| {
-            target.properties.fd_setsize.is_some() || target.properties.max_clients.is_some()
-        })
-        .unavailable(too_few_descriptors)
-        .exclusive(),
-    Case::new("surplus_waits", surplus_waits)
-        .applies(|target| target.properties.max_concurrent < usize::MAX),
-    Case::new("short_signal_queue", short_signal_queue)
-        .applies(|target| target.properties.uses_signals),
+    Case::new(
+        "refuses_surplus",
+        "clients beyond the limit are refused, and the others are served on",
+        refuses_surplus,
+    )
+    .needs(&[
+        Need::Process,
+        Need::Property(
+            |target| {
+                target.properties.fd_setsize.is_some() || target.properties.max_clients.is_some()
+            },
+            "the server has no limit beyond which it refuses clients",
+        ),
+        MANY_DESCRIPTORS,
+    ])
+    .exclusive(),
+    Case::new(
+        "surplus_waits",
+        "clients beyond the limit are served as soon as others disconnect",
+        surplus_waits,
+    )
+    .needs(&[Need::Property(
+        |target| target.properties.max_concurrent < usize::MAX,
+        "the server has no limit beyond which clients wait",
+    )])
+    .quick(),
+    Case::new(
+        "short_signal_queue",
+        "no data is lost if the kernel can queue only 16 signals",
+        short_signal_queue,
+    )
+    .needs(&[
+        Need::Process,
+        Need::Property(|target| target.properties.uses_signals, "the server does not use signals"),
+    ]),
 ];
 
-/// Clients past those that the model can hold see a close, the others are served; and whoever
-/// leaves makes room for one.
-fn refuses_beyond(target: &Target) -> Result<()> {
+/// Clients beyond the limit see a close, the others are served, and when one disconnects there is
+/// space for another.
+fn refuses_surplus(target: &Target) -> Result<()> {
     const SURPLUS: usize = 50;
     target.launch().serve(|server| {
         let first = Client::connect(server)?;
-        first.echo(b"ready?")?;
-        let room = room(target, server)?;
+        first.exchange(1)?;
+        let space = space(target, server)?;
         let clients: Vec<_> =
-            (0..room + SURPLUS).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+            (0..space + SURPLUS).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         let mut inside = Vec::new();
         for client in clients {
-            // It fails where the server has closed the connection before.
-            let _ = client.send(b"in?");
-            if client.expect_or_end(b"in?")? == Reply::Echo {
+            // It fails if the server has closed the connection already.
+            let _ = client.send_request(2);
+            if client.expect_response_or_end(2)? == Reply::Response {
                 inside.push(client);
             }
         }
         let count = inside.len();
-        ensure!(count == room, "{count} more were served, and there was room for {room}");
-        ensure!(server.log()?.contains("refused"), "it refused clients and did not log it");
+        ensure!(count == space, "{count} more clients were served, but there was space for {space}");
+        if target.entry().is_some() {
+            ensure!(server.log()?.contains("refused"), "the log does not say that it refused clients");
+        }
 
-        inside.iter().try_for_each(|client| client.echo(b"still in?"))?;
+        inside.iter().try_for_each(|client| client.exchange(3))?;
         drop(inside.pop());
-        // That it left may not have been noticed yet.
-        wait_until("a new client being served after one had left", timeout(), || {
+        // The server may not have noticed yet that the client has disconnected.
+        wait_until("a new client to be served after one has disconnected", timeout(), || {
             let client = Client::connect(server)?;
-            let _ = client.send(b"in?");
-            Ok((client.expect_or_end(b"in?")? == Reply::Echo).then_some(()))
+            let _ = client.send_request(4);
+            Ok((client.expect_response_or_end(4)? == Reply::Response).then_some(()))
         })
     })
 }
 
-/// How many more it can hold, with one client there.
-fn room(target: &Target, server: &Server) -> Result<usize> {
+/// How many more clients the server has space for, with one connected.
+fn space(target: &Target, server: &Server) -> Result<usize> {
     match target.properties.fd_setsize {
         Some(limit) => Ok(server.free_descriptors(limit)?.len()),
-        None => Ok(target.properties.max_clients.context("it has no limit")? - 1),
+        None => Ok(target.properties.max_clients.context("there is no limit")? - 1),
     }
 }
 
-/// Where only so many are served at once, the next one is as soon as one of them leaves.
 fn surplus_waits(target: &Target) -> Result<()> {
-    let mut few = target.with_argument("4");
-    few.properties.max_concurrent = 4;
-    let target = if target.argument.is_some() { &few } else { target };
+    // A smaller pool shows the same with fewer clients.
+    let mut smaller = target.with_argument("4");
+    smaller.properties.max_concurrent = 4;
+    let target = if target.argument().is_some() { &smaller } else { target };
+    let limit = target.properties.max_concurrent;
     target.launch().serve(|server| {
-        let mut burst = Burst::connect(server, target.properties.max_concurrent + 8)?;
-        burst.expect(target.properties.max_concurrent)?;
+        if !server.probe().persistent {
+            return served_in_turn(server, limit);
+        }
+        let mut burst = Burst::connect(server, limit + 8)?;
+        burst.expect(limit, false)?;
         while !burst.waiting.is_empty() {
             let count = burst.served.len();
-            ensure!(count == target.properties.max_concurrent, "{count} were served at once");
-            burst.served.iter().try_for_each(|client| client.echo(b"and on"))?;
+            ensure!(count == limit, "{count} clients were served at the same time");
+            burst.served.iter().try_for_each(|client| client.exchange(1))?;
             drop(burst.served.remove(0));
-            burst.expect(1).context("when one had left")?;
+            burst.expect(1, false).context("after one client has disconnected")?;
         }
         Ok(())
     })
 }
 
-/// The kernel can queue a sixteenth of the signals that there is reason for at once: no client
-/// loses a byte by it.
+/// The server disconnects each client after its response, so that all are served.
+fn served_in_turn(server: &Server, limit: usize) -> Result<()> {
+    let count = limit + 8;
+    let mut burst = Burst::connect(server, count)?;
+    burst.expect(count, false)
+}
+
+/// The kernel can queue one sixteenth of the signals that the events of one moment cause.
 fn short_signal_queue(target: &Target) -> Result<()> {
     const QUEUED: u64 = 16;
     target.launch().signal_queue_limit(QUEUED).serve(|server| {
-        // What comes while the server is stopped is signalled at once when it goes on.
+        // Data that arrives while the server is stopped causes all its signals at once.
         let clients: Vec<_> =
             (0..16 * QUEUED).map(|_| Client::connect(server)).collect::<Result<_>>()?;
-        clients.iter().try_for_each(|client| client.echo(b"ready?"))?;
-        server.while_stopped(|| clients.iter().try_for_each(|client| client.send(b"queued")))?;
-        clients.iter().try_for_each(|client| client.expect(b"queued"))?;
+        clients.iter().try_for_each(|client| client.exchange(1))?;
+        server.while_stopped(|| clients.iter().try_for_each(|client| client.send_request(2)))?;
+        clients.iter().try_for_each(|client| client.expect_response(2))?;
 
         let mut transfers: Vec<_> = (0..)
             .zip(clients)

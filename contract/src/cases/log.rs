@@ -1,21 +1,43 @@
-//! The log shows who came and went, and with `RUST_LOG=trace` the two phases of each operation.
+//! The log shows who connected and disconnected, and with `RUST_LOG=trace` the two phases of each
+//! operation. Serving does not depend on who reads the log.
 
 use anyhow::{Context, Result};
-
-use crate::{Client, Server, Target, timeout, wait_until};
 use regex::Regex;
+use rustix::process::Signal;
 
-use crate::Case;
+use super::shutdown;
+use crate::case::{Case, Need};
+use crate::server::full_pipe;
+use crate::{Client, Server, Target, timeout, wait_until};
 
 pub const CASES: &[Case] = &[
-    Case::new("connected_and_disconnected", connected_and_disconnected),
-    Case::new("two_phases", two_phases),
+    Case::new(
+        "connected_and_disconnected",
+        "the log shows each client that connects and disconnects",
+        connected_and_disconnected,
+    )
+    .needs(&[Need::Workspace]),
+    Case::new(
+        "two_phases",
+        "with RUST_LOG=trace the log shows the waits and the copies",
+        two_phases,
+    )
+    .needs(&[Need::Workspace]),
+    FULL_PIPE,
 ];
 
+/// For every kind of server.
+pub const FULL_PIPE: Case = Case::new(
+    "full_pipe",
+    "the server serves and stops although nobody reads its log",
+    full_pipe_case,
+)
+.needs(&[Need::Workspace]);
+
 /// Waits until a line of the log matches.
-fn shows(server: &Server, pattern: &str) -> Result<()> {
+pub fn expect_line(server: &Server, pattern: &str) -> Result<()> {
     let line = Regex::new(pattern)?;
-    wait_until(&format!("a line like {pattern:?} in the log"), timeout(), || {
+    wait_until(&format!("a line of the log that matches {pattern:?}"), timeout(), || {
         Ok(server.log()?.lines().any(|text| line.is_match(text)).then_some(()))
     })
 }
@@ -24,16 +46,16 @@ fn connected_and_disconnected(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         let client = Client::connect(server)?;
         let peer = regex::escape(&client.address()?.to_string());
-        client.echo(b"hello")?;
-        shows(server, &format!("INFO.* {peer} connected$"))?;
+        client.exchange(1)?;
+        expect_line(server, &format!("INFO.* {peer} connected$"))?;
         drop(client);
-        shows(server, &format!("INFO.* {peer} disconnected"))?;
+        expect_line(server, &format!("INFO.* {peer} disconnected"))?;
 
         let client = Client::connect(server)?;
         let peer = regex::escape(&client.address()?.to_string());
-        client.echo(b"hello")?;
+        client.exchange(1)?;
         client.reset()?;
-        shows(server, &format!("INFO.* {peer} disconnected: ")).context("after a reset")
+        expect_line(server, &format!("INFO.* {peer} disconnected: ")).context("after a reset")
     })
 }
 
@@ -42,8 +64,19 @@ fn two_phases(target: &Target) -> Result<()> {
     target.quiet().launch().log_level("trace").serve(|server| {
         let client = Client::connect(server)?;
         client.echo(b"hello")?;
-        shows(server, "TRACE.*wait: ")?;
-        shows(server, r"TRACE.*copy: (aio_)?(read|recv)\(.* 5( |$)")?;
-        shows(server, r"TRACE.*copy: (aio_)?(write|send)\(.* 5( |$)")
+        expect_line(server, "TRACE.*wait: ")?;
+        expect_line(server, r"TRACE.*copy: (aio_)?(read|recv)\(.* 5( |$)")?;
+        expect_line(server, r"TRACE.*copy: (aio_)?(write|send)\(.* 5( |$)")
+    })
+}
+
+/// A write to a full pipe blocks, and so does a write to a terminal after Ctrl-S.
+fn full_pipe_case(target: &Target) -> Result<()> {
+    let (writer, _reader) = full_pipe()?;
+    target.launch().log_level("trace").stderr(writer).serve(|server| {
+        for _ in 0..3 {
+            target.greet(&Client::connect(server)?).context("while nobody reads the log")?;
+        }
+        shutdown::ends(target, server, Signal::TERM).context("while nobody reads the log")
     })
 }

@@ -3,7 +3,9 @@
 mod accept;
 mod backpressure;
 mod chat;
+mod closing;
 mod datagrams;
+mod dead_peers;
 mod fairness;
 mod half_close;
 mod idle;
@@ -28,11 +30,13 @@ pub const ECHO: Lines = &[
     ("integrity", integrity::CASES),
     ("backpressure", backpressure::CASES),
     ("half_close", half_close::CASES),
+    ("closing", closing::CASES),
     ("fairness", fairness::CASES),
     ("limits", limits::CASES),
     ("interruption", interruption::CASES),
     ("shutdown", shutdown::CASES),
     ("leaks", leaks::CASES),
+    ("dead_peers", dead_peers::CASES),
     ("start", start::CASES),
     ("idle", idle::CASES),
     ("log", log::CASES),

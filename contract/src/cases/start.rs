@@ -2,38 +2,123 @@
 //! status 1 or 2, no backtrace. And what else the command line promises.
 
 use std::ffi::OsString;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-
-use crate::{Client, Target};
-
 use rustix::pipe::PipeFlags;
 
-use crate::Case;
+use crate::case::{Case, Need};
+use crate::server::Launch;
+use crate::target::Origin;
+use crate::wait::{TIMEOUT, seconds, timeout};
+use crate::{Client, Kind, Target, filter};
 
 pub const CASES: &[Case] = &[
-    Case::new("unparsable", unparsable),
-    Case::new("unresolvable", unresolvable),
-    Case::new("not_ours", not_ours),
-    Case::new("in_use", in_use),
-    Case::new("not_utf8", not_utf8),
-    Case::new("bad_argument", bad_argument)
-        .applies(|target| !target.entry.bad_arguments.is_empty()),
-    Case::new("surplus_argument", surplus_argument),
-    Case::new("unknown_option", unknown_option),
-    Case::new("help", help),
-    Case::new("localhost", localhost),
-    Case::new("ipv6", ipv6).unavailable(no_ipv6),
-    Case::new("dual_stack", dual_stack).unavailable(no_ipv6),
-    Case::new("stdout_closed", stdout_closed),
-    Case::new("stdout_broken", stdout_broken),
+    IN_USE,
+    UNPARSABLE,
+    UNRESOLVABLE,
+    NOT_ASSIGNED,
+    NOT_UTF8,
+    Case::new("bad_argument", "a bad second argument is refused in one line", bad_argument)
+        .needs(&[
+            Need::Workspace,
+            Need::Property(
+                |target| target.entry().is_some_and(|entry| !entry.bad_arguments.is_empty()),
+                "the server has no second argument",
+            ),
+        ]),
+    SURPLUS_ARGUMENT,
+    UNKNOWN_OPTION,
+    HELP,
+    Case::new("localhost", "the server listens on a host name", localhost)
+        .needs(&[Need::Workspace]),
+    Case::new("ipv6", "the server listens on an IPv6 address", ipv6)
+        .needs(&[Need::Workspace, IPV6]),
+    Case::new("dual_stack", "on [::] the server serves IPv4 and IPv6", dual_stack)
+        .needs(&[Need::Workspace, IPV6]),
+    Case::new("stdout_closed", "the server serves with stdout closed", |target| {
+        serves_without_stdout(target, None)
+    })
+    .needs(&[Need::Process]),
+    Case::new("stdout_broken", "the server serves although its stdout is a broken pipe", |target| {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        drop(reader);
+        serves_without_stdout(target, Some(writer))
+    })
+    .needs(&[Need::Process]),
+    Case::new(
+        "few_descriptors",
+        "with few file descriptors the server serves, or ends without announcing itself",
+        few_descriptors,
+    )
+    .needs(&[Need::Workspace]),
+    Case::new(
+        "no_threads",
+        "if no thread can be created the server serves, or ends without announcing itself",
+        no_threads,
+    )
+    .needs(&[Need::Workspace, filter::SECCOMP]),
+    Case::new(
+        "many_inherited_descriptors",
+        "with 1100 inherited file descriptors the server serves, or ends without announcing itself",
+        many_inherited_descriptors,
+    )
+    .needs(&[Need::Workspace, crate::case::MANY_DESCRIPTORS]),
+    Case::new(
+        "sigterm_during_lookup",
+        "SIGTERM ends the server at once while it waits for a name server",
+        sigterm_during_lookup,
+    )
+    .needs(&[Need::Workspace, crate::case::ROOT])
+    .exclusive(),
 ];
 
-/// With these arguments, it ends at once with one of these statuses and one line on stderr;
-/// that line.
+pub const IN_USE: Case =
+    Case::new("in_use", "an address in use ends the server with a message", in_use)
+        .needs(&[
+            Need::Process,
+            Need::Property(
+                |target| match &target.origin {
+                    Origin::Command(command) => command.has_free_port(),
+                    _ => true,
+                },
+                "the address of the server is fixed",
+            ),
+        ])
+        .quick();
+pub const UNPARSABLE: Case =
+    Case::new("unparsable", "an address that cannot be parsed is named in one line", unparsable)
+        .needs(&[Need::Workspace]);
+pub const UNRESOLVABLE: Case =
+    Case::new("unresolvable", "a name that cannot be resolved is named in one line", unresolvable)
+        .needs(&[Need::Workspace]);
+pub const NOT_ASSIGNED: Case =
+    Case::new("not_assigned", "an address of another machine is named in one line", not_assigned)
+        .needs(&[Need::Workspace]);
+pub const NOT_UTF8: Case =
+    Case::new("not_utf8", "arguments that are not UTF-8 are refused in one line", not_utf8)
+        .needs(&[Need::Workspace]);
+pub const SURPLUS_ARGUMENT: Case =
+    Case::new("surplus_argument", "a surplus argument is refused in one line", surplus_argument)
+        .needs(&[Need::Workspace]);
+pub const UNKNOWN_OPTION: Case =
+    Case::new("unknown_option", "an unknown option is refused in one line", unknown_option)
+        .needs(&[Need::Workspace]);
+pub const HELP: Case =
+    Case::new("help", "--help says how to start the server", help).needs(&[Need::Workspace]);
+
+/// For the cases over IPv6.
+pub const IPV6: Need = Need::Machine(|| {
+    let missing = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err();
+    missing.then_some("this machine has no IPv6")
+});
+
+/// Checks that with these arguments the server ends at once with one of these statuses and one line
+/// on stderr. Returns the line.
 fn refuses<A: Into<OsString>>(
     target: &Target,
     arguments: impl IntoIterator<Item = A>,
@@ -41,40 +126,72 @@ fn refuses<A: Into<OsString>>(
 ) -> Result<String> {
     let output = target.launch_with(arguments).output()?;
     let code = output.status.code();
-    ensure!(code.is_some_and(|code| statuses.contains(&code)), "it ended with {}", output.status);
-    ensure!(output.stdout.is_empty(), "it wrote to stdout: {:?}", output.stdout);
+    ensure!(
+        code.is_some_and(|code| statuses.contains(&code)),
+        "the server ended with {}",
+        output.status
+    );
+    ensure!(output.stdout.is_empty(), "the server wrote to stdout: {:?}", output.stdout);
     let one_line = output.stderr.lines().count() == 1 && output.stderr.ends_with('\n');
-    ensure!(one_line, "not one line on stderr: {:?}", output.stderr);
+    ensure!(one_line, "stderr is not one line: {:?}", output.stderr);
     Ok(output.stderr)
 }
 
-pub fn refuses_address(target: &Target, address: &str) -> Result<()> {
+fn refuses_address(target: &Target, address: &str) -> Result<()> {
     let line = refuses(target, [address], &[1, 2]).with_context(|| format!("{address:?}"))?;
-    ensure!(line.contains(address), "{address:?} is not named in {line:?}");
+    ensure!(line.contains(address), "{line:?} does not name {address:?}");
     Ok(())
 }
 
-pub fn unparsable(target: &Target) -> Result<()> {
+fn unparsable(target: &Target) -> Result<()> {
     let bad = ["", "nonsense", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536", "127.0.0.1:x", ":0:0"];
     bad.into_iter().try_for_each(|address| refuses_address(target, address))
 }
 
-pub fn unresolvable(target: &Target) -> Result<()> {
-    // A label of more than 63 characters is no name, so that nobody on the network is asked.
+fn unresolvable(target: &Target) -> Result<()> {
+    // A label of more than 63 characters is not a name, so no name server is asked.
     refuses_address(target, &format!("{}.invalid:7000", "x".repeat(64)))
 }
 
-pub fn not_ours(target: &Target) -> Result<()> {
-    // TEST-NET-3 (RFC 5737), which nobody has.
+fn not_assigned(target: &Target) -> Result<()> {
+    // TEST-NET-3 (RFC 5737), which no machine has.
     refuses_address(target, "203.0.113.1:0")
 }
 
 fn in_use(target: &Target) -> Result<()> {
+    if let Origin::Command(command) = &target.origin {
+        return command_in_use(target, command);
+    }
+    if target.entry().is_some_and(|entry| entry.kind == Kind::Datagram) {
+        let taken = UdpSocket::bind("127.0.0.1:0")?;
+        return refuses_address(target, &taken.local_addr()?.to_string());
+    }
     let listener = TcpListener::bind("127.0.0.1:0")?;
     refuses_address(target, &listener.local_addr()?.to_string())
 }
 
-pub fn not_utf8(target: &Target) -> Result<()> {
+/// Some servers try again for a few seconds: nginx for 2.5.
+fn command_in_use(target: &Target, command: &crate::command::Command) -> Result<()> {
+    let (_, _, address) = command.instance();
+    let _taken = TcpListener::bind(address)?;
+    let (program, arguments, _) = command.instance_at(address);
+    let launch = Launch::new(target.name.clone(), arguments).program(PathBuf::from(program));
+    let limit = timeout().max(Duration::from_secs(5));
+    let output = launch.output_within(limit).with_context(|| {
+        format!("{address} is in use, and after {} the server still runs", seconds(limit))
+    })?;
+    ensure!(!output.status.success(), "{address} is in use, but the server ended with status 0");
+    ensure!(
+        output.status.code().is_some_and(|code| code != 101 && code != 134),
+        "{address} is in use: the server ended with {}",
+        output.status
+    );
+    let message = output.stdout + &output.stderr;
+    ensure!(!message.trim().is_empty(), "{address} is in use, and the server printed nothing");
+    Ok(())
+}
+
+fn not_utf8(target: &Target) -> Result<()> {
     let bad = || OsString::from_vec(b"\xff\xfe:0".to_vec());
     refuses(target, [bad()], &[1, 2])?;
     refuses(target, ["127.0.0.1:0".into(), bad()], &[1, 2])?;
@@ -82,74 +199,137 @@ pub fn not_utf8(target: &Target) -> Result<()> {
 }
 
 fn bad_argument(target: &Target) -> Result<()> {
-    for &bad in target.entry.bad_arguments {
+    let entry = target.entry().context("not a server of the workspace")?;
+    for &bad in entry.bad_arguments {
         refuses(target, ["127.0.0.1:0", bad], &[1, 2]).with_context(|| format!("{bad:?}"))?;
     }
     Ok(())
 }
 
-pub fn surplus_argument(target: &Target) -> Result<()> {
-    let arguments = ["127.0.0.1:0"].into_iter().chain(target.argument).chain(["surplus"]);
+fn surplus_argument(target: &Target) -> Result<()> {
+    let arguments = ["127.0.0.1:0"].into_iter().chain(target.argument()).chain(["surplus"]);
     refuses(target, arguments, &[2])?;
     Ok(())
 }
 
-pub fn unknown_option(target: &Target) -> Result<()> {
+fn unknown_option(target: &Target) -> Result<()> {
     refuses(target, ["--frobnicate"], &[2])?;
     refuses(target, ["127.0.0.1:0", "-x"], &[2])?;
     Ok(())
 }
 
-pub fn help(target: &Target) -> Result<()> {
+fn help(target: &Target) -> Result<()> {
+    let entry = target.entry().context("not a server of the workspace")?;
     for option in ["-h", "--help"] {
         let output = target.launch_with([option]).output()?;
-        ensure!(output.status.code() == Some(0), "it ended with {}", output.status);
-        ensure!(output.stderr.is_empty(), "it wrote to stderr: {:?}", output.stderr);
-        for part in ["Usage:", target.name, target.entry.kind.default_address(), "RUST_LOG"] {
-            ensure!(output.stdout.contains(part), "no {part:?} in {:?}", output.stdout);
+        ensure!(output.status.code() == Some(0), "the server ended with {}", output.status);
+        ensure!(output.stderr.is_empty(), "the server wrote to stderr: {:?}", output.stderr);
+        for part in ["Usage:", entry.name, entry.kind.default_address(), "RUST_LOG"] {
+            ensure!(output.stdout.contains(part), "{part:?} is not in {:?}", output.stdout);
         }
     }
     Ok(())
 }
 
 fn localhost(target: &Target) -> Result<()> {
-    target.launch_with(["localhost:0"]).serve(|server| {
-        ensure!(server.address().ip().is_loopback(), "it listens on {}", server.address());
-        target.greet(&Client::connect(server)?)
-    })
-}
-
-pub fn no_ipv6() -> Option<&'static str> {
-    let missing = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err();
-    missing.then_some("this machine has no IPv6")
+    // With brackets, as for every host: getaddrinfo does not take them.
+    for address in ["localhost:0", "[localhost]:0"] {
+        target.launch_with([address]).serve(|server| {
+            let ip = server.address().ip();
+            ensure!(ip.is_loopback(), "with {address} the server listens on {ip}");
+            target.greet(&Client::connect(server)?)
+        })?;
+    }
+    Ok(())
 }
 
 fn ipv6(target: &Target) -> Result<()> {
-    target.launch_with(["[::1]:0"]).serve(|server| target.greet(&Client::connect(server)?))
+    for address in ["[::1]:0", "[::1%lo]:0"] {
+        target
+            .launch_with([address])
+            .serve(|server| target.greet(&Client::connect(server)?))
+            .with_context(|| address.to_owned())?;
+    }
+    Ok(())
 }
 
 fn dual_stack(target: &Target) -> Result<()> {
     target.launch_with(["[::]:0"]).serve(|server| {
         let port = server.address().port();
-        let over_v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        target.greet(&Client::connect_to(over_v4)?).context("over IPv4")?;
-        let over_v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
-        target.greet(&Client::connect_to(over_v6)?).context("over IPv6")
+        let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        target.greet(&Client::connect_with(v4, &target.probe)?).context("over IPv4")?;
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        target.greet(&Client::connect_with(v6, &target.probe)?).context("over IPv6")
     })
 }
 
-fn stdout_closed(target: &Target) -> Result<()> {
-    serves_unheard(target, None)
-}
-
-fn stdout_broken(target: &Target) -> Result<()> {
-    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-    drop(reader);
-    serves_unheard(target, Some(writer))
-}
-
-fn serves_unheard(target: &Target, stdout: Option<OwnedFd>) -> Result<()> {
+fn serves_without_stdout(target: &Target, stdout: Option<OwnedFd>) -> Result<()> {
     let mut server = target.launch().start_without_stdout(stdout)?;
     let result = Client::connect(&server).and_then(|client| target.greet(&client));
     server.check_result(result)
+}
+
+/// Checks that the server either serves, or ends with status 1 and one line on stderr before it
+/// has announced itself.
+fn serves_or_ends(target: &Target, launch: impl Fn() -> Launch) -> Result<()> {
+    let mut server = launch().start_or_output()?;
+    match &mut server {
+        Ok(server) => {
+            // It has announced itself, so it has to serve a client now or later.
+            let client = Client::connect(server)?;
+            let _ = client.send_request(1);
+            std::thread::sleep(Duration::from_millis(200));
+            server.check_result(Ok(()))
+        }
+        Err(output) => {
+            ensure!(output.status.code() == Some(1), "the server ended with {}", output.status);
+            ensure!(
+                output.stdout.is_empty(),
+                "the server announced itself and then ended: {:?}",
+                output.stdout
+            );
+            let lines = output.stderr.lines().count();
+            ensure!(lines >= 1, "the server ended without a message");
+            let panicked = output.stderr.contains("panicked");
+            ensure!(!panicked, "the server panicked: {:?}", output.stderr);
+            Ok(())
+        }
+    }
+    .with_context(|| target.name.clone())
+}
+
+/// stdin, stdout and stderr are open; each server needs a few more.
+fn few_descriptors(target: &Target) -> Result<()> {
+    for limit in 4..=14 {
+        serves_or_ends(target, || target.quiet().launch().fd_limit(limit))
+            .with_context(|| format!("with RLIMIT_NOFILE {limit}"))?;
+    }
+    Ok(())
+}
+
+fn no_threads(target: &Target) -> Result<()> {
+    let filter = filter::no_clone()?;
+    serves_or_ends(target, || target.quiet().launch().filter(filter.clone()))
+}
+
+fn many_inherited_descriptors(target: &Target) -> Result<()> {
+    serves_or_ends(target, || target.quiet().launch().inherited_below(1100))
+}
+
+/// A name server that never answers: the resolver asks for several seconds.
+fn sigterm_during_lookup(target: &Target) -> Result<()> {
+    let silent = UdpSocket::bind("127.0.0.53:53").or_else(|_| UdpSocket::bind("127.0.0.9:53"));
+    let silent = silent.context("cannot take the port of a name server")?;
+    let configuration = format!("nameserver {}\n", silent.local_addr()?.ip());
+    let mut server = target
+        .launch_with(["slow.example.com:0"])
+        .resolver(&configuration)?
+        .spawn()?;
+    // It has asked when the question has arrived.
+    silent.set_read_timeout(Some(TIMEOUT))?;
+    silent.recv(&mut [0; 512]).context("the server asks no name server")?;
+    server.signal(rustix::process::Signal::TERM)?;
+    let (status, time) = server.wait(TIMEOUT)?;
+    ensure!(time < Duration::from_secs(2), "the server took {} to end: {status}", seconds(time));
+    Ok(())
 }

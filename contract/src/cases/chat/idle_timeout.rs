@@ -1,4 +1,4 @@
-//! Idle for IDLE seconds: a goodbye, and the connection is closed. 0 is never.
+//! After IDLE seconds without input: a goodbye, and the connection is closed. 0 means never.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -6,123 +6,140 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::chat_client::join_many;
-use crate::{ChatClient, Target};
-
-use crate::Case;
+use crate::{Case, ChatClient, Target};
 
 pub const CASES: &[Case] = &[
-    Case::new("goodbye", goodbye),
-    Case::new("silence_counts_from_the_last_word", silence_counts_from_the_last_word),
-    Case::new("who_talks_stays", who_talks_stays),
-    Case::new("listening_is_idle", listening_is_idle),
-    Case::new("two_hundred_at_once", two_hundred_at_once),
-    Case::new("never", never),
+    Case::new("goodbye", "an idle client receives a goodbye and EOF", goodbye),
+    Case::new("counts_from_the_last_input", "input postpones the deadline", counts_from_the_last_input),
+    Case::new("active_client_stays", "an active client stays", active_client_stays),
+    Case::new("receiving_is_idle", "a client that only receives is idle", receiving_is_idle),
+    Case::new("two_hundred_at_once", "200 clients receive their goodbye", two_hundred_at_once),
+    Case::new("input_before_deadline", "input that arrived in time counts, even if it is read late", input_before_deadline),
+    Case::new("never", "with IDLE 0 a client may be idle for ever", never),
 ];
 
 const GOODBYE: &str = "* idle for 1 s, goodbye";
 const IDLE: Duration = Duration::from_secs(1);
 
-fn with_idle(target: &Target, idle: &'static str) -> Target {
-    target.with_argument(idle)
-}
-
 fn goodbye(target: &Target) -> Result<()> {
-    with_idle(target, "1").launch().serve(|server| {
+    target.with_argument("1").launch().serve(|server| {
         let start = Instant::now();
-        let guest = ChatClient::join(server)?;
-        guest.expect_line(GOODBYE)?;
-        ensure!(start.elapsed() >= IDLE, "it was sent away after {:?}", start.elapsed());
-        guest.expect_end()?;
+        let client = ChatClient::join(server)?;
+        client.expect_line(GOODBYE)?;
+        ensure!(start.elapsed() >= IDLE, "the goodbye came after {:?}", start.elapsed());
+        client.expect_end()?;
         // Nobody is left.
-        let guest = ChatClient::join(server)?;
-        guest.expect_names(&[guest.name()])
+        let client = ChatClient::join(server)?;
+        client.expect_names(&[client.name()])
     })
 }
 
-fn silence_counts_from_the_last_word(target: &Target) -> Result<()> {
-    with_idle(target, "1").launch().serve(|server| {
-        let guest = ChatClient::join(server)?;
+fn counts_from_the_last_input(target: &Target) -> Result<()> {
+    target.with_argument("1").launch().serve(|server| {
+        let client = ChatClient::join(server)?;
         thread::sleep(IDLE / 4);
         let last = Instant::now();
-        // A part of a line is a sign of life too.
-        guest.send(b"er")?;
-        guest.expect_line(GOODBYE)?;
-        ensure!(last.elapsed() >= IDLE, "it was sent away {:?} after it spoke", last.elapsed());
-        guest.expect_end()
+        // Part of a line is input too.
+        client.send(b"er")?;
+        client.expect_line(GOODBYE)?;
+        ensure!(last.elapsed() >= IDLE, "the goodbye came {:?} after input", last.elapsed());
+        client.expect_end()
     })
 }
 
-/// One talks all the time. Where this machine stops for so long that it is silent itself, that
-/// says nothing: then it is tried again.
-fn who_talks_stays(target: &Target) -> Result<()> {
+/// If the machine stops this client for so long that it is idle itself, the case tries again.
+fn active_client_stays(target: &Target) -> Result<()> {
     const TRIES: usize = 10;
-    with_idle(target, "1").launch().serve(|server| {
+    target.with_argument("1").launch().serve(|server| {
         for _ in 0..TRIES {
-            let guest = ChatClient::join(server)?;
+            let client = ChatClient::join(server)?;
             let start = Instant::now();
             let (mut last, mut longest) = (start, Duration::ZERO);
             let mut stays = true;
             while stays && start.elapsed() < IDLE + IDLE / 2 {
                 thread::sleep(IDLE / 20);
-                // The answer shows that the server has read the question.
-                stays = guest.who().is_ok();
+                // The response shows that the server has read the request.
+                stays = client.who().is_ok();
                 longest = longest.max(last.elapsed());
                 last = Instant::now();
             }
             if stays {
                 return Ok(());
             }
-            ensure!(longest > IDLE / 2, "it was sent away after {longest:?} of silence at most");
+            ensure!(longest > IDLE / 2, "the goodbye came, although no pause was over {longest:?}");
         }
-        bail!("this machine is too busy to tell")
+        bail!("this machine is too busy for the case")
     })
 }
 
-fn listening_is_idle(target: &Target) -> Result<()> {
-    with_idle(target, "1").launch().serve(|server| {
+fn receiving_is_idle(target: &Target) -> Result<()> {
+    target.with_argument("1").launch().serve(|server| {
         let start = Instant::now();
-        let (talks, resume_reading) = (ChatClient::join(server)?, ChatClient::join(server)?);
-        talks.expect_line(&format!("* {} joined", resume_reading.name()))?;
+        let (sender, receiver) = (ChatClient::join(server)?, ChatClient::join(server)?);
+        sender.expect_line(&format!("* {} joined", receiver.name()))?;
         loop {
-            talks.send_line("are you there?")?;
-            let received = resume_reading.next()?;
-            if received == GOODBYE {
+            sender.send_line("are you there?")?;
+            let line = receiver.next_line()?;
+            if line == GOODBYE {
                 break;
             }
-            ensure!(received.ends_with(": are you there?"), "it heard {received:?}");
-            ensure!(start.elapsed() < 20 * IDLE, "who only listens is here for ever");
+            ensure!(line.ends_with(": are you there?"), "it received {line:?}");
+            ensure!(start.elapsed() < 20 * IDLE, "a client that only receives stays for ever");
             thread::sleep(IDLE / 20);
         }
-        ensure!(start.elapsed() >= IDLE, "it was sent away after {:?}", start.elapsed());
-        resume_reading.expect_end()?;
-        talks.expect_line(&format!("* {} left", resume_reading.name()))
+        ensure!(start.elapsed() >= IDLE, "the goodbye came after {:?}", start.elapsed());
+        receiver.expect_end()?;
+        sender.expect_line(&format!("* {} left", receiver.name()))
     })
 }
 
 fn two_hundred_at_once(target: &Target) -> Result<()> {
-    with_idle(target, "1").launch().serve(|server| {
-        let guests = join_many(server, 200)?;
-        for guest in &guests {
+    target.with_argument("1").launch().serve(|server| {
+        let clients = join_many(server, 200)?;
+        for client in &clients {
             loop {
-                let line = guest.next()?;
+                let line = client.next_line()?;
                 if line == GOODBYE {
                     break;
                 }
-                let news = line.ends_with(" joined") || line.ends_with(" left");
-                ensure!(news, "{} heard {line:?}", guest.name());
+                let expected = line.ends_with(" joined") || line.ends_with(" left");
+                ensure!(expected, "{} received {line:?}", client.name());
             }
-            guest.expect_end()?;
+            client.expect_end()?;
         }
         let last = ChatClient::join(server)?;
-        ensure!(last.others() == 0, "{} others are still here", last.others());
+        ensure!(last.others() == 0, "{} others are still in the room", last.others());
+        Ok(())
+    })
+}
+
+/// The server was stopped for longer than IDLE, so its timer has expired. But input has arrived
+/// before, and the server has to read that first.
+fn input_before_deadline(target: &Target) -> Result<()> {
+    target.with_argument("1").launch().serve(|server| {
+        for _ in 0..3 {
+            let client = ChatClient::join(server)?;
+            server.while_stopped(|| {
+                client.send_line("/who")?;
+                thread::sleep(2 * IDLE);
+                Ok(())
+            })?;
+            let line = client.next_line()?;
+            ensure!(
+                line.starts_with("* here: "),
+                "the server was stopped for 2 s, and the client, which was not idle, received \
+                 {line:?}"
+            );
+            client.finish()?;
+        }
         Ok(())
     })
 }
 
 fn never(target: &Target) -> Result<()> {
-    with_idle(target, "0").launch().serve(|server| {
-        let guest = ChatClient::join(server)?;
+    target.with_argument("0").launch().serve(|server| {
+        let client = ChatClient::join(server)?;
         thread::sleep(IDLE + IDLE / 4);
-        guest.expect_names(&[guest.name()]).context("IDLE is 0")
+        client.expect_names(&[client.name()]).context("IDLE is 0")
     })
 }

@@ -1,8 +1,5 @@
-//! The chat servers: the rules of the room, and the contract that every server keeps, put to
-//! those who speak in lines to each other.
-//!
-//! What a case has to know of a server is in the common table, so that each can be run against any
-//! chat, and against one that is made to fail it.
+//! The chat servers: the rules of the room, and the contract that every server keeps, with clients
+//! that send lines to each other.
 
 mod burst;
 mod idle_timeout;
@@ -14,12 +11,11 @@ mod slow_client;
 
 use anyhow::Result;
 
-use crate::{ChatClient, Server, Target};
+use super::{log, start};
+use crate::{Case, ChatClient, Server, Target};
 
-use crate::cases::start;
-
-/// The rules of the room; then the lines of the contract, in its order.
-pub const LINES: crate::cases::Lines = &[
+/// The rules of the room, and then the lines of the contract, in its order.
+pub const LINES: super::Lines = &[
     ("chat_rules", rules::CASES),
     ("chat_order", order::CASES),
     ("chat_slow_client", slow_client::CASES),
@@ -28,35 +24,39 @@ pub const LINES: crate::cases::Lines = &[
     ("chat_room", room::CASES),
     ("isolation", lines::ISOLATION),
     ("accept", lines::ACCEPT),
+    ("closing", lines::CLOSING),
     ("fairness", lines::FAIRNESS),
     ("limits", lines::LIMITS),
     ("interruption", lines::INTERRUPTION),
     ("shutdown", lines::SHUTDOWN),
     ("leaks", lines::LEAKS),
+    ("dead_peers", super::dead_peers::CASES),
     ("start", start::CASES),
     ("idle", lines::IDLE),
-    ("log", lines::LOG),
+    ("log", LOG),
 ];
 
-/// A room with so many guests, each of whom has heard who came after it.
-fn room<const N: usize>(server: &Server) -> Result<[ChatClient; N]> {
-    let mut guests: Vec<ChatClient> = Vec::with_capacity(N);
+const LOG: &[Case] = &[lines::CONNECTED_AND_DISCONNECTED, lines::TWO_PHASES, log::FULL_PIPE];
+
+/// Lets `N` clients join. Each has received the lines about those that joined after it.
+fn join<const N: usize>(server: &Server) -> Result<[ChatClient; N]> {
+    let mut clients: Vec<ChatClient> = Vec::with_capacity(N);
     for _ in 0..N {
-        let guest = ChatClient::join(server)?;
-        let joined = format!("* {} joined", guest.name());
-        guests.iter().try_for_each(|other| other.expect_line(&joined))?;
-        guests.push(guest);
+        let client = ChatClient::join(server)?;
+        let joined = format!("* {} joined", client.name());
+        clients.iter().try_for_each(|other| other.expect_line(&joined))?;
+        clients.push(client);
     }
-    guests.try_into().map_err(|_| anyhow::anyhow!("not {N} guests"))
+    clients.try_into().map_err(|_| anyhow::anyhow!("not {N} clients"))
 }
 
-/// Runs a case in a room with so many guests.
-fn with_guests<const N: usize>(
+/// Runs a case with `N` clients in the room.
+fn with_clients<const N: usize>(
     target: &Target,
     case: impl FnOnce(&mut Server, [ChatClient; N]) -> Result<()>,
 ) -> Result<()> {
     target.launch().serve(|server| {
-        let guests = room(server)?;
-        case(server, guests)
+        let clients = join(server)?;
+        case(server, clients)
     })
 }

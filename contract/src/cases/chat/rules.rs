@@ -1,40 +1,39 @@
-//! The rules of the room, as a guest with `nc` finds them.
+//! The rules of the room, as a client with `nc` sees them.
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{ChatClient, Client, Target};
-
-use super::with_guests;
-use crate::Case;
+use super::with_clients;
+use crate::{Case, ChatClient, Client, Target};
 
 pub const CASES: &[Case] = &[
-    Case::new("arrival", arrival),
-    Case::new("arrival_finds_a_free_name", arrival_finds_a_free_name),
-    Case::new("leaving", leaving),
-    Case::new("talk", talk),
-    Case::new("alone", alone),
-    Case::new("nick", nick),
-    Case::new("nick_of_those_who_left", nick_of_those_who_left),
-    Case::new("nick_refused", nick_refused),
-    Case::new("who", who),
-    Case::new("quit", quit),
-    Case::new("quit_ends_the_input", quit_ends_the_input),
-    Case::new("help", help),
-    Case::new("unknown_command", unknown_command),
-    Case::new("empty_lines", empty_lines),
-    Case::new("line_ends", line_ends),
-    Case::new("split_lines", split_lines),
-    Case::new("split_characters", split_characters),
-    Case::new("merged_lines", merged_lines),
-    Case::new("not_utf8", not_utf8),
-    Case::new("control_characters", control_characters),
-    Case::new("longest_line", longest_line),
-    Case::new("too_long_line", too_long_line),
-    Case::new("megabytes_without_an_end", megabytes_without_an_end),
-    Case::new("half_close", half_close),
-    Case::new("half_close_at_once", half_close_at_once),
-    Case::new("half_close_in_bad_lines", half_close_in_bad_lines),
-    Case::new("half_close_in_quit", half_close_in_quit),
+    Case::new("joining", "the greeting and `joined` tell who joins", joining),
+    Case::new("joining_finds_a_free_name", "no two clients get the same name", joining_finds_a_free_name),
+    Case::new("leaving", "`left` is sent once, however a client leaves", leaving),
+    Case::new("talk", "a line goes to every other client", talk),
+    Case::new("alone", "a line of the only client goes to nobody", alone),
+    Case::new("nick", "/nick changes the name, and all are told", nick),
+    Case::new("nick_of_client_that_left", "the name of a client that has left is free", nick_of_client_that_left),
+    Case::new("nick_refused", "/nick refuses bad names and names in use", nick_refused),
+    Case::new("who", "/who lists the clients in the order in which they joined", who),
+    Case::new("quit", "/quit is answered with `* bye`, and then EOF", quit),
+    Case::new("quit_ends_the_input", "lines after /quit are ignored", quit_ends_the_input),
+    Case::new("help", "/help lists the commands", help),
+    Case::new("unknown_command", "an unknown command is answered with an error", unknown_command),
+    Case::new("empty_lines", "empty lines are ignored", empty_lines),
+    Case::new("line_ends", "lines end with \\n or \\r\\n", line_ends),
+    Case::new("split_lines", "a line may arrive in parts", split_lines),
+    Case::new("split_characters", "a character may arrive in parts", split_characters),
+    Case::new("merged_lines", "several lines may arrive at once", merged_lines),
+    Case::new("not_utf8", "a line that is not UTF-8 is refused", not_utf8),
+    Case::new("control_characters", "control characters are removed", control_characters),
+    Case::new("invisible_characters", "bidirectional controls and invisible characters are removed", invisible_characters),
+    Case::new("longest_line", "a line may have 1024 bytes", longest_line),
+    Case::new("line_too_long", "a longer line is refused once and dropped", line_too_long),
+    Case::new("megabytes_without_an_end", "a line without an end takes bounded memory", megabytes_without_an_end),
+    Case::new("half_close", "after FIN an unterminated last line counts", half_close),
+    Case::new("half_close_at_once", "lines and FIN that arrive before accept are handled", half_close_at_once),
+    Case::new("half_close_in_bad_lines", "FIN in a bad line is an error and then EOF", half_close_in_bad_lines),
+    Case::new("half_close_in_quit", "FIN after /quit is one `left`", half_close_in_quit),
 ];
 
 /// The most bytes of a line, without its end.
@@ -42,44 +41,44 @@ const LINE: usize = 1024;
 const TOO_LONG: &str = "! line too long (limit 1024 bytes)";
 const NOT_UTF8: &str = "! not UTF-8";
 
-fn arrival(target: &Target) -> Result<()> {
+fn joining(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         let client = || Client::connect(server);
-        let line = |client: &Client| client.line()?.context("closed without a welcome");
+        let line = |client: &Client| client.line()?.context("closed without a greeting");
         let first = client()?;
-        let read_greeting = line(&first)?;
+        let greeting = line(&first)?;
         let expected = "* you are guest1; 0 others here; /help lists the commands";
-        ensure!(read_greeting == expected, "the first is welcomed with {read_greeting:?}");
+        ensure!(greeting == expected, "the first client is greeted with {greeting:?}");
         let second = client()?;
-        let read_greeting = line(&second)?;
+        let greeting = line(&second)?;
         let expected = "* you are guest2; 1 other here; /help lists the commands";
-        ensure!(read_greeting == expected, "the second is welcomed with {read_greeting:?}");
+        ensure!(greeting == expected, "the second client is greeted with {greeting:?}");
         let third = client()?;
-        let read_greeting = line(&third)?;
+        let greeting = line(&third)?;
         let expected = "* you are guest3; 2 others here; /help lists the commands";
-        ensure!(read_greeting == expected, "the third is welcomed with {read_greeting:?}");
-        for (client, received) in
+        ensure!(greeting == expected, "the third client is greeted with {greeting:?}");
+        for (client, expected) in
             [(&first, "* guest2 joined"), (&first, "* guest3 joined"), (&second, "* guest3 joined")]
         {
             let line = line(client)?;
-            ensure!(line == received, "as another came, one here was told {line:?}");
+            ensure!(line == expected, "when another client joined, a client received {line:?}");
         }
-        // Nobody was told of its own arrival, and nobody of any twice.
+        // No client received a line about itself, and none received a line twice.
         for client in [&first, &second, &third] {
             client.send(b"/who\n")?;
             let line = line(client)?;
-            ensure!(line == "* here: guest1, guest2, guest3", "/who is answered with {line:?}");
+            ensure!(line == "* here: guest1, guest2, guest3", "the response to /who is {line:?}");
         }
         Ok(())
     })
 }
 
-fn arrival_finds_a_free_name(target: &Target) -> Result<()> {
-    with_guests(target, |server, [mut first]| {
+fn joining_finds_a_free_name(target: &Target) -> Result<()> {
+    with_clients(target, |server, [mut first]| {
         for name in ["guest2", "guest3", "guest4"] {
             first.change_name(name, &[])?;
             let next = ChatClient::join(server)?;
-            ensure!(next.name() != name, "a second {name} has come");
+            ensure!(next.name() != name, "a second {name} has joined");
             first.expect_line(&format!("* {} joined", next.name()))?;
             next.expect_names(&[name, next.name()])?;
             let left = format!("* {} left", next.name());
@@ -94,33 +93,33 @@ type Way = fn(ChatClient) -> Result<()>;
 
 fn leaving(target: &Target) -> Result<()> {
     let ways: [(&str, Way); 5] = [
-        ("closes", |guest| {
-            drop(guest);
+        ("closes", |client| {
+            drop(client);
             Ok(())
         }),
         ("half-closes", ChatClient::finish),
         ("resets", ChatClient::reset),
-        ("quits", |guest| {
-            guest.send_line("/quit")?;
-            guest.expect_line("* bye")?;
-            guest.expect_end()
+        ("quits", |client| {
+            client.send_line("/quit")?;
+            client.expect_line("* bye")?;
+            client.expect_end()
         }),
-        ("quits and is gone at once", |guest| guest.send_line("/quit")),
+        ("quits and closes at once", |client| client.send_line("/quit")),
     ];
-    with_guests(target, |server, [a, b]| {
+    with_clients(target, |server, [a, b]| {
         for (way, leave) in ways {
-            let guest = ChatClient::join(server)?;
-            let name = guest.name().to_owned();
-            ensure!(guest.others() == 2, "there are {} others here", guest.others());
+            let client = ChatClient::join(server)?;
+            let name = client.name().to_owned();
+            ensure!(client.others() == 2, "{} others are in the room", client.others());
             for other in [&a, &b] {
                 other.expect_line(&format!("* {name} joined"))?;
             }
-            leave(guest).with_context(|| format!("one {way}"))?;
+            leave(client).with_context(|| format!("a client that {way}"))?;
             for other in [&a, &b] {
                 other
                     .expect_line(&format!("* {name} left"))
-                    .with_context(|| format!("one {way}"))?;
-                other.expect_names(&[a.name(), b.name()]).with_context(|| format!("one {way}"))?;
+                    .with_context(|| format!("a client that {way}"))?;
+                other.expect_names(&[a.name(), b.name()]).with_context(|| format!("a client that {way}"))?;
             }
         }
         Ok(())
@@ -128,7 +127,7 @@ fn leaving(target: &Target) -> Result<()> {
 }
 
 fn talk(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b, c]| {
+    with_clients(target, |_, [a, b, c]| {
         a.send_line("hello")?;
         for other in [&b, &c] {
             other.expect_line("guest1: hello")?;
@@ -141,31 +140,31 @@ fn talk(target: &Target) -> Result<()> {
         for other in [&a, &b] {
             other.expect_line("guest3:  /quit with a space before it is text")?;
         }
-        // Nobody has heard itself, and nobody anything twice.
-        [a, b, c].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2", "guest3"]))
+        // No client received its own line, and none received a line twice.
+        [a, b, c].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2", "guest3"]))
     })
 }
 
 fn alone(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a]| {
+    with_clients(target, |_, [a]| {
         a.send_line("is anybody here?")?;
         a.expect_names(&["guest1"])
     })
 }
 
 fn nick(target: &Target) -> Result<()> {
-    with_guests(target, |_, [mut a, mut b, c]| {
+    with_clients(target, |_, [mut a, mut b, c]| {
         a.change_name("x", &[&b, &c])?;
         a.send_line("now I am x")?;
         b.expect_line("x: now I am x")?;
         c.expect_line("x: now I am x")?;
         b.change_name("Under_score-16xx", &[&a, &c])?;
         a.change_name("0-_", &[&b, &c])?;
-        // The names that were given up are free.
+        // The old names are free.
         b.change_name("guest1", &[&a, &c])?;
         a.change_name("x", &[&b, &c])?;
-        for guest in [&a, &b, &c] {
-            guest.expect_names(&["x", "guest1", "guest3"])?;
+        for client in [&a, &b, &c] {
+            client.expect_names(&["x", "guest1", "guest3"])?;
         }
         let left = format!("* {} left", b.name());
         b.finish()?;
@@ -174,8 +173,8 @@ fn nick(target: &Target) -> Result<()> {
     })
 }
 
-fn nick_of_those_who_left(target: &Target) -> Result<()> {
-    with_guests(target, |_, [mut a, mut b]| {
+fn nick_of_client_that_left(target: &Target) -> Result<()> {
+    with_clients(target, |_, [mut a, mut b]| {
         b.change_name("bob", &[&a])?;
         b.finish()?;
         a.expect_line("* bob left")?;
@@ -185,7 +184,7 @@ fn nick_of_those_who_left(target: &Target) -> Result<()> {
 }
 
 fn nick_refused(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, mut b, mut c]| {
+    with_clients(target, |_, [a, mut b, mut c]| {
         b.change_name("bob", &[&a, &c])?;
         let long = "x".repeat(17);
         let bad = [
@@ -207,20 +206,20 @@ fn nick_refused(target: &Target) -> Result<()> {
         for bad in bad {
             a.send_line(&format!("/nick {bad}"))?;
             a.expect_line_starting_with("! ")
-                .with_context(|| format!("as it wants to be {bad:?}"))?;
+                .with_context(|| format!("/nick {bad:?}"))?;
         }
         a.send_line("/nick")?;
         a.expect_line_starting_with("! ").context("without a name")?;
-        // It is who it was, and nobody else was told.
-        for guest in [&a, &b, &c] {
-            guest.expect_names(&["guest1", "bob", "guest3"])?;
+        // Its name is the old one, and no other client was told.
+        for client in [&a, &b, &c] {
+            client.expect_names(&["guest1", "bob", "guest3"])?;
         }
         c.change_name("guest4", &[&a, &b])
     })
 }
 
 fn who(target: &Target) -> Result<()> {
-    with_guests(target, |server, [mut a, b, c]| {
+    with_clients(target, |server, [mut a, b, c]| {
         b.expect_names(&["guest1", "guest2", "guest3"])?;
         a.change_name("zoe", &[&b, &c])?;
         b.expect_names(&["zoe", "guest2", "guest3"])?;
@@ -237,7 +236,7 @@ fn who(target: &Target) -> Result<()> {
 }
 
 fn quit(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         a.send_line("/quit")?;
         a.expect_line("* bye")?;
         a.expect_end()?;
@@ -247,7 +246,7 @@ fn quit(target: &Target) -> Result<()> {
 }
 
 fn quit_ends_the_input(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         a.send(b"one\n/who\n/quit\ntwo\n/who\nthree")?;
         a.expect_line("* here: guest1, guest2")?;
         a.expect_line("* bye")?;
@@ -259,18 +258,18 @@ fn quit_ends_the_input(target: &Target) -> Result<()> {
 }
 
 fn help(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         a.send_line("/help")?;
         let line = a.expect_line_starting_with("* ")?;
         for command in ["/nick", "/who", "/quit", "/help"] {
             ensure!(line.contains(command), "{command} is not in {line:?}");
         }
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2"]))
+        [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
     })
 }
 
 fn unknown_command(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         for (sent, command) in [
             ("/word", "/word"),
             ("/word with arguments", "/word"),
@@ -284,28 +283,28 @@ fn unknown_command(target: &Target) -> Result<()> {
             a.send_line(sent)?;
             a.expect_line(&format!("! unknown command {command}; try /help"))?;
         }
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2"]))
+        [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
     })
 }
 
 fn empty_lines(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         a.send(b"\n")?;
         a.send(b"\r\n\n\n\r\n")?;
         a.send(&[b'\n'; 5000])?;
         a.send(b"\x07\n\x1b\x00\r\n\xc2\x9b\n")?;
         a.send_line("text")?;
         b.expect_line("guest1: text")?;
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2"]))
+        [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
     })
 }
 
 fn line_ends(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         a.send(b"unix\ndos\r\n/who\r\n")?;
         a.expect_line("* here: guest1, guest2")?;
         a.send(b"half a dos\r")?;
-        // Whoever is answered has been read from before: this one not before that one.
+        // The response shows that the server has read everything before it.
         b.expect_line("guest1: unix")?;
         b.expect_line("guest1: dos")?;
         b.expect_names(&["guest1", "guest2"])?;
@@ -318,12 +317,12 @@ fn line_ends(target: &Target) -> Result<()> {
 }
 
 fn split_lines(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         b"byte by byte\r\n/who\n".iter().try_for_each(|&byte| a.send(&[byte]))?;
         b.expect_line("guest1: byte by byte")?;
         a.expect_line("* here: guest1, guest2")?;
         for part in ["in ", "three ", "parts\nand ", "on\n"] {
-            // In between the server has other things to do, so that it reads each by itself.
+            // The server is busy with another client in between, so it reads each part separately.
             b.expect_names(&["guest1", "guest2"])?;
             a.send(part.as_bytes())?;
             if part.ends_with("and ") {
@@ -331,18 +330,18 @@ fn split_lines(target: &Target) -> Result<()> {
             }
         }
         b.expect_line("guest1: and on")?;
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2"]))
+        [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
     })
 }
 
 fn split_characters(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         for byte in "日é🦀\n".bytes() {
             b.expect_names(&["guest1", "guest2"])?;
             a.send(&[byte])?;
         }
         b.expect_line("guest1: 日é🦀")?;
-        // A long line of which no part has a whole number of characters.
+        // A long line, in parts that end within a character.
         let text = "🦀".repeat(LINE / 4);
         for part in format!("{text}\n").as_bytes().chunks(7) {
             a.send(part)?;
@@ -353,7 +352,7 @@ fn split_characters(target: &Target) -> Result<()> {
 }
 
 fn merged_lines(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         a.send(b"one\n/who\n/nick bob\r\ntwo\n\n/frob\nthree\n/nick guest2\n\xff\nfour\nand half")?;
         a.expect_line("* here: guest1, guest2")?;
         a.expect_line("* guest1 is now bob")?;
@@ -365,16 +364,16 @@ fn merged_lines(target: &Target) -> Result<()> {
         }
         a.send(b" of it\n")?;
         b.expect_line("bob: and half of it")?;
-        // More than one read, whatever its size.
+        // More than one read, however large.
         let lines: Vec<_> = (0..2000).map(|n| format!("line {n}")).collect();
         a.send((lines.join("\n") + "\n").as_bytes())?;
         lines.iter().try_for_each(|line| b.expect_line(&format!("bob: {line}")))?;
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["bob", "guest2"]))
+        [a, b].iter().try_for_each(|client| client.expect_names(&["bob", "guest2"]))
     })
 }
 
 fn not_utf8(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         let bad: [&[u8]; 9] = [
             b"\xff",
             b"in \xc3( mid-line",
@@ -392,41 +391,64 @@ fn not_utf8(target: &Target) -> Result<()> {
         }
         a.send_line("still here")?;
         b.expect_line("guest1: still here")?;
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2"]))
+        [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
     })
 }
 
 fn control_characters(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
-        for (sent, received) in [
+    with_clients(target, |_, [a, b]| {
+        for (sent, expected) in [
             ("\x1b[31mred\x1b[0m", "[31mred[0m"),
-            ("\x07b\x08e\x00l\tl\x7f", "bell"),
+            ("\x07b\x08e\x00ll\x7f", "bell"),
             ("a return\r in mid-line", "a return in mid-line"),
             ("the other\u{9b}2J escape\u{85}", "the other2J escape"),
             ("\x1b]0;title\x07", "]0;title"),
+            // A tab separates words, so it becomes a space.
+            ("two\twords", "two words"),
         ] {
             a.send_line(sent)?;
-            b.expect_line(&format!("guest1: {received}"))?;
+            b.expect_line(&format!("guest1: {expected}"))?;
         }
         a.send_line("/\x1b[2J")?;
         a.expect_line("! unknown command /[2J; try /help")?;
-        // All of them at once, but for the one that ends a line.
-        let all: String =
-            (0..0xa0_u8).map(char::from).filter(|&c| c.is_control() && c != '\n').collect();
+        // All of them at once, except those that are not removed.
+        let is_removed = |c: &char| c.is_control() && !"\n\t".contains(*c);
+        let all: String = (0..0xa0_u8).map(char::from).filter(is_removed).collect();
         a.send_line(&format!("<{all}>"))?;
         b.expect_line("guest1: <>")?;
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2"]))
+        a.send_line("/nick\tbob")?;
+        a.expect_line("* guest1 is now bob")?;
+        b.expect_line("* guest1 is now bob")?;
+        [a, b].iter().try_for_each(|client| client.expect_names(&["bob", "guest2"]))
+    })
+}
+
+/// They could make a line look like another one, or like the line of another client.
+fn invisible_characters(target: &Target) -> Result<()> {
+    with_clients(target, |_, [a, b]| {
+        for (sent, expected) in [
+            ("a\u{202e}b\u{2066}c\u{200f}d\u{61c}e", "abcde"),
+            ("f\u{2028}guest2: g\u{2029}h", "fguest2: gh"),
+            ("z\u{200b}e\u{2060}r\u{feff}o", "zero"),
+            ("\u{e9}\u{65e5}\u{1f980}", "\u{e9}\u{65e5}\u{1f980}"),
+        ] {
+            a.send_line(sent)?;
+            b.expect_line(&format!("guest1: {expected}")).with_context(|| format!("{sent:?}"))?;
+        }
+        // Nothing is left of this line, and empty lines are ignored.
+        a.send_line("\u{200b}\u{202e}")?;
+        [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
     })
 }
 
 fn longest_line(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         for text in ["x".repeat(LINE), "é".repeat(LINE / 2)] {
             a.send(format!("{text}\n").as_bytes())?;
             b.expect_line(&format!("guest1: {text}"))?;
             a.send(format!("{text}\r\n").as_bytes())?;
             b.expect_line(&format!("guest1: {text}"))?;
-            // Its end may come as late as it likes.
+            // Its end may arrive much later.
             a.send(text.as_bytes())?;
             b.expect_names(&["guest1", "guest2"])?;
             a.send(b"\r")?;
@@ -438,8 +460,8 @@ fn longest_line(target: &Target) -> Result<()> {
     })
 }
 
-fn too_long_line(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+fn line_too_long(target: &Target) -> Result<()> {
+    with_clients(target, |_, [a, b]| {
         for length in [LINE + 1, LINE + 2, 2 * LINE, 4096, 5000, 100_000] {
             for end in ["\n", "\r\n"] {
                 let text = "x".repeat(length);
@@ -449,25 +471,25 @@ fn too_long_line(target: &Target) -> Result<()> {
                     .with_context(|| format!("after {length} bytes"))?;
             }
         }
-        // It is told before the line's end, which may never come.
+        // The error comes before the end of the line, which may never arrive.
         a.send("é".repeat(LINE / 2 + 1).as_bytes())?;
         a.expect_line(TOO_LONG)?;
         a.send(b"still the same line\xff")?;
         a.send(b"\n")?;
         a.expect_names(&["guest1", "guest2"])?;
-        // Each is told of.
+        // There is one error per line.
         a.send(format!("{0}\n{0}\n", "x".repeat(LINE + 1)).as_bytes())?;
         a.expect_line(TOO_LONG)?;
         a.expect_line(TOO_LONG)?;
-        [a, b].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest2"]))
+        [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
     })
 }
 
-/// The memory of one line, with what an allocator takes at once.
+/// The memory of one line, and what an allocator takes at once.
 const SPARE: u64 = 1 << 20;
 
 fn megabytes_without_an_end(target: &Target) -> Result<()> {
-    with_guests(target, |server, [a, b]| {
+    with_clients(target, |server, [a, b]| {
         let before = server.usage()?.memory;
         let megabyte = vec![b'x'; 1 << 20];
         for part in 0..4 {
@@ -486,7 +508,7 @@ fn megabytes_without_an_end(target: &Target) -> Result<()> {
 }
 
 fn half_close(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b, c]| {
+    with_clients(target, |_, [a, b, c]| {
         a.send(b"one\nan unended line")?;
         a.half_close()?;
         a.expect_end()?;
@@ -506,21 +528,21 @@ fn half_close(target: &Target) -> Result<()> {
     })
 }
 
-/// All of it is there when the server looks: the connection, lines, and the FIN.
+/// The connection, the lines and the FIN have all arrived when the server looks.
 fn half_close_at_once(target: &Target) -> Result<()> {
-    with_guests(target, |server, [a]| {
+    with_clients(target, |server, [a]| {
         let client = server.while_stopped(|| {
             let client = Client::connect(server)?;
             client.send(b"hello\n/who\n/nick bob\nbye")?;
             client.half_close()?;
             Ok(client)
         })?;
-        let guest = ChatClient::new(client)?;
-        ensure!(guest.others() == 1, "there are {} others here", guest.others());
-        let name = guest.name();
-        guest.expect_line(&format!("* here: guest1, {name}"))?;
-        guest.expect_line(&format!("* {name} is now bob"))?;
-        guest.expect_end()?;
+        let client = ChatClient::new(client)?;
+        ensure!(client.others() == 1, "{} others are in the room", client.others());
+        let name = client.name();
+        client.expect_line(&format!("* here: guest1, {name}"))?;
+        client.expect_line(&format!("* {name} is now bob"))?;
+        client.expect_end()?;
         a.expect_line(&format!("* {name} joined"))?;
         a.expect_line(&format!("{name}: hello"))?;
         a.expect_line(&format!("* {name} is now bob"))?;
@@ -531,7 +553,7 @@ fn half_close_at_once(target: &Target) -> Result<()> {
 }
 
 fn half_close_in_bad_lines(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b, c, d]| {
+    with_clients(target, |_, [a, b, c, d]| {
         b.send(b"cut off \xe6\x97")?;
         b.half_close()?;
         b.expect_line(NOT_UTF8)?;
@@ -545,13 +567,13 @@ fn half_close_in_bad_lines(target: &Target) -> Result<()> {
         a.expect_line("* guest3 left")?;
         d.expect_line("* guest2 left")?;
         d.expect_line("* guest3 left")?;
-        [a, d].iter().try_for_each(|guest| guest.expect_names(&["guest1", "guest4"]))
+        [a, d].iter().try_for_each(|client| client.expect_names(&["guest1", "guest4"]))
     })
 }
 
-/// It leaves for two reasons, and once.
+/// There are two reasons to leave, but the client leaves once.
 fn half_close_in_quit(target: &Target) -> Result<()> {
-    with_guests(target, |_, [a, b]| {
+    with_clients(target, |_, [a, b]| {
         b.send(b"/quit")?;
         b.half_close()?;
         b.expect_line("* bye")?;
