@@ -205,7 +205,7 @@ fn header(name: &str) -> Result<Vec<String>> {
     let header = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
     let header = header.collect::<Vec<_>>().join("\n");
     let paragraphs: Vec<_> = header.split("\n\n").collect();
-    for (label, paragraph) in ["Mistake", "Seen", "Rule", "Show", "Right"].iter().zip(&paragraphs) {
+    for (label, paragraph) in ["Mistake", "Symptom", "Rule", "Reproduce", "Correct"].iter().zip(&paragraphs) {
         let begins = paragraph.starts_with(&format!("{label}: "));
         ensure!(begins, "the header of {name} has {paragraph:?} in place of its {label:?}");
     }

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         exit_on_stop()?;
         // These signals stay blocked except in `sigsuspend`.
         [Signal::SIGIO, Signal::SIGALRM].into_iter().collect::<SigSet>().thread_block()?;
-        let ready = Arc::new(AtomicBool::new(true));
+        let ready = Arc::new(AtomicBool::new(false));
         flag::register(Signal::SIGIO as i32, Arc::clone(&ready))?;
         flag::register(Signal::SIGALRM as i32, Arc::clone(&ready))?;
         enable_sigio(&listener)?;
