@@ -70,8 +70,16 @@ pub const PITFALLS: &[Pitfall] = &[
     ),
     pitfall("check-then-pause", ("integrity", "windows"), "1 bytes, at most 1 on the way: no echo"),
     pitfall("hangup-closes", ("half_close", "data_and_fin_at_once"), "^1 bytes and FIN: "),
-    pitfall("pending-output-dropped-at-eof", ("half_close", "data_and_fin_at_once"), "^1 bytes and FIN: "),
-    pitfall("reads-with-pending-output", ("backpressure", "reads_late"), "took all .* reads nothing"),
+    pitfall(
+        "pending-output-dropped-at-eof",
+        ("half_close", "data_and_fin_at_once"),
+        "^1 bytes and FIN: ",
+    ),
+    pitfall(
+        "reads-with-pending-output",
+        ("backpressure", "reads_late"),
+        "took all .* reads nothing",
+    ),
     pitfall("edge-without-budget", ("fairness", "beside_two_floods"), UNFAIR),
     pitfall("two-small-writes", ("fairness", "no_added_latency"), "^every other echo took"),
     pitfall(

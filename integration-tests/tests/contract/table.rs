@@ -205,8 +205,12 @@ fn header(name: &str) -> Result<Vec<String>> {
     let header = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
     let header = header.collect::<Vec<_>>().join("\n");
     let paragraphs: Vec<_> = header.split("\n\n").collect();
-    for (label, paragraph) in ["Mistake", "Symptom", "Rule", "Reproduce", "Correct"].iter().zip(&paragraphs) {
-        let begins = paragraph.starts_with(&format!("{label}: "));
+    for (label, paragraph) in
+        ["Mistake", "Symptom", "Rule", "Reproduce", "Correct"].iter().zip(&paragraphs)
+    {
+        // A parenthesis may follow: "Reproduce (with OpenBSD's `nc`):".
+        let rest = paragraph.strip_prefix(label).unwrap_or_default();
+        let begins = rest.starts_with(':') || rest.starts_with(" (");
         ensure!(begins, "the header of {name} has {paragraph:?} in place of its {label:?}");
     }
     Ok(paragraphs.into_iter().map(|paragraph| paragraph.replace('\n', " ")).collect())
