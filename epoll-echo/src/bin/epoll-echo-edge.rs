@@ -13,9 +13,10 @@
 //! ```
 //!
 //! How a message travels: (1) One thread waits for an edge of any socket. (2) It adds each socket
-//! that had one to the set `ready`. (3) It reads and writes (4) until EAGAIN, and removes the socket
-//! from the set. (5) So that a client that never stops sending does not delay the others, it gets
-//! `MAX_STEPS` steps per iteration. Then it stays in the set, and the next wait returns at once.
+//! that had one to the set `ready`. (3) It reads and writes (4) until EAGAIN, and removes the
+//! socket from the set. (5) So that a client that never stops sending does not delay the others, it
+//! gets `MAX_STEPS` steps per iteration. Then it stays in the set, and the next wait returns at
+//! once.
 //!
 //! The catch: data that the server leaves unread is reported again only when more data arrives,
 //! which may be never. A short read does not prove that the socket is empty: read until EAGAIN.
@@ -97,8 +98,9 @@ fn main() -> ExitCode {
         let address = listener.local_addr()?;
         let stop = stop_socket()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
-        epoll.add(&stop, event(&stop)).context("epoll_ctl(ADD, stop)")?;
-        epoll.add(&listener, event(&listener)).context("epoll_ctl(ADD, listener)")?;
+        let interest = EpollFlags::EPOLLIN;
+        epoll.add(&stop, event(interest, &stop)).context("epoll_ctl(ADD, stop)")?;
+        epoll.add(&listener, event(interest, &listener)).context("epoll_ctl(ADD, listener)")?;
         let mut server = Server {
             listener,
             stop,
@@ -114,11 +116,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// Makes an entry of the interest list, with the file descriptor as its user data. It covers
-/// reading and writing. EOF, hang-up and errors are reported too.
-fn event(socket: &impl AsRawFd) -> EpollEvent {
-    let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-    EpollEvent::new(interest, socket.as_raw_fd() as u64)
+/// Makes an entry of the interest list. The file descriptor is its user data, which `epoll_wait`
+/// returns with each event.
+fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
+    EpollEvent::new(interest | EpollFlags::EPOLLET, socket.as_raw_fd() as u64)
 }
 
 impl Server {
@@ -205,8 +206,9 @@ impl Server {
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
         stream.set_nonblocking(true)?;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
         // If data has arrived already, this counts as an edge.
-        match self.epoll.add(&stream, event(&stream)) {
+        match self.epoll.add(&stream, event(interest, &stream)) {
             Ok(()) => {
                 let fd = stream.as_raw_fd();
                 let connection = Connection { stream, peer, pending: Vec::new(), offset: 0 };
