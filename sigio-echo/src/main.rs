@@ -37,10 +37,11 @@
 //!
 //! Use it when: you maintain such a program: one that computes, with a few sockets or a terminal
 //! besides. In a new one, a second thread waits for these with `poll`.
-//! Limits: each signal costs a read per connection, idle or not. Compared with `epoll-echo`, the CPU
-//! per message is the same with 64 connections all busy (3.0 system calls for 2.0), and thirty-five
-//! times with one beside 900 idle (docs/benchmarks: 64 active, 1+900). Signals belong to the whole
-//! process: a library that handles SIGIO, or a thread that does not block it, breaks the server.
+//! Limits: each signal costs a read per connection, idle or not. With 64 busy connections, a message
+//! costs the same CPU as in epoll-echo, and 3.0 system calls instead of 2.0. With one busy and 900
+//! idle connections, it costs thirty-five times the CPU (docs/benchmarks: 64 active, 1+900). Signals
+//! belong to the whole process: a library that handles SIGIO, or a thread that does not block it,
+//! breaks the server.
 //! Compare with: `diff nonblocking-echo/src/main.rs sigio-echo/src/main.rs` (when to try again),
 //! `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which socket).
 
