@@ -20,7 +20,7 @@ use rustix::process::{
 };
 use socket2::{Domain, Socket, Type};
 
-use crate::wait::{TIMEOUT, wait_until};
+use crate::wait::{TIMEOUT, timeout, wait_until};
 use crate::{Usage, binaries, usage};
 
 /// Why there is no `io_uring` for a server, if so: asks the kernel for what the servers ask it for.
@@ -152,7 +152,7 @@ impl Launch {
 
     /// Runs the server where it ends by itself.
     pub fn output(self) -> Result<Output> {
-        self.output_within(TIMEOUT)
+        self.output_within(timeout())
     }
 
     /// The same, where that may take so long.

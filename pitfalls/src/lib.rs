@@ -10,6 +10,8 @@
 //! Do not copy code from this package. `cargo test pitfalls` runs the contract case that catches
 //! each pitfall. A test passes only if that case fails for the expected reason.
 
+pub mod ring;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::mem::ManuallyDrop;
@@ -21,9 +23,10 @@ use std::thread;
 use std::time::Duration;
 
 pub use common::lock;
-use common::{Accepted, accept, announce, exit_on_stop, listen};
+use common::{Accepted, Connection, Progress, accept, announce, exit_on_stop, listen, write};
 use log::warn;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 /// How long a server does not call `accept` after the process ran out of file descriptors.
@@ -176,6 +179,26 @@ pub fn workers(
     }
 }
 
+/// Reads and writes once for a level-triggered connection, like `on_ready` in `epoll-echo`.
+///
+/// Returns whether to keep the connection.
+///
+/// # Errors
+/// None in practice: `epoll_ctl(MOD)` does not fail for a registered file descriptor.
+pub fn echo_step(
+    epoll: &Epoll,
+    connection: &mut Connection,
+    buffer: &mut [u8],
+) -> io::Result<bool> {
+    if connection.step(buffer) == Progress::Closed {
+        return Ok(false);
+    }
+    let pending = connection.has_pending_output();
+    let interest = if pending { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+    epoll.modify(&*connection, &mut event(interest, connection.as_raw_fd()))?;
+    Ok(true)
+}
+
 /// Makes an entry for epoll's interest list. Its user data is the file descriptor.
 #[must_use]
 pub fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {
@@ -188,6 +211,23 @@ pub fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {
 /// The connection has failed.
 pub fn echo(stream: &TcpStream) -> io::Result<()> {
     io::copy(&mut &*stream, &mut &*stream)?;
+    Ok(())
+}
+
+/// Writes all of `bytes` to a non-blocking socket. Blocks while the send buffer is full.
+///
+/// # Errors
+/// The connection has failed.
+pub fn write_all(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut offset = 0;
+    while offset < bytes.len() {
+        let written = write(stream, &bytes[offset..])?;
+        offset += written;
+        if written == 0 {
+            let mut watched = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+            let _ = poll(&mut watched, PollTimeout::NONE); // after EINTR, `write` returns 0 again
+        }
+    }
     Ok(())
 }
 

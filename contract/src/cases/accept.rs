@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::client::{connect_many, message};
 use crate::{Client, Server, Target, timeout, wait_until};
@@ -15,6 +15,8 @@ pub const CASES: &[Case] = &[
     Case::new("out_of_descriptors", |target| run_out_of_descriptors(target, 200, |_| Ok(()))),
     Case::new("out_of_descriptors_without_connections", out_of_descriptors_without_connections),
     Case::new("full", full),
+    Case::new("existing_clients", existing_clients).applies(Target::is_concurrent),
+    Case::new("wake_ups", wake_ups).exclusive(),
 ];
 
 /// A descriptor limit that a burst reaches soon.
@@ -158,5 +160,42 @@ fn out_of_descriptors_without_connections(target: &Target) -> Result<()> {
             client.finish()?;
         }
         bail!("without descriptors it served {LAST} clients")
+    })
+}
+
+/// While new clients connect, one after another, those that are connected are served.
+fn existing_clients(target: &Target) -> Result<()> {
+    const CLIENTS: u64 = 10;
+    target.launch().serve(|server| {
+        let mut clients = Vec::new();
+        for seed in 0..CLIENTS {
+            clients.push(Client::connect(server)?);
+            for (number, client) in (1..).zip(&clients) {
+                client
+                    .echo(&message(seed, 100))
+                    .with_context(|| format!("client {number} of {}", clients.len()))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A connection that is opened and closed wakes only the threads that handle it.
+fn wake_ups(target: &Target) -> Result<()> {
+    const CLIENTS: u64 = 100;
+    /// A server needs one or two wake-ups for each of accept and EOF. The rest is for servers that
+    /// pass a connection from one thread to another.
+    const ALLOWED: u64 = 10;
+    target.launch().serve(|server| {
+        Client::connect(server)?.echo(b"ready?")?;
+        let before = server.usage()?.switches;
+        for _ in 0..CLIENTS {
+            Client::connect(server)?.finish()?;
+        }
+        let switches = server.usage()?.switches.saturating_sub(before);
+        let average = switches / CLIENTS;
+
+        ensure!(average < ALLOWED, "each new connection caused {average} wake-ups");
+        Ok(())
     })
 }

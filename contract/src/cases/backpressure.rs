@@ -4,11 +4,11 @@ use std::slice;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Target, Transfer, transfer};
+use crate::cases::accept::expect_low_cpu;
+use crate::{Case, Target, Transfer, transfer};
 
-use crate::Case;
-
-pub const CASES: &[Case] = &[Case::new("reads_late", reads_late)];
+pub const CASES: &[Case] =
+    &[Case::new("reads_late", reads_late), Case::new("stalled_client_uses_no_cpu", uses_no_cpu)];
 
 /// Much more than the kernel keeps of one connection: `tcp_wmem` and `tcp_rmem` end at a few
 /// megabytes, and the receive buffers only grow where somebody reads.
@@ -41,5 +41,14 @@ fn reads_late(target: &Target) -> Result<()> {
         ensure!(grown < SPARE, "the server took {grown} bytes for a peer that does not read");
 
         transfer::run(slice::from_mut(&mut peer)).context("when it read at last")
+    })
+}
+
+/// While a client does not read, the server waits, instead of trying to write or read again.
+fn uses_no_cpu(target: &Target) -> Result<()> {
+    target.quiet().launch().serve(|server| {
+        let mut stalled = Transfer::connect(server, 0, TOTAL)?;
+        stalled.send_until_blocked()?;
+        expect_low_cpu(server).context("beside a client that does not read")
     })
 }

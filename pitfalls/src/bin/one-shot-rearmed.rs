@@ -9,8 +9,9 @@
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin one-shot-rearmed`
-//! 2. In two more terminals: `seq 1000000 | timeout 3 nc 127.0.0.1 7001 | tail -n +2 | cut -d' '
-//!    -f2- | sort -nc`. `sort` reports a line that is out of order.
+//! 2. In two more terminals:
+//!    `seq 1000000 | timeout 3 nc 127.0.0.1 7001 | tail -n +2 | cut -d' ' -f2- | sort -nc`. `sort`
+//!    reports a line that is out of order.
 //!
 //! Correct: in `reactor-chat/src/connection.rs`, a connection is marked while a worker processes
 //! it, and is not armed in the meantime.
