@@ -114,7 +114,7 @@ pub const PITFALLS: &[Pitfall] = &[
     ),
     pitfall(
         "blocking-behind-select",
-        ("accept", "existing_clients"),
+        ("isolation", "existing_clients"),
         "^client [0-9]+ of [0-9]+: .*nothing came for 4 s",
     ),
     pitfall("thundering-herd", ("accept", "wake_ups"), "^each new connection caused"),

@@ -136,7 +136,8 @@ impl Server {
             match select(highest + 1, &mut readable, &mut writable, None, timeout.as_mut()) {
                 Ok(count) => {
                     out_of_memory = false;
-                    trace!("wait: select = {count} ready"); // (2)
+                    // (2) The error is handled outside of `trace!`. Pitfall: question-mark-in-log
+                    trace!("wait: select = {count} ready");
                 }
                 // A signal handler ran, or the process was stopped and continued.
                 // Pitfall: eintr-fatal

@@ -156,7 +156,7 @@ impl Server {
             }
             Ok(count) => {
                 trace!("copy: send({fd}) = {count} of {}", connection.pending.len());
-                connection.pending.start += count;
+                connection.pending.start += count; // Pitfall: short-send-in-a-link
             }
             // A kernel thread waited in the server's place, and SIGSTOP interrupted it: once more.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -173,6 +173,7 @@ impl Server {
 
     fn queue_accept(&mut self) -> anyhow::Result<()> {
         self.accept_paused = false;
+        // It accepts one connection, and ends. Pitfall: cqe-more-ignored
         let fd = self.listener.as_raw_fd();
         let accept = opcode::Accept::new(Fd(fd), ptr::null_mut(), ptr::null_mut());
         self.queue(fd, accept.flags(libc::SOCK_CLOEXEC).build())
@@ -210,6 +211,8 @@ impl Connection {
     fn next_operation(&mut self) -> squeue::Entry {
         let fd = Fd(self.stream.as_raw_fd());
         let bytes = self.buffer.as_mut_ptr();
+        // Never both, so pending output is limited to one buffer. And the buffer belongs to this
+        // connection, so it cannot be in use. Pitfalls: multishot-no-backpressure, enobufs-spins
         if self.pending.is_empty() {
             opcode::Recv::new(fd, bytes, BUFFER_SIZE as u32).build()
         } else {

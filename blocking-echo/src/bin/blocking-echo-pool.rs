@@ -89,6 +89,7 @@ fn main() -> ExitCode {
 
 fn serve(listener: &TcpListener) -> ! {
     loop {
+        // A new connection wakes one of the threads that wait here. Pitfall: thundering-herd
         trace!("wait: accept");
         match accept(listener) {
             Accepted::Connection(stream, peer) => serve_client(&stream, peer),

@@ -15,7 +15,6 @@ pub const CASES: &[Case] = &[
     Case::new("out_of_descriptors", |target| run_out_of_descriptors(target, 200, |_| Ok(()))),
     Case::new("out_of_descriptors_without_connections", out_of_descriptors_without_connections),
     Case::new("full", full),
-    Case::new("existing_clients", existing_clients).applies(Target::is_concurrent),
     Case::new("wake_ups", wake_ups).exclusive(),
 ];
 
@@ -160,23 +159,6 @@ fn out_of_descriptors_without_connections(target: &Target) -> Result<()> {
             client.finish()?;
         }
         bail!("without descriptors it served {LAST} clients")
-    })
-}
-
-/// While new clients connect, one after another, those that are connected are served.
-fn existing_clients(target: &Target) -> Result<()> {
-    const CLIENTS: u64 = 10;
-    target.launch().serve(|server| {
-        let mut clients = Vec::new();
-        for seed in 0..CLIENTS {
-            clients.push(Client::connect(server)?);
-            for (number, client) in (1..).zip(&clients) {
-                client
-                    .echo(&message(seed, 100))
-                    .with_context(|| format!("client {number} of {}", clients.len()))?;
-            }
-        }
-        Ok(())
     })
 }
 

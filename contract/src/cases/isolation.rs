@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
     Case::new("byte_at_a_time", byte_at_a_time),
     Case::new("stalled_peer", stalled_peer).applies(Target::is_concurrent),
     Case::new("flooding_peer", flooding_peer).applies(Target::is_concurrent),
+    Case::new("existing_clients", existing_clients).applies(Target::is_concurrent),
 ];
 
 /// A peer with bytes on their way to the server and back.
@@ -148,4 +149,21 @@ fn serves_another(server: &Server) -> Result<()> {
     (0..50).try_for_each(|seed| healthy.echo(&message(seed, 100)))?;
     let mut transfer = Transfer::connect(server, 2, 1 << 20)?.then_half_close();
     transfer::run(slice::from_mut(&mut transfer))
+}
+
+/// While new clients connect, one after another, those that are connected are served.
+fn existing_clients(target: &Target) -> Result<()> {
+    const CLIENTS: u64 = 10;
+    target.launch().serve(|server| {
+        let mut clients = Vec::new();
+        for seed in 0..CLIENTS {
+            clients.push(Client::connect(server)?);
+            for (number, client) in (1..).zip(&clients) {
+                client
+                    .echo(&message(seed, 100))
+                    .with_context(|| format!("client {number} of {}", clients.len()))?;
+            }
+        }
+        Ok(())
+    })
 }

@@ -34,7 +34,8 @@
 //! Use it when: sockets alternate often between waiting to read and waiting to write, as in a
 //! proxy. The interest covers both from the start, and no `epoll_ctl` follows.
 //! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Edges alone do not
-//! let threads share an epoll: two can get an edge of the same socket. That needs EPOLLONESHOT.
+//! let threads share an epoll: two can get an edge of the same socket. That needs EPOLLONESHOT
+//! (pitfall `edge-shared-by-threads`).
 //! Compare with:
 //! - `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`: level-triggered reports
 //!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
@@ -190,6 +191,8 @@ impl Server {
         for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
+                // No event reports what is left in the queue before that.
+                // Pitfall: one-accept-per-edge
                 Accepted::WouldBlock => {
                     self.accept_pending = false;
                     break;
