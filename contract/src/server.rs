@@ -252,6 +252,12 @@ impl Server {
         self.address
     }
 
+    /// Its process id, for a tracer.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// What it and its children take now.
     pub fn usage(&self) -> Result<Usage> {
         Usage::of(self.pid)
