@@ -354,11 +354,15 @@ impl Server {
         Ok(())
     }
 
-    fn check_alive(&self) -> Result<()> {
+    /// Whether it has ended. It stays a zombie until [`Server::wait`].
+    pub fn has_ended(&self) -> Result<bool> {
         let pidfd = pidfd_open(self.pid, PidfdFlags::empty())?;
         let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
-        let count = poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-        ensure!(count == 0, "the server has ended");
+        Ok(poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
+    }
+
+    fn check_alive(&self) -> Result<()> {
+        ensure!(!self.has_ended()?, "the server has ended");
         Ok(())
     }
 

@@ -14,6 +14,7 @@ mod load;
 mod page;
 mod record;
 mod shim;
+mod start;
 mod table;
 
 use std::collections::BTreeSet;
@@ -54,6 +55,10 @@ fn main() -> ExitCode {
         let server = entry.name.replace('-', "_");
         trials.push(
             Trial::test(format!("calls::{server}"), || known_calls(entry).map_err(failed))
+                .with_ignored_flag(ignored),
+        );
+        trials.push(
+            Trial::test(format!("at_start::{server}"), || start::check(entry).map_err(failed))
                 .with_ignored_flag(ignored),
         );
         let made = if ignored || arguments.list { None } else { record::calls(entry).ok() };

@@ -62,6 +62,8 @@ pub fn check(entry: &'static Entry, mode: &str) -> Result<()> {
     let launch = Launch::new(entry.name, arguments).program("env");
     launch.log_level("warn").serve(|server| {
         let address = server.address();
+        // A server that has served a client has opened all that it needs for itself.
+        ensure!(Peer::connect(address, is_chat)?.exchange("first")? == Outcome::Complete);
         let before = injection::open_descriptors(server)?;
         let lost = load::run(address, is_chat)?;
         ensure!(lost == 0, "{lost} clients lost their connection");

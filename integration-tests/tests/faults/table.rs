@@ -104,7 +104,6 @@ impl Row {
             "clone3" => "pthread_create",
             "clone" => "fork",
             "wait4" => "waitpid",
-            "write" => "write` to stderr or a pipe, `",
             call => call,
         }
     }
@@ -179,7 +178,7 @@ pub const ROWS: &[Row] = &[
     row("sendto", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
     row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc reads; the connection is lost").only(AIO),
     row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc writes; the connection is lost").only(AIO),
-    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Retries, "the log: a line is lost, no client is").except(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat"]),
+    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Retries, "a line of the log is lost").except(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat"]),
     row("shutdown", &["ENOTCONN"], Response::Retries, "the peer has reset the connection meanwhile"),
     row("wait4", &["EINTR", "ECHILD"], Response::Retries, "the parent collects its children at the next SIGCHLD or connection"),
     row("io_uring_enter", &["EINTR", "EBUSY", "EAGAIN"], Response::Retries, "a signal handler ran, the completion queue is full, or the kernel lacks memory for a request").first(4),
@@ -260,4 +259,23 @@ pub const CANNOT_HAPPEN: &[(&str, &str)] = &[
         "the kernel has no such failure: FUTEX_WAKE fails only for invalid arguments",
     ),
     ("ENOMEM from `epoll_ctl(MOD)`", "the entry exists, and changing it allocates nothing"),
+];
+
+/// Calls that are made to fail before a server has announced itself, with errors of their man pages.
+pub const START: &[(&str, &[&str])] = &[
+    ("socket", &["EMFILE", "EAFNOSUPPORT", "ENOBUFS"]),
+    ("setsockopt", &["ENOMEM", "ENOPROTOOPT"]),
+    ("bind", &["EADDRINUSE", "EACCES", "EADDRNOTAVAIL"]),
+    ("listen", &["EADDRINUSE", "ENOBUFS"]),
+    ("getsockname", &["ENOBUFS"]),
+    ("socketpair", &["EMFILE", "ENOMEM"]),
+    ("pipe2", &["EMFILE", "ENFILE"]),
+    ("eventfd2", &["EMFILE", "ENOMEM"]),
+    ("timerfd_create", &["EMFILE", "ENOMEM"]),
+    ("epoll_create1", &["EMFILE", "ENOMEM"]),
+    ("epoll_ctl", &["ENOSPC", "ENOMEM"]),
+    ("fcntl", &["EMFILE", "EINVAL"]),
+    ("clone3", &["EAGAIN", "ENOMEM"]),
+    ("io_uring_setup", &["EPERM", "ENOSYS", "ENOMEM"]),
+    ("io_uring_register", &["EINVAL", "ENOMEM"]),
 ];
