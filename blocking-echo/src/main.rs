@@ -1,19 +1,23 @@
-//! Blocking, a thread per connection: each thread waits in its own read, and the scheduler does
-//! the rest.
+//! Blocking I/O, one thread per connection: each thread waits in its own `read`, and the kernel's
+//! scheduler decides which thread runs.
 //!
 //! ```text
 //!      application                              kernel
 //!      thread of 7     thread of 8
-//!      read(7) ──────────────────────────────▶  ┐ wait: until its peer sends
-//!        blocked   (1) read(8) ──────────────▶  │ ┐
-//!        blocked         blocked                │ │ wait: until its peer sends
-//!        blocked         blocked                │ ┘ a message for 8 has arrived
-//!        blocked   (2)   6 bytes ◀───────────   │   copy, in the same call
-//!        blocked   (3) write(8) ─────────────▶  │   copy; it blocks until all of it fits
+//!      read(7) ──────────────────────────────▶  ┐ wait: until client 7 sends
+//!        asleep    (1) read(8) ──────────────▶  │ ┐
+//!        asleep          asleep                 │ │ wait: until client 8 sends
+//!        asleep          asleep                 │ ┘ a message for 8 has arrived
+//!        asleep    (2)   6 bytes ◀───────────   │   copy: the same call returns the message
+//!        asleep    (3) write(8) ─────────────▶  │   copy: until the send buffer has taken all
 //! ```
 //!
-//! A message: (1) the thread waits in `read`; (2) the same call copies what comes; (3) one write
-//! of all of it, which waits in its turn while the peer does not read: that is the backpressure.
+//! How a message travels: (1) The thread of the connection waits in `read`. (2) The same call
+//! copies the message and returns. (3) The thread writes all of it. If the client does not read,
+//! this write waits too, and the thread does not read any further: this is the backpressure.
+//!
+//! The catch: a thread that sleeps in a system call cannot check anything, not even whether the
+//! server should stop. Therefore the handler of SIGINT and SIGTERM ends the process.
 //!
 //! Run: `cargo run -p blocking-echo`
 //!
@@ -23,77 +27,110 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/blocking-echo.svg`.
+//! Figure: `docs/figures/blocking-echo.svg`.
 //!
-//! Use it when: connections are some hundreds, or each has real work to do. It is the code that
-//! reads best.
-//! Limits: an idle connection costs a thread: its stack, with the buffer that the read needs
-//! before anything has come (docs/benchmarks: memory). And a thread that blocks can be told
-//! nothing: not even to stop.
-//! Compare with: `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`
-//! (the thread), `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`,
-//! `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`.
+//! Use it when: you serve some hundreds of connections, or each of them has real work to do. No
+//! other model has code that is as easy to read.
+//! Limits: an idle connection costs a thread with its stack. The read buffer is part of that stack,
+//! because `read` needs it before any data has arrived (`docs/benchmarks`: memory). 15,000
+//! connections are served; more are refused, which is logged.
+//! Compare with:
+//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: without the
+//!   threads.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: a process for
+//!   each connection.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: a fixed number
+//!   of threads.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace, warn};
 
-/// On the stack of each thread, in use or not: a quarter of what the servers with one thread take.
-const BUFFER: usize = 16 * 1024;
-/// Until `accept` is tried again while descriptors are short. The thread has nothing else to do.
-const RETRY: Duration = Duration::from_millis(100);
+/// The most threads, and so the most connections at a time.
+///
+/// A thread needs four memory mappings: its stack, the stack of its signal handlers, and a guard
+/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). A thread that
+/// starts without room for its own panics where it cannot unwind, and the whole process aborts.
+const MAX_THREADS: usize = 15_000;
+/// Size of the read buffer in bytes. Each thread has one on its stack, so it is smaller than the
+/// one buffer of the servers with a single thread.
+const BUFFER_SIZE: usize = 16 * 1024;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?; // Pitfall: flag-never-stops
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
+        let address = listener.local_addr()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
+        announce(address);
         serve(&listener)
     })
 }
 
-fn serve(listener: &TcpListener) -> anyhow::Result<()> {
+fn serve(listener: &TcpListener) -> ! {
+    // Each thread holds a clone, so the reference count is the number of threads, plus one.
+    let threads = Arc::new(());
     loop {
         trace!("wait: accept");
         match accept(listener) {
             Accepted::Connection(stream, peer) => {
-                let thread = thread::Builder::new().spawn(move || match echo(&stream) {
-                    Ok(()) => info!("{peer} left"),
-                    Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
+                if Arc::strong_count(&threads) > MAX_THREADS {
+                    warn!("{peer} refused: {MAX_THREADS} threads are running");
+                    continue; // drops `stream`, which closes the connection
+                }
+                let running = Arc::clone(&threads);
+                let thread = thread::Builder::new().spawn(move || {
+                    serve_client(&stream, peer);
+                    drop(running);
                 });
-                // The system's limit on threads: this connection is closed, the others go on.
+                // EAGAIN: a limit on threads (RLIMIT_NPROC, pids.max), or ENOMEM. The connection is
+                // closed, because the closure that owns `stream` is dropped.
                 if let Err(error) = thread {
-                    warn!("{peer} refused: {error}");
+                    warn!("{peer} refused: cannot start a thread: {error}");
                 }
             }
-            // Pitfall: accept-spins
-            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
+            // Even a blocking `accept` can return without a connection. Either it failed and would
+            // fail again at once (Pause), or a process that shares the listener has made it
+            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
+            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
 }
 
-/// Copies until the peer has sent its last byte and been sent it back.
+fn serve_client(stream: &TcpStream, peer: SocketAddr) {
+    match echo(stream) {
+        Ok(()) => info!("{peer} disconnected"),
+        // ECONNRESET, EPIPE or ETIMEDOUT ends this connection only. Pitfall: peer-error-ends
+        Err(error) => info!("{peer} disconnected: {error}"),
+    }
+}
+
+/// Echoes until EOF or an error.
 fn echo(mut stream: &TcpStream) -> io::Result<()> {
     let fd = stream.as_raw_fd();
-    let mut buffer = [0; BUFFER];
+    let mut buffer = [0; BUFFER_SIZE];
     loop {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
-            // Pitfall: eintr-fatal
+            Ok(count) => count,
+            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            result => result?,
+            Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(());
+            return Ok(()); // EOF: the client will send no more, and all it sent is written back
         }
-        stream.write_all(&buffer[..count])?; // (3)
-        trace!("copy: write({fd}), all {count}");
+        stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
+        trace!("copy: write({fd}) = {count} of {count}");
     }
 }

@@ -55,6 +55,7 @@ impl Connection {
     ///
     /// The socket must be non-blocking even though the server waits for readiness first: select(2),
     /// "BUGS", lists cases in which a socket is reported as readable and a `read` then blocks.
+    /// Pitfalls: blocking-behind-select, blocking-socket-drained
     ///
     /// # Errors
     /// The error of `ioctl(FIONBIO)`, which does not fail for an open file descriptor.

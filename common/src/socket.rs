@@ -195,7 +195,8 @@ impl Accepted {
 }
 
 /// Returns whether accept(2) reports what happened to the connection that it took from the queue
-/// (accept(2), "Error handling"), or was interrupted by a signal.
+/// (accept(2), "Error handling"), or was interrupted by a signal. ENOTCONN is from getpeername(2):
+/// the peer has reset the connection.
 fn belongs_to_one_connection(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
@@ -210,6 +211,7 @@ fn belongs_to_one_connection(error: &io::Error) -> bool {
                 | libc::EHOSTUNREACH
                 | libc::EOPNOTSUPP
                 | libc::ETIMEDOUT
+                | libc::ENOTCONN
                 | libc::EINTR
         )
     )

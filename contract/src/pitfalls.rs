@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use regex::Regex;
 
 use crate::catalog::{ECHO, Entry};
+use crate::server::no_io_uring;
 use crate::target::Properties;
 use crate::{Case, Target, cases};
 
@@ -46,7 +47,7 @@ const fn pitfall(
 
 /// One flood delays the other one, or both of them delay the third client.
 const UNFAIR: &str =
-    "^(a flooding client is hardly served|.* bytes echoed before it|.*nothing came)";
+    "^(a flooding (client|peer) is hardly served|.* bytes echoed before it|.*nothing came)";
 
 /// All pitfalls.
 pub const PITFALLS: &[Pitfall] = &[
@@ -59,6 +60,12 @@ pub const PITFALLS: &[Pitfall] = &[
     pitfall("wrong-offset", ("integrity", "short_writes"), "^byte .* another than was sent"),
     pitfall("short-write-fatal", ("integrity", "short_writes"), "^the connection ended|os error"),
     pitfall(
+        "short-send-in-a-link",
+        ("integrity", "short_writes"),
+        "^(byte .* another than was sent|the connection ended: [0-9]+ of [0-9]+ bytes came back)",
+    )
+    .with_io_uring(),
+    pitfall(
         "one-read-per-edge",
         ("integrity", "sizes"),
         r"^a message of [0-9]+ bytes: no echo within 4 s",
@@ -70,8 +77,29 @@ pub const PITFALLS: &[Pitfall] = &[
     ),
     pitfall("check-then-pause", ("integrity", "windows"), "1 bytes, at most 1 on the way: no echo"),
     pitfall("hangup-closes", ("half_close", "data_and_fin_at_once"), "^1 bytes and FIN: "),
-    pitfall("owed-dropped-at-eof", ("half_close", "data_and_fin_at_once"), "^1 bytes and FIN: "),
-    pitfall("reads-while-owing", ("backpressure", "reads_late"), "took all .* reads nothing"),
+    pitfall(
+        "pending-output-dropped-at-eof",
+        ("half_close", "data_and_fin_at_once"),
+        "^1 bytes and FIN: ",
+    ),
+    pitfall(
+        "reads-with-pending-output",
+        ("backpressure", "reads_late"),
+        "took all .* reads nothing",
+    ),
+    pitfall("edge-shared-by-threads", ("integrity", "large"), "^byte .* another than was sent"),
+    pitfall(
+        "multishot-no-backpressure",
+        ("backpressure", "reads_late"),
+        "took all .* reads nothing",
+    )
+    .with_io_uring(),
+    pitfall(
+        "enobufs-spins",
+        ("backpressure", "stalled_client_uses_no_cpu"),
+        "^beside a client that does not read: .*it used",
+    )
+    .with_io_uring(),
     pitfall("edge-without-budget", ("fairness", "beside_two_floods"), UNFAIR),
     pitfall("two-small-writes", ("fairness", "no_added_latency"), "^every other echo took"),
     pitfall(
@@ -79,6 +107,23 @@ pub const PITFALLS: &[Pitfall] = &[
         ("accept", "out_of_descriptors"),
         "ended: exit status: 1.*os error 24",
     ),
+    pitfall(
+        "one-accept-per-edge",
+        ("half_close", "all_before_accepted"),
+        "bytes came back: nothing came for 4 s",
+    ),
+    pitfall(
+        "blocking-behind-select",
+        ("isolation", "existing_clients"),
+        "^client [0-9]+ of [0-9]+: .*nothing came for 4 s",
+    ),
+    pitfall("thundering-herd", ("accept", "wake_ups"), "^each new connection caused"),
+    pitfall(
+        "cqe-more-ignored",
+        ("accept", "out_of_descriptors"),
+        "^when one connection had closed: 4 s went by without an echo",
+    )
+    .with_io_uring(),
     pitfall("accept-spins", ("accept", "out_of_descriptors"), "^with clients waiting: .*, it used"),
     pitfall("spare-descriptor", ("accept", "full"), "^full: .*, it used"),
     Pitfall {
@@ -101,6 +146,17 @@ pub const PITFALLS: &[Pitfall] = &[
         case: "resets_one_after_another",
         reason: "ended: exit status: 1.*os error 104",
     },
+    pitfall(
+        "blocking-socket-drained",
+        ("isolation", "byte_at_a_time"),
+        "^beside a .*nothing came for 4 s",
+    ),
+    pitfall(
+        "main-waits-for-worker",
+        ("isolation", "stalled_peer"),
+        "^beside a .*nothing came for 4 s",
+    ),
+    pitfall("panic-in-worker", ("isolation", "garbage"), "nothing came for 4 s"),
     pitfall("sigpipe-deadly", ("isolation", "gone_before_read"), "ended: signal: 13"),
     pitfall("handler-prints", ("start", "stdout_broken"), "panic"),
     pitfall("eintr-fatal", ("interruption", "idle"), "ended: exit status: 1.*EINTR"),
@@ -111,6 +167,7 @@ pub const PITFALLS: &[Pitfall] = &[
     ),
     pitfall("zombies", ("leaks", "rounds_of_200"), "zombies: [1-9].*coming to rest"),
     pitfall("unwrap-at-start", ("start", "in_use"), ": it ended with exit status: 101"),
+    pitfall("question-mark-in-log", ("start", "in_use"), "has not ended in"),
     pitfall("writable-left-armed", ("idle", "no_processor_time"), "^with 10 idle .* woke up"),
     Pitfall {
         entry: Entry {
@@ -139,6 +196,12 @@ pub const PITFALLS: &[Pitfall] = &[
 ];
 
 impl Pitfall {
+    /// The same, for a server that needs `io_uring`.
+    const fn with_io_uring(mut self) -> Self {
+        self.entry.unavailable = no_io_uring;
+        self
+    }
+
     /// The case that the server fails.
     pub fn case(&self) -> Result<&'static Case> {
         let mut lines = cases::ECHO.iter().chain(cases::CHAT);

@@ -314,7 +314,7 @@ impl Launch {
 
     /// Runs a program that ends by itself.
     pub fn output(self) -> Result<Output> {
-        self.output_within(TIMEOUT)
+        self.output_within(timeout())
     }
 
     /// The same, for a program that takes up to `limit`.
@@ -468,6 +468,11 @@ impl Server {
     /// What it has logged so far.
     pub fn log(&self) -> Result<String> {
         self.process()?.log.text()
+    }
+
+    /// Whether it has ended. It stays a zombie until [`Server::wait`].
+    pub fn has_ended(&self) -> Result<bool> {
+        self.process()?.has_ended()
     }
 
     /// Sends a signal to the server alone, as kill(1) does.

@@ -39,7 +39,7 @@
 //!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -77,16 +77,15 @@ struct Server {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
+        // A connection that made the listener ready can be gone before `accept` is called, which
+        // would then block (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let stop = stop_socket()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
-        epoll
-            .add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))
-            .context("epoll_ctl(ADD, stop)")?;
-        epoll
-            .add(&listener, event(EpollFlags::EPOLLIN, listener.as_raw_fd()))
-            .context("epoll_ctl(ADD, listener)")?;
+        let interest = EpollFlags::EPOLLIN;
+        epoll.add(&stop, event(interest, &stop)).context("epoll_ctl(ADD, stop)")?;
+        epoll.add(&listener, event(interest, &listener)).context("epoll_ctl(ADD, listener)")?;
         let mut server = Server {
             listener,
             stop,
@@ -102,8 +101,8 @@ fn main() -> ExitCode {
 
 /// Makes an entry of the interest list. The file descriptor is its user data, which `epoll_wait`
 /// returns with each event.
-fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {
-    EpollEvent::new(interest, fd as u64)
+fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
+    EpollEvent::new(interest, socket.as_raw_fd() as u64)
 }
 
 impl Server {
@@ -157,13 +156,12 @@ impl Server {
         }
         let is_pending = connection.has_pending_output();
         if is_pending != was_pending {
-            // While output is pending, watch EPOLLOUT and not EPOLLIN: unread input would make every
-            // wait return at once. Otherwise do not watch EPOLLOUT: an idle socket is always
+            // While output is pending, watch EPOLLOUT and not EPOLLIN: unread input would make
+            // every wait return at once. Otherwise do not watch EPOLLOUT: an idle socket is always
             // writable. Pitfall: writable-left-armed
             let interest = if is_pending { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
-            self.epoll
-                .modify(&*connection, &mut event(interest, fd))
-                .context("epoll_ctl(MOD, connection)")?;
+            let mut event = event(interest, connection);
+            self.epoll.modify(&*connection, &mut event).context("epoll_ctl(MOD, connection)")?;
         }
         Ok(())
     }
@@ -173,7 +171,7 @@ impl Server {
             match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => {
                     self.set_accept_paused(false)?;
-                    self.add(Connection::new(stream, peer)?);
+                    self.add(stream, peer)?;
                 }
                 Accepted::WouldBlock => return self.set_accept_paused(false),
                 // Pitfalls: accept-spins, spare-descriptor
@@ -187,22 +185,21 @@ impl Server {
         if paused != self.accept_paused {
             self.accept_paused = paused;
             let interest = if paused { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-            let fd = self.listener.as_raw_fd();
-            self.epoll
-                .modify(&self.listener, &mut event(interest, fd))
-                .context("epoll_ctl(MOD, listener)")?;
+            let mut event = event(interest, &self.listener);
+            self.epoll.modify(&self.listener, &mut event).context("epoll_ctl(MOD, listener)")?;
         }
         Ok(())
     }
 
-    fn add(&mut self, connection: Connection) {
-        let fd = connection.as_raw_fd();
-        match self.epoll.add(&connection, event(EpollFlags::EPOLLIN, fd)) {
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+        match self.epoll.add(&stream, event(EpollFlags::EPOLLIN, &stream)) {
             Ok(()) => {
-                self.connections.insert(fd, connection);
+                let fd = stream.as_raw_fd();
+                self.connections.insert(fd, Connection::new(stream, peer)?);
             }
             // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
-            Err(error) => warn!("refused a connection: epoll_ctl(ADD, {fd}): {error}"),
+            Err(error) => warn!("{peer} refused: epoll_ctl(ADD): {error}"),
         }
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! What a Markdown page says that can be tried: its links, tables, commands and lists.
+//! Reads what a test can check in a Markdown page: links, tables, commands, and lists.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,18 +7,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
-/// A page, in pieces; each piece with the line on which it begins, from 1.
+/// The parts of a page, each with the line on which it begins, counted from 1.
 #[derive(Debug, Default)]
 pub struct Page {
-    /// From the root of the repository.
+    /// The path of the page, relative to the root of the repository.
     pub path: PathBuf,
-    /// What a link's `#anchor` can name, in the order of the headings.
+    /// The anchors of the headings, in order.
     pub anchors: Vec<String>,
     /// Links and images.
     pub links: Vec<Link>,
     /// Tables.
     pub tables: Vec<Table>,
-    /// Blocks of code and `code` within text.
+    /// Code blocks, and code within text.
     pub codes: Vec<Code>,
     /// The texts of list items.
     pub items: Vec<(usize, String)>,
@@ -27,24 +27,24 @@ pub struct Page {
 /// A link or an image.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// Where it is.
+    /// The line on which it begins.
     pub line: usize,
     /// Its text.
     pub text: String,
-    /// Where it leads.
+    /// The path or URL, with the anchor.
     pub target: String,
 }
 
-/// A table: its rows, the first of which is the head.
+/// The rows of a table. The first row is the head.
 #[derive(Debug, Default)]
 pub struct Table(pub Vec<Row>);
 
 /// A row of a table.
 #[derive(Debug, Default)]
 pub struct Row {
-    /// Where it is.
+    /// The line on which it begins.
     pub line: usize,
-    /// What is in it.
+    /// The cells.
     pub cells: Vec<Cell>,
 }
 
@@ -53,18 +53,18 @@ pub struct Row {
 pub struct Cell {
     /// Its text, as a reader sees it.
     pub text: String,
-    /// The parts of it that are in backticks.
+    /// The code in it.
     pub codes: Vec<String>,
     /// The links in it.
     pub links: Vec<Link>,
 }
 
-/// Code.
+/// A code block, or code within text.
 #[derive(Clone, Debug)]
 pub struct Code {
-    /// Where it is.
+    /// The line on which it begins.
     pub line: usize,
-    /// The word after the fence; `None` for code within text.
+    /// The word after the fence of a block. `None` for code within text.
     pub language: Option<String>,
     /// The code.
     pub text: String,
@@ -146,18 +146,18 @@ impl Page {
                     cell.codes.push(text.to_string());
                 }
                 self.codes.push(Code { line, language: None, text: text.to_string() });
-                open.say(&text);
+                open.add(&text);
             }
             Event::Text(text) => match &mut open.block {
                 Some(block) => block.text += &text,
-                None => open.say(&text),
+                None => open.add(&text),
             },
-            Event::SoftBreak | Event::HardBreak => open.say(" "),
+            Event::SoftBreak | Event::HardBreak => open.add(" "),
             _ => {}
         }
     }
 
-    /// `path:line`, to say where something is.
+    /// `path:line`, for messages.
     #[must_use]
     pub fn at(&self, line: usize) -> String {
         format!("{}:{line}", self.path.display())
@@ -178,7 +178,7 @@ impl Table {
     }
 }
 
-/// What has begun and not ended yet.
+/// The parts that have begun but not ended.
 #[derive(Default)]
 struct Open {
     heading: Option<String>,
@@ -190,8 +190,8 @@ struct Open {
 }
 
 impl Open {
-    /// Text belongs to all that it is in, but of nested items to the inner one.
-    fn say(&mut self, text: &str) {
+    /// Adds text to all open parts. Of nested list items only the inner one gets it.
+    fn add(&mut self, text: &str) {
         let link = self.links.last_mut().map(|link| &mut link.text);
         let cell = self.cell.as_mut().map(|cell| &mut cell.text);
         let item = self.items.last_mut().map(|(_, item)| item);
@@ -201,13 +201,14 @@ impl Open {
     }
 }
 
-/// GitHub's rule: lower case, nothing but letters, digits, `-`, `_`, and `-` for a space.
+/// Makes an anchor as GitHub does: lower case, only letters, digits, `-`, and `_`, and a `-` for each
+/// space.
 fn slug(heading: &str) -> String {
     let kept = |c: &char| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_');
     heading.trim().to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")
 }
 
-/// Counts lines; offsets come in ascending order, but for small steps back.
+/// Converts offsets to lines. Fast if the offsets ascend.
 struct Lines<'a> {
     text: &'a str,
     at: usize,

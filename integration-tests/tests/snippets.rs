@@ -1,8 +1,10 @@
-//! A server that is taken along stands alone: `snippets::SERVER`.
+//! A server that is copied elsewhere, as `docs/snippets.md` describes it, works:
+//! `snippets::SERVER`.
 //!
-//! The README's table of snippets says what belongs to each. Here a package is made of exactly
-//! that, outside of the workspace; it is built, and serves a client. What is missing in the table
-//! does not build; and of what is in it, each has to be asked for by the rest.
+//! The table of that page lists what each server needs. A trial makes a package of exactly these
+//! files outside of the workspace, builds it, and lets the server serve a client. If the table
+//! lists too little, the package does not build. If it lists something that no other part of the
+//! package uses, the trial fails too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,19 +15,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use contract::Launch;
 use integration_tests::markdown::{Cell, Table};
-use integration_tests::{Binary, Page, Workspace, workspace};
+use integration_tests::{Binary, Page, Workspace, sample, workspace};
 use libtest_mimic::{Arguments, Completion, Trial};
 use regex::Regex;
 
-const README: &str = "README.md";
+const PAGE: &str = "docs/snippets.md";
 
-/// Cargo builds one at a time anyway; and what a snippet has left is cleaned away meanwhile.
+/// Held during a build. Cargo builds one package at a time anyway, and the build removes what the
+/// last one has left.
 static BUILD: Mutex<()> = Mutex::new(());
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     match trials() {
-        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Ok(trials) => libtest_mimic::run(&arguments, sample::apply(trials)).exit_code(),
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
@@ -40,7 +43,7 @@ fn trials() -> Result<Vec<Trial>> {
     let trial = |server: Binary| {
         let (workspace, snippets) = (Arc::clone(&workspace), Arc::clone(&snippets));
         Trial::ignorable_test(format!("snippets::{}", server.name), move || {
-            let snippet = snippets.get(&server.name).context("it has no row in the table");
+            let snippet = snippets.get(&server.name).context("the server has no row in the table");
             let result = snippet.and_then(|snippet| snippet.stands_alone(&server, &workspace));
             result.map_err(|error| format!("{error:#}").into())
         })
@@ -48,26 +51,26 @@ fn trials() -> Result<Vec<Trial>> {
     Ok(servers.map(trial).collect())
 }
 
-/// What belongs to a server.
+/// What a server needs.
 struct Snippet {
-    /// From the root: modules of its own, and libraries.
+    /// Modules of its own and libraries, relative to the root of the repository.
     files: Vec<PathBuf>,
     /// Files of `common`.
     common: Vec<String>,
-    /// From elsewhere, each with its features.
+    /// Dependencies from elsewhere, each with its features.
     packages: Vec<(String, Vec<String>)>,
 }
 
 /// The rows of the table, by server.
 fn snippets(workspace: &Workspace) -> Result<BTreeMap<String, Snippet>> {
-    let page = Page::read(workspace::root().join(README))?;
+    let page = Page::read(workspace::root().join(PAGE))?;
     let columns = |table: &Table| -> Option<[usize; 4]> {
         let column = |head| table.column(&[head]);
         let [files, common] = [column("beside its file")?, column("files of common")?];
         Some([column("server")?, files, common, column("packages")?])
     };
     let found = page.tables.iter().find_map(|table| Some((table, columns(table)?)));
-    let (table, columns) = found.context("the README has no table of snippets")?;
+    let (table, columns) = found.with_context(|| format!("{PAGE} has no table of snippets"))?;
     let mut snippets = BTreeMap::new();
     for row in table.body() {
         let cells: Option<Vec<_>> = columns.iter().map(|&column| row.cells.get(column)).collect();
@@ -98,23 +101,23 @@ impl Snippet {
     fn stands_alone(&self, server: &Binary, workspace: &Workspace) -> Result<Completion> {
         let folder = tempfile::tempdir()?;
         let sources = self.write(folder.path(), server, workspace)?;
-        self.is_needed(server, &sources)?;
+        self.check_all_used(server, &sources)?;
         let program = folder.path().join(&server.name);
         build(folder.path(), server, &program)?;
-        if let Some(lack) = server.unavailable() {
-            return Ok(Completion::ignored_with(lack));
+        if let Some(missing) = server.unavailable() {
+            return Ok(Completion::ignored_with(missing));
         }
         serves(server, &program)?;
         Ok(Completion::Completed)
     }
 
-    /// Writes the package, and the packages that it has in its folder; returns all sources.
+    /// Writes the package and the packages inside its folder. Returns all sources.
     fn write(&self, folder: &Path, server: &Binary, workspace: &Workspace) -> Result<Vec<String>> {
         let mut sources = vec![copy(&server.path, &folder.join("src/main.rs"))?];
         let mut libraries = BTreeSet::from(["common"]);
         for file in &self.files {
-            let text = file.to_str().context("a strange name")?;
-            let (package, path) = text.split_once('/').context("no package")?;
+            let text = file.to_str().context("the path is not UTF-8")?;
+            let (package, path) = text.split_once('/').context("the path has no package")?;
             let inside = if package == server.package {
                 folder.join(path)
             } else {
@@ -154,11 +157,12 @@ impl Snippet {
         Ok(source.lines().filter(named).collect::<Vec<_>>().join("\n"))
     }
 
-    /// The packages, in the versions that the workspace has.
+    /// The dependencies, in the versions of the workspace.
     fn manifest(&self, workspace: &Workspace) -> Result<String> {
         let line = |(package, features): &(String, Vec<String>)| {
             let known = workspace.dependencies.iter().find(|it| it.name == *package);
-            let known = known.with_context(|| format!("nothing here uses {package}"))?;
+            let known =
+                known.with_context(|| format!("no package of the workspace uses {package}"))?;
             let (version, default) = (&known.version, known.default_features);
             let options = format!("default-features = {default}, features = {features:?}");
             Ok(format!("{package} = {{ version = {version:?}, {options} }}\n"))
@@ -166,15 +170,16 @@ impl Snippet {
         self.packages.iter().map(line).collect()
     }
 
-    /// Whether each file and package is asked for by another part of the snippet.
-    fn is_needed(&self, server: &Binary, sources: &[String]) -> Result<()> {
+    /// Fails if no other part of the snippet uses a file or a dependency.
+    fn check_all_used(&self, server: &Binary, sources: &[String]) -> Result<()> {
         let code: Vec<_> = sources.iter().flat_map(|source| source.lines()).collect();
         let code: Vec<_> =
             code.into_iter().filter(|it| !it.trim_start().starts_with("//")).collect();
         let code = code.join("\n");
-        let asked = |pattern: &str| -> Result<bool> { Ok(Regex::new(pattern)?.is_match(&code)) };
+        let is_used = |pattern: &str| -> Result<bool> { Ok(Regex::new(pattern)?.is_match(&code)) };
         for (package, _) in &self.packages {
-            ensure!(asked(&format!(r"\b{}::", package.replace('-', "_")))?, "no need of {package}");
+            let path = format!(r"\b{}::", package.replace('-', "_"));
+            ensure!(is_used(&path)?, "nothing uses {package}");
         }
         for file in &self.files {
             let module = file.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
@@ -184,7 +189,7 @@ impl Snippet {
                 "lib" => format!(r"\b{library}::"),
                 module => format!(r"(?m)^mod {module};"),
             };
-            ensure!(asked(&pattern)?, "no need of {}", file.display());
+            ensure!(is_used(&pattern)?, "nothing uses {}", file.display());
         }
         let library = self.library()?;
         for file in &self.common {
@@ -193,7 +198,7 @@ impl Snippet {
                 Regex::new(&format!(r"pub use {module}::\{{?([^}};]*)"))?.captures(&library);
             let items = items.map_or(module.to_owned(), |items| items[1].replace(", ", "|"));
             let imports = format!(r"use common::(?:\{{[^}}]*)?\b(?:{items})\b|crate::{module}::");
-            ensure!(asked(&imports)?, "no need of {file}");
+            ensure!(is_used(&imports)?, "nothing uses {file}");
         }
         Ok(())
     }
@@ -206,11 +211,11 @@ fn head(package: &str) -> String {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    fs::create_dir_all(path.parent().context("no folder")?)?;
+    fs::create_dir_all(path.parent().context("the file has no folder")?)?;
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Copies a file of the workspace, and returns what is in it.
+/// Copies a file of the workspace, and returns its text.
 fn copy(from: &Path, to: &Path) -> Result<String> {
     let path = workspace::root().join(from);
     let source =
@@ -219,7 +224,7 @@ fn copy(from: &Path, to: &Path) -> Result<String> {
     Ok(source)
 }
 
-/// Builds the package, with what all packages share built once, and leaves nothing else.
+/// Builds the package. The dependencies are built once for all packages. Everything else is removed.
 fn build(folder: &Path, server: &Binary, program: &Path) -> Result<()> {
     let _alone = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
     let target = concat!(env!("CARGO_TARGET_TMPDIR"), "/snippets");
@@ -227,7 +232,7 @@ fn build(folder: &Path, server: &Binary, program: &Path) -> Result<()> {
         let mut command = Command::new(workspace::cargo());
         command.current_dir(folder).args(arguments).args(["--offline", "--quiet"]);
         command.args(["--target-dir", target]);
-        // Nobody debugs it, and nobody builds it again.
+        // The package is not debugged and not built again.
         command.envs([("CARGO_PROFILE_DEV_DEBUG", "0"), ("CARGO_INCREMENTAL", "0")]);
         let output = command.output().context("cannot start cargo")?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -235,7 +240,7 @@ fn build(folder: &Path, server: &Binary, program: &Path) -> Result<()> {
     };
     cargo(&["build"])?;
     let built = Path::new(target).join("debug").join(&server.package);
-    fs::copy(built, program).context("there is no program")?;
+    fs::copy(built, program).context("the build made no program")?;
     let mut clean = vec!["clean", "--package", &server.package];
     let inside = fs::read_dir(folder)?.flatten().map(|entry| entry.file_name());
     let inside: Vec<_> = inside.filter_map(|name| name.into_string().ok()).collect();
@@ -245,7 +250,7 @@ fn build(folder: &Path, server: &Binary, program: &Path) -> Result<()> {
     cargo(&clean)
 }
 
-/// Whether it starts, and does for a client what it is there for.
+/// Checks that the program starts, and serves a client.
 fn serves(server: &Binary, program: &Path) -> Result<()> {
     let launch = Launch::new(server.name.clone(), ["127.0.0.1:0"]).program(program);
     launch.serve(|running| server.greet(running.address()))

@@ -1,14 +1,21 @@
-//! The classic mistakes, each a small server in `src/bin/` that is wrong in exactly one way; and,
-//! here, what these servers have right, so that each file shows its mistake and little else.
+//! What the pitfalls share, so that each of their files shows its mistake and little else.
 //!
-//! Do not copy from this package. Each header says what the mistake is, what a user sees of it,
-//! the kernel's rule behind it, a command that shows it, and where our servers do it right.
-//! `cargo test pitfalls` runs, for each, the case of the contract that catches it, and fails
-//! unless that case fails, for the reason that the header gives.
+//! Each program in `src/bin/` is a small server with exactly one mistake. Its header states:
+//! - `Mistake`: what is wrong;
+//! - `Symptom`: what a user or an administrator sees;
+//! - `Rule`: the rule of the kernel, of TCP or of a library that the mistake violates;
+//! - `Reproduce`: the commands that show the symptom;
+//! - `Correct`: the place where a server of this workspace does it right.
+//!
+//! Do not copy code from this package. `cargo test pitfalls` runs the contract case that catches
+//! each pitfall. A test passes only if that case fails for the expected reason.
+
+pub mod ring;
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::mem::ManuallyDrop;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,200 +23,271 @@ use std::thread;
 use std::time::Duration;
 
 pub use common::lock;
-use common::{Accepted, accept, announce, exit_on_stop, listen};
+use common::{Accepted, Connection, Progress, accept, announce, exit_on_stop, listen, write};
 use log::warn;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Until `accept` is tried again while descriptors are short.
-const RETRY: u16 = 100;
+/// How long a server does not call `accept` after the process ran out of file descriptors.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Read/write steps per connection and iteration, where a loop serves many connections.
+pub const MAX_STEPS: usize = 4;
 
-/// A thread for each client, as in `blocking-echo`.
+/// Runs `client` in a thread of its own for each connection, like `blocking-echo`.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// The server cannot listen on `addr`.
 pub fn threads(
     addr: &str,
     client: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
 ) -> anyhow::Result<()> {
-    exit_on_stop()?;
     let listener = listen(addr)?;
+    exit_on_stop()?;
     announce(listener.local_addr()?);
     loop {
         match accept(&listener) {
             Accepted::Connection(stream, peer) => {
                 let client = client.clone();
-                // That a peer is lost is its own affair.
-                let thread = thread::Builder::new().spawn(move || client(stream));
-                if let Err(error) = thread {
+                // An error of `client` ends this connection only.
+                if let Err(error) = thread::Builder::new().spawn(move || client(stream)) {
                     warn!("{peer} refused: {error}");
                 }
             }
-            _ => thread::sleep(Duration::from_millis(RETRY.into())),
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
 }
 
-/// One thread and epoll, as in `epoll-echo`: `go_on` is called with what epoll says of a client,
-/// and says whether to keep it.
+/// Serves all connections in one thread, like `epoll-echo`.
+///
+/// `new` makes the state of a connection, whose socket is non-blocking. `on_ready` gets it when
+/// epoll reports an event, and returns whether to keep the connection.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// The server cannot listen on `addr`, or cannot create an epoll instance.
 pub fn epoll<C: AsFd>(
     addr: &str,
     interest: EpollFlags,
     new: impl Fn(TcpStream, SocketAddr) -> io::Result<C>,
-    mut go_on: impl FnMut(&Epoll, &mut C, EpollFlags) -> io::Result<bool>,
+    on_ready: impl FnMut(&Epoll, &mut C, EpollFlags) -> io::Result<bool>,
 ) -> anyhow::Result<()> {
-    exit_on_stop()?;
     let listener = listen(addr)?;
-    announce(listener.local_addr()?);
     listener.set_nonblocking(true)?;
-    let door = listener.as_raw_fd();
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    epoll.add(&listener, event(EpollFlags::EPOLLIN, door))?;
-    let (mut clients, mut starved) = (BTreeMap::new(), false);
+    exit_on_stop()?;
+    announce(listener.local_addr()?);
+    epoll_loop(&listener, &epoll, interest, new, on_ready)
+}
+
+/// The loop of [`epoll`], for programs that open the listener themselves.
+///
+/// # Errors
+/// A call to epoll fails.
+pub fn epoll_loop<C: AsFd>(
+    listener: &TcpListener,
+    epoll: &Epoll,
+    interest: EpollFlags,
+    new: impl Fn(TcpStream, SocketAddr) -> io::Result<C>,
+    mut on_ready: impl FnMut(&Epoll, &mut C, EpollFlags) -> io::Result<bool>,
+) -> anyhow::Result<()> {
+    let listener_fd = listener.as_raw_fd();
+    epoll.add(listener, event(EpollFlags::EPOLLIN, listener_fd))?;
+    let mut clients = BTreeMap::new();
+    let mut accept_paused = false;
     let mut events = [EpollEvent::empty(); 64];
     loop {
-        let timeout = if starved { EpollTimeout::from(RETRY) } else { EpollTimeout::NONE };
+        let timeout =
+            if accept_paused { EpollTimeout::try_from(ACCEPT_RETRY)? } else { EpollTimeout::NONE };
         let ready = match epoll.wait(&mut events, timeout) {
+            Ok(count) => &events[..count],
             Err(Errno::EINTR) => continue,
-            result => &events[..result?],
+            Err(error) => return Err(error.into()),
         };
-        let mut incoming = starved;
+        let mut listener_ready = accept_paused;
         for event in ready {
             let fd = event.data() as RawFd;
-            incoming |= fd == door;
-            let Some(client) = clients.get_mut(&fd) else { continue };
-            if !go_on(&epoll, client, event.events()).unwrap_or(false) {
-                clients.remove(&fd);
+            if fd == listener_fd {
+                listener_ready = true;
+            } else if let Some(client) = clients.get_mut(&fd) {
+                let keep = on_ready(epoll, client, event.events()).unwrap_or(false);
+                if !keep {
+                    clients.remove(&fd);
+                }
             }
         }
-        if !incoming {
+        if !listener_ready {
             continue;
         }
-        let accepted = accept(&listener);
-        let short = matches!(accepted, Accepted::Pause);
-        if let Accepted::Connection(stream, peer) = accepted {
-            stream.set_nonblocking(true)?;
-            let (fd, client) = (stream.as_raw_fd(), new(stream, peer)?);
-            epoll.add(&client, event(interest, fd))?;
-            clients.insert(fd, client);
-        }
-        if short != starved {
-            starved = short;
-            let interest = if starved { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
-            epoll.modify(&listener, &mut event(interest, door))?;
+        let pause = match accept(listener) {
+            Accepted::Connection(stream, peer) => {
+                stream.set_nonblocking(true)?;
+                let fd = stream.as_raw_fd();
+                let client = new(stream, peer)?;
+                epoll.add(&client, event(interest, fd))?;
+                clients.insert(fd, client);
+                false
+            }
+            Accepted::WouldBlock => false,
+            Accepted::Pause => true,
+        };
+        if pause != accept_paused {
+            accept_paused = pause;
+            let interest = if pause { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
+            epoll.modify(listener, &mut event(interest, listener_fd))?;
         }
     }
 }
 
-/// Four threads and one epoll: each takes one event at a time, and calls `go_on` with the client
-/// that it is about; `enter` registers a new one.
+/// Serves all connections with four threads that wait on one epoll instance. Each thread takes one
+/// event at a time.
+///
+/// `add` registers a new connection. `on_ready` gets the file descriptor of each event.
 ///
 /// # Errors
-/// The address cannot be listened on.
+/// The server cannot listen on `addr`, or cannot create the epoll instance or the threads.
 pub fn workers(
     addr: &str,
-    enter: fn(&Epoll, TcpStream) -> io::Result<()>,
-    go_on: fn(&Epoll, RawFd),
+    add: fn(&Epoll, TcpStream) -> io::Result<()>,
+    on_ready: fn(&Epoll, RawFd),
 ) -> anyhow::Result<()> {
-    exit_on_stop()?;
     let listener = listen(addr)?;
-    announce(listener.local_addr()?);
     let epoll = Arc::new(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?);
     for _ in 0..4 {
         let epoll = Arc::clone(&epoll);
         thread::Builder::new().spawn(move || {
             let mut events = [EpollEvent::empty()];
             loop {
-                // Or EINTR.
+                // The result is an error if a signal interrupts the wait (EINTR).
                 if epoll.wait(&mut events, EpollTimeout::NONE) == Ok(1) {
-                    go_on(&epoll, events[0].data() as RawFd);
+                    on_ready(&epoll, events[0].data() as RawFd);
                 }
             }
         })?;
     }
+    exit_on_stop()?;
+    announce(listener.local_addr()?);
     loop {
         match accept(&listener) {
-            // That a peer is lost is its own affair.
-            Accepted::Connection(stream, _) => drop(enter(&epoll, stream)),
-            _ => thread::sleep(Duration::from_millis(RETRY.into())),
+            Accepted::Connection(stream, peer) => {
+                if let Err(error) = add(&epoll, stream) {
+                    warn!("{peer} refused: {error}");
+                }
+            }
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
 }
 
-/// An entry of epoll's list; the descriptor rides along and names the socket in the answer.
+/// Reads and writes once for a level-triggered connection, like `on_ready` in `epoll-echo`.
+///
+/// Returns whether to keep the connection.
+///
+/// # Errors
+/// None in practice: `epoll_ctl(MOD)` does not fail for a registered file descriptor.
+pub fn echo_step(
+    epoll: &Epoll,
+    connection: &mut Connection,
+    buffer: &mut [u8],
+) -> io::Result<bool> {
+    if connection.step(buffer) == Progress::Closed {
+        return Ok(false);
+    }
+    let pending = connection.has_pending_output();
+    let interest = if pending { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
+    epoll.modify(&*connection, &mut event(interest, connection.as_raw_fd()))?;
+    Ok(true)
+}
+
+/// Makes an entry for epoll's interest list. Its user data is the file descriptor.
 #[must_use]
 pub fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {
     EpollEvent::new(interest, fd as u64)
 }
 
-/// No error, and nothing done, where a socket that does not block would have to.
+/// Echoes until EOF, on a blocking socket.
 ///
 /// # Errors
-/// All others.
-pub fn unless_it_blocks(result: io::Result<usize>) -> io::Result<Option<usize>> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-        result => result.map(Some),
-    }
+/// The connection has failed.
+pub fn echo(stream: &TcpStream) -> io::Result<()> {
+    io::copy(&mut &*stream, &mut &*stream)?;
+    Ok(())
 }
 
-/// From now on SIGIO tells this process of what comes to `socket`, which does not block.
+/// Writes all of `bytes` to a non-blocking socket. Blocks while the send buffer is full.
 ///
 /// # Errors
-/// None in practice.
-pub fn arm(socket: &impl AsRawFd) -> nix::Result<()> {
-    let owner = (libc::F_SETOWN, nix::unistd::getpid().as_raw());
-    let flags = (libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK);
-    for (command, argument) in [owner, flags] {
-        // SAFETY: these commands take a number and touch no memory.
-        Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), command, argument) })?;
+/// The connection has failed.
+pub fn write_all(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
+    let mut offset = 0;
+    while offset < bytes.len() {
+        let written = write(stream, &bytes[offset..])?;
+        offset += written;
+        if written == 0 {
+            let mut watched = [PollFd::new(stream.as_fd(), PollFlags::POLLOUT)];
+            let _ = poll(&mut watched, PollTimeout::NONE); // after EINTR, `write` returns 0 again
+        }
     }
     Ok(())
 }
 
-/// Submits a POSIX AIO operation with this buffer, and waits for its end; or for so long.
-///
-/// The buffer with what was read or is written, and how much; `None` where it goes on: then the
-/// buffer is leaked, as the library may write to it at any time.
+/// Makes `socket` non-blocking and lets the kernel send SIGIO to this process when it becomes
+/// ready.
 ///
 /// # Errors
-/// What the read or write would have failed with.
+/// None in practice: fcntl(2) does not fail for an open file descriptor.
+pub fn enable_sigio(socket: &impl AsRawFd) -> nix::Result<()> {
+    let pid = nix::unistd::getpid().as_raw();
+    // SAFETY: F_SETOWN takes a number and does not access memory.
+    Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, pid) })?;
+    let flags = libc::O_ASYNC | libc::O_NONBLOCK;
+    // SAFETY: F_SETFL takes a number and does not access memory.
+    Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, flags) })?;
+    Ok(())
+}
+
+/// Submits a POSIX AIO operation and waits until it is complete, or for at most `timeout`.
+///
+/// `submit` is `aio_read` or `aio_write`. Returns the buffer and the number of bytes, or `None`
+/// after `timeout`. The operation is then still in progress, and its buffer is leaked, because the
+/// library may write to it at any time.
+///
+/// # Errors
+/// The error of the read or write.
 pub fn aio(
     submit: unsafe extern "C" fn(*mut libc::aiocb) -> libc::c_int,
     fd: RawFd,
     buffer: Vec<u8>,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
 ) -> io::Result<Option<(Vec<u8>, usize)>> {
-    // SAFETY: a struct of numbers and pointers: zero is a value of them all.
+    // SAFETY: aiocb is a C struct of integers and pointers, for which all zeros is a valid value.
     let mut control: Box<libc::aiocb> = Box::new(unsafe { std::mem::zeroed() });
-    let mut buffer = std::mem::ManuallyDrop::new(buffer);
+    let mut buffer = ManuallyDrop::new(buffer);
     control.aio_fildes = fd;
     control.aio_buf = buffer.as_mut_ptr().cast();
     control.aio_nbytes = buffer.len();
     control.aio_sigevent.sigev_notify = libc::SIGEV_NONE;
     let control = Box::into_raw(control);
-    // SAFETY: control block and buffer stay where they are until the operation has completed.
+    // SAFETY: the control block and the buffer stay in place until the operation is complete.
     Errno::result(unsafe { submit(control) })?;
-    let seconds = patience.map(|time| libc::timespec { tv_sec: time.as_secs() as i64, tv_nsec: 0 });
-    let timeout = seconds.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: the control block of an operation that was submitted.
+    let timeout =
+        timeout.map(|limit| libc::timespec { tv_sec: limit.as_secs() as i64, tv_nsec: 0 });
+    let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `control` is the control block of a submitted operation.
     while unsafe { libc::aio_error(control) } == libc::EINPROGRESS {
-        // SAFETY: a list of one.
-        let waited = unsafe { libc::aio_suspend(&control.cast_const(), 1, timeout) };
-        if waited != 0 && Errno::last() == Errno::EAGAIN {
+        // SAFETY: the list has one entry, which is valid, and `timeout` is null or valid.
+        let result = unsafe { libc::aio_suspend(&control.cast_const(), 1, timeout) };
+        if result != 0 && Errno::last() == Errno::EAGAIN {
             return Ok(None);
         }
     }
     // SAFETY: as above.
     let error = unsafe { libc::aio_error(control) };
-    // SAFETY: it has completed.
+    // SAFETY: the operation is complete, and its result is taken once.
     let count = unsafe { libc::aio_return(control) };
-    // SAFETY: from the `Box` above, and the library has let go of it.
+    // SAFETY: the pointer comes from `Box::into_raw`, and the library no longer uses it.
     drop(unsafe { Box::from_raw(control) });
-    let buffer = std::mem::ManuallyDrop::into_inner(buffer);
+    let buffer = ManuallyDrop::into_inner(buffer);
     if error == 0 {
         Ok(Some((buffer, count as usize)))
     } else {
@@ -217,34 +295,39 @@ pub fn aio(
     }
 }
 
-/// A client of a small chat has come: it gets a name and is told so; `enter` puts it into the room.
+/// Gives a new chat client an id and a name, calls `register` with the id, and sends the greeting.
 ///
 /// # Errors
-/// It is lost already.
-pub fn welcome(
+/// `register` fails, or the connection has failed.
+pub fn join(
     mut stream: &TcpStream,
-    enter: impl FnOnce(u64) -> io::Result<()>,
+    register: impl FnOnce(u64) -> io::Result<()>,
 ) -> io::Result<(u64, String)> {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
     let name = format!("guest{id}");
-    enter(id)?;
+    register(id)?;
     stream.write_all(format!("* you are {name}\n").as_bytes())?;
     Ok((id, name))
 }
 
-/// Says a line to a client, or disconnects it where it is lost or does not take it.
-pub fn tell(mut stream: &TcpStream, line: &str) {
+/// Sends a line to a chat client, or disconnects the client if that fails.
+pub fn send_line(mut stream: &TcpStream, line: &str) {
     if stream.write_all(line.as_bytes()).is_err() {
         let _ = stream.shutdown(Shutdown::Both);
     }
 }
 
-/// The lines that end in `bytes`, the first of them begun in `unfinished`, each said by `name`.
-pub fn lines(name: &str, unfinished: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
+/// Returns the complete lines of `unfinished` and `bytes`, each prefixed with `name`. The rest
+/// stays in `unfinished`.
+pub fn take_lines(name: &str, unfinished: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
     unfinished.extend(bytes);
     let end = unfinished.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
-    let lines: Vec<u8> = unfinished.drain(..end).collect();
-    let said = |line| [name.as_bytes(), b": ", line].concat();
-    lines.split_inclusive(|&byte| byte == b'\n').flat_map(said).collect()
+    let mut lines = Vec::new();
+    for line in unfinished[..end].split_inclusive(|&byte| byte == b'\n') {
+        lines.extend(format!("{name}: ").bytes());
+        lines.extend(line);
+    }
+    unfinished.drain(..end);
+    lines
 }

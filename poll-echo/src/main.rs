@@ -1,20 +1,24 @@
-//! poll: one thread hands the kernel the list of its sockets at each wait, and finds those that
-//! are ready marked in it.
+//! poll: each wait passes a list of sockets to the kernel, and the kernel marks in it the sockets
+//! that are ready.
 //!
 //! ```text
 //!      application                              kernel
-//!  (1) poll([listener, stop, 7, 8, 9 …]) ────▶  ┐ goes through the whole list,
-//!        blocked                                │ wait: until one of them is ready,
-//!  (2) 1: look through the list for it ◀─────   ┘ goes through the whole list again
-//!  (3) read(8) ──────────────────────────────▶  ┐ copy: it is there already,
+//!  (1) poll([listener, stop, 7, 8, 9 …]) ────▶  ┐ checks all sockets of the list,
+//!        asleep                                 │ wait: until a socket of the list is ready,
+//!  (2) 1, and 8 is marked ◀──────────────────   ┘ checks all of them again
+//!  (3) read(8) ──────────────────────────────▶  ┐ copy: the data is already there,
 //!        6 bytes ◀───────────────────────────   ┘ so the read does not block
-//!  (4) write(8) ─────────────────────────────▶    copy, as much as fits
+//!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
 //! ```
 //!
-//! A message: (1) the thread waits for all sockets at once; (2) the kernel says how many are
-//! ready, and `revents` says which: both sides go through the whole list each time; (3) one read;
-//! (4) one write. (5) What the write leaves is owed: from now on the wait is for writability,
-//! until it is gone.
+//! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel returns how
+//! many sockets are ready and marks them in `revents`, so the server searches the whole list for
+//! them. (3) The server reads once and (4) writes once. (5) Bytes that the socket does not take are
+//! pending output. Until they are written, the server waits for the socket to become writable
+//! instead of readable.
+//!
+//! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
+//! rest. A step is therefore short: at most one write of pending output, one read, and one write.
 //!
 //! Run: `cargo run -p poll-echo`
 //!
@@ -24,57 +28,76 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/poll-echo.svg`.
+//! Figure: `docs/figures/poll-echo.svg`.
 //!
-//! Use it when: you have some dozens of descriptors of any kind, and want to run on every Unix.
-//! Limits: each wait goes through all connections, the idle ones too.
-//! Compare with: `diff select-echo/src/main.rs poll-echo/src/main.rs` (a list instead of bitmaps),
-//! `diff poll-echo/src/main.rs epoll-echo/src/main.rs` (who keeps the list).
+//! Use it when: you have some dozens of file descriptors of any kind, and want to run on every
+//! Unix.
+//! Limits: each wait costs time for every connection, idle or not.
+//! Compare with:
+//! - `diff select-echo/src/main.rs poll-echo/src/main.rs`: a list instead of bitmaps.
+//! - `diff poll-echo/src/main.rs epoll-echo/src/main.rs`: with poll, the process keeps the list of
+//!   sockets; with epoll, the kernel does.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
+use anyhow::Context;
 use common::{
     Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
     stop_socket,
 };
 use libc::{POLLIN, POLLOUT, pollfd};
-use log::trace;
+use log::{trace, warn};
 use nix::errno::Errno;
 
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Milliseconds until `accept` is tried again while descriptors are short.
-const RETRY: i32 = 100;
-/// `poll` waits for as long as it takes.
-const FOREVER: i32 = -1;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Time until `poll` is tried again after it failed for lack of memory.
+const WAIT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
     listener: TcpListener,
-    /// Readable: SIGINT or SIGTERM has come.
+    /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
-    /// What `poll` is asked, and its answers: the listener, `stop`, then each connection. The
-    /// kernel writes only to `revents`, so the list can be kept from one call to the next.
+    /// The argument of `poll`: the listener, `stop`, then each connection. The kernel writes only
+    /// to the field `revents` of each entry, so the list serves for all calls.
     list: Vec<pollfd>,
     connections: BTreeMap<RawFd, Connection>,
-    /// Out of descriptors: the listener is not waited for, as it would be ready all the time.
-    starved: bool,
-    /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
+    /// True after `accept` failed, for example for lack of file descriptors. The listener is then
+    /// not watched: it stays readable, and every wait would return at once.
+    accept_paused: bool,
+    /// The read buffer. All connections share it.
     buffer: Vec<u8>,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let stop = stop_socket()?;
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
+        // A connection that made the listener ready can be gone before `accept` is called, which
+        // would then block (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        stop.set_nonblocking(true)?;
         let list = vec![entry(POLLIN, listener.as_raw_fd()), entry(POLLIN, stop.as_raw_fd())];
-        let (connections, buffer) = (BTreeMap::new(), vec![0; BUFFER_SIZE]);
-        Server { listener, stop, list, connections, starved: false, buffer }.serve()
+        let mut server = Server {
+            listener,
+            stop,
+            list,
+            connections: BTreeMap::new(),
+            accept_paused: false,
+            buffer: vec![0; BUFFER_SIZE],
+        };
+        announce(address);
+        server.serve()
     })
 }
 
@@ -84,56 +107,89 @@ fn entry(events: i16, fd: RawFd) -> pollfd {
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
+        let mut out_of_memory = false;
         loop {
-            self.list[0].events = if self.starved { 0 } else { POLLIN };
-            let timeout = if self.starved { RETRY } else { FOREVER };
+            self.list[0].events = if self.accept_paused { 0 } else { POLLIN };
+            let timeout = self.accept_paused.then_some(ACCEPT_RETRY);
             trace!("wait: poll"); // (1)
-            let ready = match poll(&mut self.list, timeout) {
-                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
-                result => result?,
-            };
-            trace!("wait: poll = {ready} ready"); // (2)
+            match poll(&mut self.list, timeout) {
+                Ok(count) => {
+                    out_of_memory = false;
+                    trace!("wait: poll = {count} ready"); // (2)
+                }
+                // A signal handler ran, or the process was stopped and continued.
+                // Pitfall: eintr-fatal
+                Err(Errno::EINTR) => continue,
+                // The kernel has no memory for its copy of the list (ENOMEM), or the list is longer
+                // than RLIMIT_NOFILE, which somebody has lowered (EINVAL). The server goes on as if
+                // all sockets were ready. Trying all of them is safe, because no call blocks.
+                Err(error @ (Errno::ENOMEM | Errno::EINVAL)) => {
+                    if !out_of_memory {
+                        warn!("poll: {error}; trying all sockets every {WAIT_RETRY:?}");
+                    }
+                    out_of_memory = true;
+                    thread::sleep(WAIT_RETRY);
+                    for entry in &mut self.list {
+                        entry.revents = entry.events;
+                    }
+                }
+                Err(error) => return Err(error).context("poll"),
+            }
 
-            let mut incoming = self.starved;
-            // Backwards: `swap_remove` fills the place of one that goes with one already seen.
+            let mut listener_ready = false;
+            // Backwards: `swap_remove` moves the last entry to the place of the removed one, and
+            // the loop has visited that entry already.
             for index in (0..self.list.len()).rev() {
-                match self.list[index] {
-                    pollfd { revents: 0, .. } => {}
-                    pollfd { fd, .. } if fd == self.stop.as_raw_fd() => return Ok(()),
-                    pollfd { fd, .. } if fd == self.listener.as_raw_fd() => incoming = true,
-                    _ => self.go_on(index),
+                let pollfd { fd, revents, .. } = self.list[index];
+                if revents == 0 {
+                    continue;
+                }
+                if fd == self.stop.as_raw_fd() {
+                    // The read fails with EAGAIN if the socket is marked without being ready.
+                    if self.stop.read(&mut [0]).is_ok() {
+                        return Ok(()); // ends the process, and the kernel closes all sockets
+                    }
+                } else if fd == self.listener.as_raw_fd() {
+                    listener_ready = true;
+                } else {
+                    // Readable, writable, error or hang-up: the next read or write tells which.
+                    self.on_ready(index);
                 }
             }
-            if incoming {
+            // Last, because existing clients come first, and because the connections that were
+            // closed above have freed file descriptors.
+            if listener_ready || self.accept_paused {
                 self.accept_some()?;
             }
         }
     }
 
-    /// One step of the copy (3, 4), and what it says the socket waits for now (5).
-    fn go_on(&mut self, index: usize) {
+    /// Reads and writes (3, 4). Then changes what the next wait is for, if necessary (5).
+    fn on_ready(&mut self, index: usize) {
         let fd = self.list[index].fd;
         let Some(connection) = self.connections.get_mut(&fd) else { return };
-        let next = connection.step(&mut self.buffer);
-        if next == Progress::Closed {
+        if connection.step(&mut self.buffer) == Progress::Closed {
             self.list.swap_remove(index);
+            // Dropping the connection closes its only file descriptor.
             self.connections.remove(&fd);
-        } else {
-            // Pitfall: writable-left-armed
-            self.list[index].events =
-                if connection.has_pending_output() { POLLOUT } else { POLLIN };
+            return;
         }
+        // While output is pending, watch POLLOUT and not POLLIN: unread input would make every wait
+        // return at once. Otherwise do not watch POLLOUT: an idle socket is always writable.
+        // Pitfall: writable-left-armed
+        let is_pending = connection.has_pending_output();
+        self.list[index].events = if is_pending { POLLOUT } else { POLLIN };
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.starved = false;
-        for _ in 0..ACCEPTS {
+        self.accept_paused = false;
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
+                Accepted::Connection(stream, peer) => self.add(stream, peer)?,
                 Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.starved = true;
+                    self.accept_paused = true;
                     break;
                 }
             }
@@ -141,16 +197,18 @@ impl Server {
         Ok(())
     }
 
-    fn add(&mut self, connection: Connection) {
-        let fd = connection.as_raw_fd();
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+        let fd = stream.as_raw_fd();
+        self.connections.insert(fd, Connection::new(stream, peer)?);
         self.list.push(entry(POLLIN, fd));
-        self.connections.insert(fd, connection);
+        Ok(())
     }
 }
 
-/// poll(2), for which nix has a wrapper whose list borrows the sockets: safe, but the list would
-/// have to be made anew for each call.
-fn poll(list: &mut [pollfd], timeout: i32) -> nix::Result<i32> {
+/// Calls poll(2). (The wrapper of nix takes a list that borrows the sockets, so that the server
+/// would have to build a new list for each call.)
+fn poll(list: &mut [pollfd], timeout: Option<Duration>) -> nix::Result<i32> {
+    let timeout = timeout.map_or(-1, |timeout| timeout.as_millis() as i32); // -1: no timeout
     // SAFETY: the pointer and the length are those of one slice, and `poll` keeps neither.
     Errno::result(unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, timeout) })
 }

@@ -116,6 +116,7 @@ impl Server {
             if events.iter().any(|event| event.key == STOP) {
                 return Ok(()); // and the process ends, whatever the workers are at
             }
+            // Does not wait for the workers. Pitfall: main-waits-for-worker
             self.queue.put(&events); // (3), (6)
         }
     }

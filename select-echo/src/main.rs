@@ -1,20 +1,24 @@
-//! select: one thread hands the kernel two sets of sockets at each wait, and the kernel leaves
-//! those that are ready in them.
+//! select: each wait passes two sets of sockets to the kernel, and the kernel leaves in them the
+//! sockets that are ready.
 //!
 //! ```text
 //!      application                              kernel
-//!  (1) select({listener, stop, 7, 8 …}) ─────▶  ┐ goes through the sets, up to the highest,
-//!        blocked                                │ wait: until one of the set is ready,
-//!  (2) {8} ◀─────────────────────────────────   ┘ goes through the sets again
-//!  (3) read(8) ──────────────────────────────▶  ┐ copy: it is there already,
+//!  (1) select({listener, stop, 7, 8 …}) ─────▶  ┐ checks all sockets of the sets,
+//!        asleep                                 │ wait: until a socket of the sets is ready,
+//!  (2) {8} ◀─────────────────────────────────   ┘ checks all of them again
+//!  (3) read(8) ──────────────────────────────▶  ┐ copy: the data is already there,
 //!        6 bytes ◀───────────────────────────   ┘ so the read does not block
-//!  (4) write(8) ─────────────────────────────▶    copy, as much as fits
+//!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
 //! ```
 //!
-//! A message: (1) the thread waits for all sockets at once; (2) the kernel overwrites the sets
-//! with those that are ready, so they have to be made anew for the next call; (3) one read;
-//! (4) one write. (5) What the write leaves is owed: from now on the wait is for writability,
-//! until it is gone.
+//! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel removes the
+//! sockets that are not ready from the sets, so the server builds new sets for the next wait. (3)
+//! The server reads once and (4) writes once. (5) Bytes that the socket does not take are pending
+//! output. Until they are written, the server waits for the socket to become writable instead of
+//! readable.
+//!
+//! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
+//! rest. A step is therefore short: at most one write of pending output, one read, and one write.
 //!
 //! Run: `cargo run -p select-echo`
 //!
@@ -24,20 +28,26 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/select-echo.svg`.
+//! Figure: `docs/figures/select-echo.svg`.
 //!
-//! Use it when: some old system has nothing else, or for a handful of descriptors.
-//! Limits: a set is a bitmap of 1024 bits (`FD_SETSIZE`): the connection whose *descriptor* is
-//! 1024 or higher, however few are open, is refused: it is logged and closed. And each wait goes
-//! through all connections, the idle ones too.
-//! Compare with: `diff select-echo/src/main.rs poll-echo/src/main.rs` (a list instead of bitmaps).
+//! Use it when: a system has nothing better, or there is only a handful of file descriptors.
+//! Limits: a set is a bitmap of 1024 bits (`FD_SETSIZE`). This is a limit of glibc, not of the
+//! kernel, and it applies to the *number* of a file descriptor, however few are open. A connection
+//! with a higher number is refused and logged. Each wait costs time for every connection, idle or
+//! not.
+//! Compare with:
+//! - `diff select-echo/src/main.rs poll-echo/src/main.rs`: a list instead of bitmaps.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::io::Read;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
+use anyhow::{Context, ensure};
 use common::{
     Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
     stop_socket,
@@ -47,97 +57,143 @@ use nix::errno::Errno;
 use nix::sys::select::{FD_SETSIZE, FdSet, select};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Milliseconds until `accept` is tried again while descriptors are short.
-const RETRY: i64 = 100;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Time until `select` is tried again while the kernel is out of memory.
+const WAIT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
     listener: TcpListener,
-    /// Readable: SIGINT or SIGTERM has come.
+    /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
-    /// The higher one of these two descriptors.
-    own: RawFd,
-    /// What the last `select` found ready.
-    ready: Vec<RawFd>,
     connections: BTreeMap<RawFd, Connection>,
-    /// Out of descriptors: the listener is not waited for, as it would be ready all the time.
-    starved: bool,
-    /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
+    /// True after `accept` failed, for example for lack of file descriptors. The listener is then
+    /// not watched: it stays readable, and every wait would return at once.
+    accept_paused: bool,
+    /// The read buffer. All connections share it.
     buffer: Vec<u8>,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let stop = stop_socket()?;
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
+        // A connection that made the listener ready can be gone before `accept` is called, which
+        // would then block (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
-        let own = listener.as_raw_fd().max(stop.as_raw_fd());
-        let (ready, connections, buffer) = (Vec::new(), BTreeMap::new(), vec![0; BUFFER_SIZE]);
-        Server { listener, stop, own, ready, connections, starved: false, buffer }.serve()
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        stop.set_nonblocking(true)?;
+        let highest = listener.as_raw_fd().max(stop.as_raw_fd());
+        ensure!(fits(highest), "file descriptor {highest} is too high for select");
+        let mut server = Server {
+            listener,
+            stop,
+            connections: BTreeMap::new(),
+            accept_paused: false,
+            buffer: vec![0; BUFFER_SIZE],
+        };
+        announce(address);
+        server.serve()
     })
+}
+
+/// Returns whether a set has a bit for this file descriptor. `FdSet::insert` panics if not. In C,
+/// `FD_SET` writes past the end of the set, or aborts the process if it was compiled with
+/// `_FORTIFY_SOURCE`. The number of connections does not matter. Pitfall: fd-setsize-by-count
+fn fits(fd: RawFd) -> bool {
+    fd < FD_SETSIZE as RawFd
 }
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
+        let mut ready: Vec<RawFd> = Vec::new();
+        let mut out_of_memory = false;
         loop {
-            let (mut readable, mut writable) = (FdSet::new(), FdSet::new());
+            let mut readable = FdSet::new();
+            let mut writable = FdSet::new();
             readable.insert(self.stop.as_fd());
-            if !self.starved {
+            if !self.accept_paused {
                 readable.insert(self.listener.as_fd());
             }
             for connection in self.connections.values() {
-                // Pitfall: writable-left-armed
-                let set =
-                    if connection.has_pending_output() { &mut writable } else { &mut readable };
+                // While output is pending, watch for writing and not for reading: unread input
+                // would make every wait return at once. Otherwise do not watch for writing: an idle
+                // socket is always writable. Pitfall: writable-left-armed
+                let is_pending = connection.has_pending_output();
+                let set = if is_pending { &mut writable } else { &mut readable };
                 set.insert(connection.as_fd());
             }
-            // The kernel looks no further than the highest; the table is in the order of them.
-            let highest = self.connections.keys().last().map_or(self.own, |&fd| fd.max(self.own));
-            let mut timeout = self.starved.then(|| TimeVal::milliseconds(RETRY));
+            // The kernel checks the sets only up to this number. The map is sorted by it.
+            let mut highest = self.listener.as_raw_fd().max(self.stop.as_raw_fd());
+            if let Some((&fd, _)) = self.connections.last_key_value() {
+                highest = highest.max(fd);
+            }
+            let retry = TimeVal::milliseconds(ACCEPT_RETRY.as_millis() as i64);
+            let mut timeout = self.accept_paused.then_some(retry);
             trace!("wait: select"); // (1)
             match select(highest + 1, &mut readable, &mut writable, None, timeout.as_mut()) {
-                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
-                result => trace!("wait: select = {} ready", result?), // (2)
+                Ok(count) => {
+                    out_of_memory = false;
+                    // (2) The error is handled outside of `trace!`. Pitfall: question-mark-in-log
+                    trace!("wait: select = {count} ready");
+                }
+                // A signal handler ran, or the process was stopped and continued.
+                // Pitfall: eintr-fatal
+                Err(Errno::EINTR) => continue,
+                // The kernel has no memory for its copy of the sets. It leaves ours as they are, as
+                // if all sockets were ready. Trying all of them is safe, because no call blocks.
+                Err(error @ Errno::ENOMEM) => {
+                    if !out_of_memory {
+                        warn!("select: {error}; trying all sockets every {WAIT_RETRY:?}");
+                    }
+                    out_of_memory = true;
+                    thread::sleep(WAIT_RETRY);
+                }
+                Err(error) => return Err(error).context("select"),
             }
 
-            if readable.contains(self.stop.as_fd()) {
-                return Ok(());
+            // The read fails with EAGAIN if the socket is in the set without being ready.
+            if readable.contains(self.stop.as_fd()) && (&self.stop).read(&mut [0]).is_ok() {
+                return Ok(()); // ends the process, and the kernel closes all sockets
             }
-            let incoming = readable.contains(self.listener.as_fd()) || self.starved;
-            // The sets borrow the sockets that they name: note the ready ones, then change them.
-            self.ready.clear();
-            self.ready.extend(readable.fds(Some(highest)).map(|fd| fd.as_raw_fd()));
-            self.ready.extend(writable.fds(Some(highest)).map(|fd| fd.as_raw_fd()));
-            for index in 0..self.ready.len() {
-                self.go_on(self.ready[index]);
+            let listener_ready = readable.contains(self.listener.as_fd());
+            // The sets borrow the connections, which `on_ready` changes: copy the numbers first.
+            ready.clear();
+            ready.extend(readable.fds(Some(highest)).map(|fd| fd.as_raw_fd()));
+            ready.extend(writable.fds(Some(highest)).map(|fd| fd.as_raw_fd()));
+            for &fd in &ready {
+                self.on_ready(fd);
             }
-            if incoming {
+            // Last, because existing clients come first, and because the connections that were
+            // closed above have freed file descriptors.
+            if listener_ready || self.accept_paused {
                 self.accept_some()?;
             }
         }
     }
 
-    /// One step of the copy (3, 4). What the socket waits for then (5) is asked of it at (1).
-    fn go_on(&mut self, fd: RawFd) {
-        // No connection, where it is the listener that is ready.
+    /// Reads and writes (3, 4). What the socket waits for then (5) is decided when the next sets
+    /// are built.
+    fn on_ready(&mut self, fd: RawFd) {
+        // There is no connection if this is the listener.
         let Some(connection) = self.connections.get_mut(&fd) else { return };
-        let next = connection.step(&mut self.buffer);
-        if next == Progress::Closed {
+        if connection.step(&mut self.buffer) == Progress::Closed {
+            // Dropping the connection closes its only file descriptor.
             self.connections.remove(&fd);
         }
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.starved = false;
-        for _ in 0..ACCEPTS {
+        self.accept_paused = false;
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
+                Accepted::Connection(stream, peer) => self.add(stream, peer)?,
                 Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.starved = true;
+                    self.accept_paused = true;
                     break;
                 }
             }
@@ -145,14 +201,13 @@ impl Server {
         Ok(())
     }
 
-    fn add(&mut self, connection: Connection) {
-        let fd = connection.as_raw_fd();
-        // The descriptor counts, and not how many there are: `FD_SET` with a higher one writes
-        // past the end of the set in C, and panics here. Pitfall: fd-setsize-by-count
-        if fd < FD_SETSIZE as RawFd {
-            self.connections.insert(fd, connection);
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+        let fd = stream.as_raw_fd();
+        if fits(fd) {
+            self.connections.insert(fd, Connection::new(stream, peer)?);
         } else {
-            warn!("descriptor {fd} refused: a set ends at {FD_SETSIZE}");
+            warn!("{peer} refused: file descriptor {fd} is too high for select");
         }
+        Ok(())
     }
 }

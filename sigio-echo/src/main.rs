@@ -1,30 +1,29 @@
-//! Signal-driven: the kernel sends a signal when something comes, and the process is free until
-//! then. The signal does not say which socket: the process tries every one.
+//! Signal-driven I/O: the kernel sends the signal SIGIO when something happens on a socket. SIGIO
+//! does not say on which socket, so the process tries every one.
 //!
 //! ```text
 //!      application                              kernel
-//!      fcntl(8, O_ASYNC) ─────── once ───────▶  tell this process of listener, 7, 8, 9 …
+//!      fcntl(8, O_ASYNC) ─────── once ───────▶  send SIGIO for listener, 7, 8, 9 …
 //!  (1) sigsuspend ───────────────────────────▶  ┐
-//!        blocked                                │ wait: until something *comes*
+//!        asleep                                 │ wait: until something happens on a socket
 //!  (2) SIGIO: the handler sets a flag ◀──────   ┘ a message for 8 has arrived
-//!  (3) accept, read(7), read(9) … EAGAIN ────▶    whose it was, only asking tells
-//!      read(8) ──────────────────────────────▶  ┐ copy: it is there already,
+//!  (3) accept, read(7), read(9) … EAGAIN ────▶    trying is the only way to find the socket
+//!      read(8) ──────────────────────────────▶  ┐ copy: the data is already there,
 //!        6 bytes ◀───────────────────────────   ┘ so the read does not block
-//!  (4) write(8) ─────────────────────────────▶    copy, as much as fits
-//!      … until nothing is left ──────────────▶    what is left unread is never signalled again
+//!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
+//!      … until EAGAIN ───────────────────────▶    data that is left unread raises no signal
 //! ```
 //!
-//! A message: (1) the thread sleeps; a program with work of its own would work here instead, and
-//! look at the flag now and then. (2) The signal comes at the end of the *wait*, when the socket is
-//! ready: the *copy* is still the process's own. (3) It accepts and reads wherever there is
-//! something, (4) and writes. (5) A peer that sends faster than it is read gets `STEPS` steps a
-//! round; as no signal will tell of the rest, the process sends itself one.
+//! How a message travels: (1) The thread sleeps until a signal arrives. (2) The kernel sends SIGIO
+//! when the *wait* is over. The *copy* is still to be done. (3) The server accepts, reads from every
+//! connection until EAGAIN, and (4) writes back what it has read. (5) From one connection it reads at
+//! most `MAX_STEPS` times in a row. No signal announces the data that is left, so the server then
+//! sends SIGIO to itself.
 //!
-//! - Why every socket: SIGIO carries no descriptor that can be relied on. It is an ordinary signal,
-//!   of which at most one is pending: fifteen messages on five connections may be one SIGIO.
-//! - Why until nothing is left: it tells that something came, not that something is there. It is
-//!   edge-triggered.
-//! - Why a read follows `O_ASYNC`: what came before it is signalled to nobody.
+//! The catch: SIGIO is edge-triggered. It reports that something has happened, not that data is
+//! there. And it does not queue: fifteen messages on five connections may be one SIGIO. So try every
+//! socket, and read until EAGAIN: data that is left is announced only when more arrives. And read
+//! once after setting `O_ASYNC`: data that arrived before that has raised no signal.
 //!
 //! Run: `cargo run -p sigio-echo`
 //!
@@ -34,147 +33,178 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/sigio-echo.svg`.
+//! Figure: `docs/figures/sigio-echo.svg`.
 //!
-//! Use it when: a program that computes has a few sockets, or a terminal, to hear of on the side.
-//! Limits: a wake-up costs a read for every connection, idle or not. CPU a message, against
-//! `epoll-echo`: the same with 64 connections all busy (3.0 system calls for 2.0), thirty-five
-//! times with one beside 900 idle (docs/benchmarks: 64 active, 1+900). Signals belong to the whole
-//! process: a library that handles SIGIO itself, or a thread that does not block it, breaks this.
-//! Compare with: `diff nonblocking-echo/src/main.rs sigio-echo/src/main.rs` (when to ask again),
+//! Use it when: you maintain such a program: one that computes, with a few sockets or a terminal
+//! besides. In a new one, a second thread waits for these with `poll`.
+//! Limits: each signal costs a read per connection, idle or not. With 64 busy connections, a message
+//! costs the same CPU as in epoll-echo, and 3.0 system calls instead of 2.0. With one busy and 900
+//! idle connections, it costs thirty-five times the CPU (docs/benchmarks: 64 active, 1+900). Signals
+//! belong to the whole process: a library that handles SIGIO, or a thread that does not block it,
+//! breaks the server.
+//! Compare with: `diff nonblocking-echo/src/main.rs sigio-echo/src/main.rs` (when to try again),
 //! `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which socket).
 
+use std::io;
 use std::mem;
-use std::net::TcpListener;
-use std::os::fd::AsRawFd;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::{
-    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
-    stop_flag,
+    Accepted, BUFFER_SIZE, ECHO_ADDR, Progress, accept, announce, listen, run, stop_flag,
 };
-use log::{trace, warn};
-use nix::errno::Errno;
+use log::{info, trace, warn};
 use nix::sys::signal::{SigSet, Signal, raise};
-use nix::unistd::{alarm, getpid};
+use nix::unistd::alarm;
+use sigio_echo::enable_sigio;
 use signal_hook::flag;
 
-/// Connections accepted in a round, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Steps of the copy for one connection in a round: a flood keeps the others waiting no longer.
-const STEPS: usize = 4;
-/// Seconds until `accept` is tried again while descriptors are short.
-const RETRY: u32 = 1;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// The most reads from one connection per iteration, so that it does not delay the others.
+const MAX_STEPS: usize = 4;
+/// Time until `accept` is tried again while accepting is paused. alarm(2) takes whole seconds.
+const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 struct Server {
     listener: TcpListener,
     connections: Vec<Connection>,
-    /// Something is left to do that no signal will tell of.
+    /// Something is left to do that no signal will announce.
     unfinished: bool,
-    /// Out of descriptors.
-    starved: bool,
-    /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
+    /// True after `accept` failed, for example for lack of file descriptors.
+    accept_paused: bool,
+    /// The read buffer. All connections share it.
     buffer: Vec<u8>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Bytes that were read and that the socket did not take.
+    pending: Vec<u8>,
+    /// How many bytes of `pending` have been written since.
+    offset: usize,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        // Blocked except in `sigsuspend`: a signal that comes between a look at the flags and the
-        // sleep stays pending, and ends the sleep at once. Unblocked, it would come before the
-        // sleep, which nothing would then end.
+        let listener = listen(&addr)?;
+        // Blocked, except while `sigsuspend` sleeps. A signal that arrives between the check of the
+        // flags and the sleep then stays pending, and ends the sleep at once. If it were not
+        // blocked, its handler would run before the sleep, and nothing would end the sleep.
         let signals = [Signal::SIGIO, Signal::SIGALRM, Signal::SIGINT, Signal::SIGTERM];
         signals.into_iter().collect::<SigSet>().thread_block()?;
         // The handlers set these flags, and do nothing else. Pitfall: handler-prints
-        let (stop, news) = (stop_flag()?, Arc::new(AtomicBool::new(false)));
-        flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
-        flag::register(Signal::SIGALRM as i32, Arc::clone(&news))?;
-        let listener = listen(&addr)?;
+        let stop = stop_flag()?;
+        let signaled = Arc::new(AtomicBool::new(false));
+        flag::register(Signal::SIGIO as i32, Arc::clone(&signaled))?;
+        flag::register(Signal::SIGALRM as i32, Arc::clone(&signaled))?;
+        enable_sigio(&listener)?;
         announce(listener.local_addr()?);
-        arm(&listener)?;
-        let (connections, buffer) = (Vec::new(), vec![0; BUFFER_SIZE]);
-        // Somebody may have come before the listener was armed.
-        Server { listener, connections, unfinished: true, starved: false, buffer }
-            .serve(&news, &stop)
+        Server {
+            listener,
+            connections: Vec::new(),
+            unfinished: true, // clients may have connected before `enable_sigio`
+            accept_paused: false,
+            buffer: vec![0; BUFFER_SIZE],
+        }
+        .serve(&signaled, &stop)
     })
 }
 
-/// From now on SIGIO tells this process of what comes to `socket`, which does not block.
-fn arm(socket: &impl AsRawFd) -> nix::Result<()> {
-    let owner = (libc::F_SETOWN, getpid().as_raw()); // without one, the signal goes to nobody
-    let flags = (libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK);
-    for (command, argument) in [owner, flags] {
-        // SAFETY: these commands take a number and touch no memory.
-        Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), command, argument) })?;
-    }
-    Ok(())
-}
-
 impl Server {
-    fn serve(&mut self, news: &AtomicBool, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn serve(&mut self, signaled: &AtomicBool, stop: &AtomicBool) -> anyhow::Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            if news.swap(false, Ordering::Relaxed) {
-                self.accept_some()?;
-                self.go_on();
+            if signaled.swap(false, Ordering::Relaxed) {
+                self.accept_some();
+                self.try_connections();
             }
             if mem::take(&mut self.unfinished) {
-                raise(Signal::SIGIO)?; // (5)
+                // (5) The signal that announced the rest of the data is used up. `raise` replaces
+                // it: SIGIO is blocked now, so it stays pending, and `sigsuspend` returns at once.
+                // (To skip `sigsuspend` instead would keep SIGTERM blocked during a flood.)
+                raise(Signal::SIGIO)?;
             }
-            if self.starved {
-                alarm::set(RETRY);
+            if self.accept_paused {
+                alarm::set(ACCEPT_RETRY.as_secs() as u32);
             }
             trace!("wait: sigsuspend"); // (1)
             SigSet::empty().suspend()?; // Pitfall: check-then-pause
-            trace!("wait: sigsuspend, ended by a signal"); // (2)
+            trace!("wait: sigsuspend = EINTR"); // (2): a signal handler has run
         }
         Ok(())
     }
 
-    /// Steps of the copy for every connection (3, 4), until nothing is left or nothing more fits.
-    fn go_on(&mut self) {
-        let before = self.connections.len();
-        self.connections.retain_mut(|connection| {
-            for _ in 0..STEPS {
-                match connection.step(&mut self.buffer) {
-                    Progress::Echoed(_) => {}
-                    // A signal will tell; of room to write too, as there was none just now.
-                    Progress::WantRead | Progress::WantWrite => return true,
-                    Progress::Closed => return false,
-                }
-            }
-            self.unfinished = true;
-            true
-        });
-        if self.starved && self.connections.len() < before {
-            self.unfinished = true;
-        }
-    }
-
-    fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.starved = false;
-        for _ in 0..ACCEPTS {
+    fn accept_some(&mut self) {
+        self.accept_paused = false;
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
-                Accepted::WouldBlock => return Ok(()),
+                Accepted::Connection(stream, peer) => self.add(stream, peer),
+                Accepted::WouldBlock => return,
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.starved = true;
-                    return Ok(());
+                    self.accept_paused = true;
+                    return;
                 }
             }
         }
         self.unfinished = true;
-        Ok(())
     }
 
-    fn add(&mut self, connection: Connection) {
-        match arm(&connection) {
-            // It may have sent already: it is tried in this round, like all the others.
-            // Pitfall: before-o-async
-            Ok(()) => self.connections.push(connection),
-            // The kernel is out of memory.
-            Err(error) => warn!("descriptor {} refused: {error}", connection.as_raw_fd()),
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if let Err(error) = enable_sigio(&stream) {
+            return warn!("{peer} refused: {error:#}"); // ENOMEM
         }
+        // The client may have sent data before that, so this iteration reads from it, too.
+        // Pitfall: before-o-async
+        self.connections.push(Connection { stream, peer, pending: Vec::new(), offset: 0 });
+    }
+
+    fn try_connections(&mut self) {
+        let count = self.connections.len();
+        self.connections.retain_mut(|connection| {
+            match connection.echo(&mut self.buffer) {
+                Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
+                // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
+                Err(error) => info!("{} disconnected: {error}", connection.peer),
+                Ok(progress) => {
+                    self.unfinished |= matches!(progress, Progress::Echoed(_));
+                    return true;
+                }
+            }
+            false
+        });
+        // A connection has closed: `accept` may succeed now.
+        self.unfinished |= self.accept_paused && self.connections.len() < count;
+    }
+}
+
+impl Connection {
+    /// Reads (3) and writes (4) until EAGAIN. `Echoed` means that it stopped before, at `MAX_STEPS`.
+    fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
+        let mut echoed = 0;
+        for _ in 0..MAX_STEPS {
+            if self.offset < self.pending.len() {
+                self.offset += common::write(&self.stream, &self.pending[self.offset..])?;
+                if self.offset < self.pending.len() {
+                    return Ok(Progress::WantWrite); // EAGAIN. SIGIO announces space.
+                }
+                self.pending = Vec::new();
+                self.offset = 0;
+            }
+            let Some(count) = common::read(&self.stream, buffer)? else {
+                return Ok(Progress::WantRead); // EAGAIN. SIGIO announces the next data.
+            };
+            if count == 0 {
+                return Ok(Progress::Closed); // EOF. No output is pending here.
+            }
+            let written = common::write(&self.stream, &buffer[..count])?;
+            self.pending = buffer[written..count].to_vec();
+            echoed += written;
+        }
+        Ok(Progress::Echoed(echoed))
     }
 }

@@ -1,385 +1,370 @@
-//! The models under one another: one message that arrives after a wait.
+//! The comparison of the models: one message that arrives after a wait, a row for each model.
 
-use svg::Document;
 use svg::node::element::Group;
+use svg::{Document, Node};
 
+use crate::call::{Call, Phase, Thread};
 use crate::layout::text_width;
-use crate::play::{What, moment};
 use crate::repeat::{Item, items};
-use crate::story::{Call, Direction, Phase, Story, Thread};
+use crate::session::{Action, ActionKind};
 use crate::strace::Nanos;
 use crate::style::{
     Arrow, SMALL, WIDTH, blend, class, duration, line, page, plate, rectangle, spot, tear, text,
     wrap,
 };
+use crate::syscalls::Direction;
+use crate::timeline::Timeline;
 
 const MARGIN: f64 = 14.0;
-/// Where the wait begins; the models' names stand before it.
+/// Where the wait begins. The names of the models stand to the left of it.
 const LEFT: f64 = 196.0;
-/// Where the message comes: before it the time is cut, from here on it is to scale.
-const COMES: f64 = LEFT + 172.0;
+/// Where the message arrives. The time before it is cut, the time after it is to scale.
+const ARRIVAL: f64 = LEFT + 172.0;
 /// Where the wait is cut.
-const CUT: f64 = COMES - 28.0;
+const CUT: f64 = ARRIVAL - 28.0;
 const RIGHT: f64 = WIDTH - MARGIN - 8.0;
 const BAR: f64 = 24.0;
-const BETWEEN: f64 = 4.0;
-/// The same where there is a signal between them.
-const FOR_SIGNAL: f64 = 18.0;
+/// Space between the bars of two threads, and the same if a signal passes there.
+const GAP: f64 = 4.0;
+const SIGNAL_GAP: f64 = 18.0;
+/// Space between two rows.
 const ROW: f64 = 32.0;
-/// No figure is stretched for the sake of one slow model.
-const LONGEST: Nanos = 1_500_000;
+/// The longest time that is shown, so that one slow model does not shrink the others.
+const MAX_SPAN: Nanos = 1_500_000;
 
-/// What there is to show of a model.
+/// A model.
 struct Row<'a> {
-    story: &'a Story,
+    timeline: &'a Timeline,
     model: &'static str,
     threads: Vec<&'a Thread>,
-    act: Nanos,
-    comes: Nanos,
-    answered: Nanos,
+    /// Start and end of the part of the session that is shown.
+    from: Nanos,
     until: Nanos,
+    arrival: Nanos,
+    reply: Nanos,
+    /// The time that the scale covers after the arrival.
+    span: Nanos,
 }
 
-/// Draws those of `stories` that stand for a model; the act with the silence in each.
-pub fn draw(stories: &[Story]) -> Document {
-    let rows: Vec<Row> = stories.iter().filter_map(Row::new).collect();
-    let span = rows.iter().map(|row| row.answered - row.comes).max().unwrap_or(LONGEST);
-    let span = (span + span / 20).min(LONGEST);
-    let (header, top) = header(span);
+/// Draws the servers that stand for a model.
+pub fn draw(timelines: &[Timeline]) -> Document {
+    let mut rows: Vec<Row> = timelines.iter().filter_map(Row::new).collect();
+    let longest = rows.iter().map(|row| row.reply - row.arrival).max().unwrap_or(MAX_SPAN);
+    let span = (longest + longest / 20).min(MAX_SPAN);
+    for row in &mut rows {
+        row.span = span;
+    }
+    let (header, top) = draw_header(span);
     let height = top + rows.iter().map(|row| row.height() + ROW).sum::<f64>() + 10.0;
-    let mut document =
-        page(height, "The I/O models compared: who waits, and who copies").add(header);
+    let mut document = page(height, "The I/O models compared: who waits, who copies").add(header);
     let mut y = top;
     for row in &rows {
-        document = document.add(row.draw(y, span));
+        document.append(row.draw(y));
         y += row.height() + ROW;
     }
     document
 }
 
-fn header(span: Nanos) -> (Group, f64) {
+fn draw_header(span: Nanos) -> (Group, f64) {
     let mut group =
         Group::new().add(text("title", "start", MARGIN, 30.0, "Who waits, and who copies"));
-    let idea = "One message after a wait, as each model handles it: drawn from traces of the running servers. \
-                Before the message comes the time is cut; after it, it is to scale (strace makes every call slower).";
+    let summary = "One message after a wait, as each model handles it, drawn from traces of the running servers. \
+                   The time before the message arrives is cut. The time after it is to scale (strace slows every call).";
     let mut y = 32.0;
-    for part in wrap(idea, 13.0, WIDTH - 2.0 * MARGIN) {
+    for part in wrap(summary, 13.0, WIDTH - 2.0 * MARGIN) {
         y += 19.0;
-        group = group.add(text("idea", "start", MARGIN, y, &part));
+        group.append(text("idea", "start", MARGIN, y, &part));
     }
     y += 14.0;
-    let mut x = MARGIN;
-    for (index, label) in [
-        "waiting: blocked in a call",
-        "wakes and copies, in the call that waited",
-        "copying",
-        "neither: returned at once",
-        "signal",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        group = match index {
-            0 => group.add(rectangle("waiting", x, y, 20.0, 12.0).set("rx", 2)),
-            1 => group.add(blend(x, y, 20.0, 12.0)),
-            2 => group.add(rectangle("copying", x, y, 20.0, 12.0).set("rx", 2)),
-            3 => group.add(rectangle("neither", x, y, 20.0, 12.0).set("rx", 2)),
-            _ => {
-                let (from, to) = ((x + 10.0, y + 14.0), (x + 10.0, y - 1.0));
-                group.add(Arrow { class: "signal", from, to }.draw())
-            }
-        };
-        group = group.add(text("muted", "start", x + 26.0, y + 10.0, label));
-        x += 26.0 + text_width(label, SMALL) + 18.0;
-    }
+    group.append(draw_legend(y));
     y += 40.0;
-    let labels = [
-        ("1. wait for the data", LEFT, COMES - 3.0),
-        ("2. copy it (and write the answer)", COMES + 3.0, RIGHT),
+    let phases = [
+        ("1. wait for the data", LEFT, ARRIVAL - 3.0),
+        ("2. copy it (and write the reply)", ARRIVAL + 3.0, RIGHT),
     ];
-    for (label, from, to) in labels {
-        group = group
-            .add(text("head", "middle", f64::midpoint(from, to), y - 5.0, label))
-            .add(line("rule", from, y + 1.0, to, y + 1.0));
+    for (label, from, to) in phases {
+        group.append(text("head", "middle", f64::midpoint(from, to), y - 5.0, label));
+        group.append(line("rule", from, y + 1.0, to, y + 1.0));
     }
-    // A scale of round numbers.
-    let step =
-        [20_000, 50_000, 100_000, 200_000, 500_000].into_iter().find(|step| span / step <= 8);
-    let step = step.unwrap_or(1_000_000);
+    // Round numbers, at most eight of them.
+    let steps = [20_000, 50_000, 100_000, 200_000, 500_000];
+    let step = steps.into_iter().find(|step| span / step <= 8).unwrap_or(1_000_000);
     for tick in (step..span).step_by(step as usize) {
-        let x = COMES + (RIGHT - COMES) * tick as f64 / span as f64;
-        group = group.add(line("rule", x, y + 1.0, x, y + 6.0)).add(text(
-            "muted",
-            "middle",
-            x,
-            y + 17.0,
-            &duration(tick),
-        ));
+        let x = ARRIVAL + (RIGHT - ARRIVAL) * tick as f64 / span as f64;
+        group.append(line("rule", x, y + 1.0, x, y + 6.0));
+        group.append(text("muted", "middle", x, y + 17.0, &duration(tick)));
     }
-    group = group.add(text("muted", "end", COMES - 6.0, y + 17.0, "the message comes"));
+    group.append(text("muted", "end", ARRIVAL - 6.0, y + 17.0, "the message arrives"));
     (group, y + 30.0)
 }
 
+fn draw_legend(y: f64) -> Group {
+    let entries = [
+        ("waiting", "waiting: blocked in a call"),
+        ("blend", "wakes up and copies, in the call that waited"),
+        ("copying", "copying"),
+        ("neither", "neither: returns at once"),
+        ("signal", "signal"),
+    ];
+    let mut group = Group::new();
+    let mut x = MARGIN;
+    for (symbol, label) in entries {
+        match symbol {
+            "blend" => group.append(blend(x, y, 20.0, 12.0)),
+            "signal" => {
+                let (from, to) = ((x + 10.0, y + 14.0), (x + 10.0, y - 1.0));
+                group.append(Arrow { class: "signal", from, to }.draw());
+            }
+            class => group.append(rectangle(class, x, y, 20.0, 12.0).set("rx", 2)),
+        }
+        group.append(text("muted", "start", x + 26.0, y + 10.0, label));
+        x += 26.0 + text_width(label, SMALL) + 18.0;
+    }
+    group
+}
+
 impl<'a> Row<'a> {
-    fn new(story: &'a Story) -> Option<Self> {
-        let model = story.server.model?;
-        let sent = |deed: &&crate::play::Deed| matches!(deed.what, What::Send(_));
-        let deeds = &story.play.clients.first()?.deeds;
-        let comes = deeds.iter().find(sent)?.from;
-        let answered = deeds.iter().find(|deed| matches!(deed.what, What::Receive(_)))?;
-        let answered = moment(answered);
-        let act = story.play.acts.iter().rposition(|act| act.at < comes)?;
-        let until = story.play.act_end(act);
-        // Those that had to do with it: they did something between the message and its answer.
-        let busy = |thread: &&Thread| {
-            thread
-                .calls
-                .iter()
-                .any(|call| (comes..answered).contains(&call.start) || call.waited == Some(comes))
+    fn new(timeline: &'a Timeline) -> Option<Self> {
+        let model = timeline.server.notes.model?;
+        let actions = &timeline.session.clients.first()?.actions;
+        let is_sent = |action: &&Action| matches!(action.kind, ActionKind::Send(_));
+        let is_received = |action: &&Action| matches!(action.kind, ActionKind::Receive(_));
+        let arrival = actions.iter().find(is_sent)?.start;
+        let reply = actions.iter().find(is_received)?.at();
+        let part = timeline.session.parts.iter().rposition(|part| part.start < arrival)?;
+        // The threads that did something between the message and its reply.
+        let took_part = |thread: &&Thread| {
+            thread.calls.iter().any(|call| {
+                (arrival..reply).contains(&call.start) || call.blocked_until == Some(arrival)
+            })
         };
-        let threads = story.threads.iter().filter(busy).collect();
-        Some(Self { story, model, threads, act: story.play.acts[act].at, comes, answered, until })
+        Some(Self {
+            timeline,
+            model,
+            threads: timeline.threads.iter().filter(took_part).collect(),
+            from: timeline.session.parts[part].start,
+            until: timeline.session.part_end(part),
+            arrival,
+            reply,
+            span: MAX_SPAN,
+        })
     }
 
     fn height(&self) -> f64 {
-        self.threads.len() as f64 * self.lane() - (self.lane() - BAR) + BETWEEN
+        self.threads.len() as f64 * self.lane() - (self.lane() - BAR) + GAP
     }
 
-    /// From one thread's bars to the next one's.
+    /// The height of a lane: from one thread's bars to those of the next one.
     fn lane(&self) -> f64 {
         let mut signals = self.threads.iter().flat_map(|thread| &thread.signals);
-        BAR + if signals.any(|signal| signal.from.is_some()) { FOR_SIGNAL } else { BETWEEN }
+        BAR + if signals.any(|signal| signal.sender.is_some()) { SIGNAL_GAP } else { GAP }
     }
 
-    fn place(&self, time: Nanos, span: Nanos) -> f64 {
-        if time < self.comes {
-            let part = (time - self.act) as f64 / (self.comes - self.act) as f64;
-            LEFT + (COMES - LEFT) * part.max(0.0)
+    fn place(&self, time: Nanos) -> f64 {
+        if time < self.arrival {
+            let part = (time - self.from) as f64 / (self.arrival - self.from) as f64;
+            LEFT + (ARRIVAL - LEFT) * part.max(0.0)
         } else {
-            let part = (time - self.comes) as f64 / span as f64;
-            COMES + (RIGHT - COMES) * part.min(1.0)
+            let part = (time - self.arrival) as f64 / self.span as f64;
+            ARRIVAL + (RIGHT - ARRIVAL) * part.min(1.0)
         }
     }
 
-    fn draw(&self, top: f64, span: Nanos) -> Group {
+    fn draw(&self, top: f64) -> Group {
         let bottom = top + self.height();
-        let mut group = Group::new().add(
-            rectangle(
-                "panel",
-                MARGIN - 6.0,
-                top - 6.0,
-                WIDTH - 2.0 * MARGIN + 12.0,
-                self.height() + ROW - 4.0,
-            )
-            .set("rx", 6),
-        );
+        let width = WIDTH - 2.0 * MARGIN + 12.0;
+        let panel = rectangle("panel", MARGIN - 6.0, top - 6.0, width, self.height() + ROW - 4.0);
+        let mut group = Group::new().add(panel.set("rx", 6));
         let mut y = top - 2.0;
         for part in wrap(self.model, 13.5, LEFT - MARGIN - 62.0) {
             y += 14.5;
-            group = group.add(text("head", "start", MARGIN, y, &part));
+            group.append(text("head", "start", MARGIN, y, &part));
         }
-        group = group.add(text("muted", "start", MARGIN, y + 14.0, self.story.server.name));
+        group.append(text("muted", "start", MARGIN, y + 14.0, self.timeline.server.name()));
         for (index, thread) in self.threads.iter().enumerate() {
             let y = top + index as f64 * self.lane();
             if self.threads.len() > 1 {
-                group = group.add(text("muted", "end", LEFT - 6.0, y + 16.0, &thread.role));
+                group.append(text("muted", "end", LEFT - 6.0, y + 16.0, &thread.role));
             }
-            group = group.add(self.draw_thread(thread, y, span));
+            group.append(self.draw_thread(thread, y));
         }
-        group = group.add(self.draw_signals(top, span));
-        group = group.add(tear(CUT + 2.0, CUT + 12.0, top - 3.0, bottom));
-        let came = Arrow { class: "message", from: (COMES, top - 6.0), to: (COMES, top) };
-        group = group.add(came.draw());
-        if self.answered - self.comes < span {
-            let x = self.place(self.answered, span);
-            group = group.add(spot("spot", x, bottom + 2.0, 3.5));
-            let label = format!("answered after {}", duration(self.answered - self.comes));
+        group.append(self.draw_signals(top));
+        group.append(tear(CUT + 2.0, CUT + 12.0, top - 3.0, bottom));
+        let message = Arrow { class: "message", from: (ARRIVAL, top - 6.0), to: (ARRIVAL, top) };
+        group.append(message.draw());
+        if self.reply - self.arrival < self.span {
+            let x = self.place(self.reply);
+            group.append(spot("spot", x, bottom + 2.0, 3.5));
+            let label = format!("reply after {}", duration(self.reply - self.arrival));
             let (anchor, x) = if x + text_width(&label, SMALL) + 10.0 > RIGHT {
                 ("end", x - 8.0)
             } else {
                 ("start", x + 8.0)
             };
-            group = group.add(text("muted", anchor, x, bottom + 13.0, &label));
+            group.append(text("muted", anchor, x, bottom + 13.0, &label));
         }
-        group.add(text("", "start", LEFT, bottom + 13.0, &self.sentence()))
+        group.append(text("", "start", LEFT, bottom + 13.0, &self.sentence()));
+        group
     }
 
-    fn draw_thread(&self, thread: &Thread, y: f64, span: Nanos) -> Group {
-        let (mut bars, mut labels) = (Group::new(), Group::new());
-        let end = self.until.min(self.comes + span);
-        bars = bars.add(line("life", LEFT, y + BAR / 2.0, RIGHT, y + BAR / 2.0));
-        let items = items(&thread.calls, self.act, end);
-        // How far to the right something is drawn already.
-        let mut taken = LEFT;
+    fn draw_thread(&self, thread: &Thread, y: f64) -> Group {
+        let mut bars = Group::new().add(line("life", LEFT, y + BAR / 2.0, RIGHT, y + BAR / 2.0));
+        let mut labels = Group::new();
+        let end = self.until.min(self.arrival + self.span);
+        let items = items(&thread.calls, self.from, end);
+        // How far to the right the lane is in use.
+        let mut used = LEFT;
         for (index, item) in items.iter().enumerate() {
             match item {
-                Item::One(call) if thread.calls[*call].told => {}
-                Item::One(call) => {
-                    // Until where there is room for a name that does not fit into its bar.
+                Item::Call(call) if thread.calls[*call].from_log => {}
+                Item::Call(call) => {
+                    let call = &thread.calls[*call];
+                    // A name that does not fit into its bar may extend to the next one.
                     let next = items[index + 1..].iter().map(|item| &thread.calls[item.first()]);
-                    let next = next
-                        .into_iter()
-                        .find(|next| !next.told)
-                        .map_or(RIGHT, |next| self.place(next.start, span));
-                    (bars, labels) = self.draw_call(
-                        &thread.calls[*call],
-                        (&mut taken, next),
-                        y,
-                        span,
-                        bars,
-                        labels,
-                    );
+                    let mut next = next.filter(|next| !next.from_log);
+                    let limit = next.next().map_or(RIGHT, |next| self.place(next.start));
+                    self.draw_bar(call, y, &mut bars);
+                    labels.append(self.label_call(call, &mut used, limit, y));
                 }
-                Item::Again { calls, .. } => {
+                Item::Repeated { calls, .. } => {
                     let calls = &thread.calls[calls.clone()];
-                    let (from, to) = (
-                        self.place(calls[0].start, span),
-                        self.place(calls[calls.len() - 1].end, span),
-                    );
-                    taken = to;
-                    let count = ((to - from) / 4.0).max(1.0) as usize;
+                    let from = self.place(calls[0].start);
+                    used = self.place(calls[calls.len() - 1].end);
+                    let count = ((used - from) / 4.0).max(1.0) as usize;
                     for tooth in 0..count {
-                        let call = &calls[tooth * calls.len() / count];
-                        bars = bars.add(rectangle(
-                            class(call.phase),
-                            from + tooth as f64 * 4.0,
-                            y,
-                            2.8,
-                            BAR,
-                        ));
+                        let phase = calls[tooth * calls.len() / count].phase;
+                        let x = from + tooth as f64 * 4.0;
+                        bars.append(rectangle(class(phase), x, y, 2.8, BAR));
                     }
                 }
             }
         }
-        let vain = thread
-            .calls
-            .iter()
-            .filter(|call| call.vain && call.start >= self.act && call.end < self.comes);
-        let vain = vain.count();
-        if vain > 2 {
-            let label = format!("EAGAIN, {vain} times");
+        let before =
+            |call: &&Call| call.would_block && call.start >= self.from && call.end < self.arrival;
+        let count = thread.calls.iter().filter(before).count();
+        if count > 2 {
+            let label = format!("EAGAIN, {count} times");
             let left = f64::midpoint(LEFT, CUT) - text_width(&label, SMALL) / 2.0;
-            labels = labels.add(plate(left, y + 16.0, &label));
+            labels.append(plate(left, y + 16.0, &label));
         }
         bars.add(labels)
     }
 
-    fn draw_call(
-        &self,
-        call: &Call,
-        (taken, next): (&mut f64, f64),
-        y: f64,
-        span: Nanos,
-        mut bars: Group,
-        mut labels: Group,
-    ) -> (Group, Group) {
-        let shown = |&(_, from, _): &(Phase, Nanos, Nanos)| from < self.comes + span;
-        for (phase, from, to) in call.phases().into_iter().filter(shown) {
-            let (x, end) = (self.place(from, span), self.place(to, span));
-            let width = (end - x).max(1.5);
-            bars = if phase == Phase::Copying && call.waited.is_some() {
-                bars.add(blend(x, y, width, BAR))
+    fn draw_bar(&self, call: &Call, y: f64, bars: &mut Group) {
+        for (phase, from, to) in call.phases() {
+            if from >= self.arrival + self.span {
+                continue;
+            }
+            let x = self.place(from);
+            let width = (self.place(to) - x).max(1.5);
+            if phase == Phase::Copying && call.blocked_until.is_some() {
+                bars.append(blend(x, y, width, BAR));
             } else {
-                bars.add(rectangle(class(phase), x, y, width, BAR))
-            };
+                bars.append(rectangle(class(phase), x, y, width, BAR));
+            }
         }
-        let (x, end) = (self.place(call.start, span), self.place(call.end, span));
-        bars = bars.add(rectangle("edge", x, y, (end - x).max(1.5), BAR));
-        // In the part that is to scale; or in the wait before it, left of its cut; or beside it.
-        let width = text_width(&call.name, SMALL);
-        let fits = |part: &&(f64, f64)| part.1 - part.0 > width + 4.0;
-        let before = std::mem::replace(taken, end).max(COMES);
-        if let Some(part) = [(x, end.min(CUT)), (x.max(COMES), end)].iter().find(fits) {
-            labels = labels.add(text(
-                "inside",
-                "middle",
-                f64::midpoint(part.0, part.1),
-                y + 16.0,
-                &call.name,
-            ));
-        } else if x >= COMES && call.phase == Phase::Copying && x - before > width + 8.0 {
-            labels = labels.add(plate(x - 4.0 - width, y + 16.0, &call.name));
-        } else if x >= COMES && call.phase == Phase::Copying && next - end > width + 8.0 {
-            labels = labels.add(plate(end + 4.0, y + 16.0, &call.name));
-            *taken = end + width + 6.0;
-        }
-        (bars, labels)
+        let x = self.place(call.start);
+        bars.append(rectangle("edge", x, y, (self.place(call.end) - x).max(1.5), BAR));
     }
 
-    /// The signals that came between the message and its answer.
-    fn draw_signals(&self, top: f64, span: Nanos) -> Group {
+    /// Puts the name of a call into its bar: into the part that is to scale, or into the wait left
+    /// of the cut. The name of a call that copies may also stand beside its bar, between `used`,
+    /// which is updated, and `limit`.
+    fn label_call(&self, call: &Call, used: &mut f64, limit: f64, y: f64) -> Group {
+        let x = self.place(call.start);
+        let end = self.place(call.end);
+        let width = text_width(&call.name, SMALL);
+        let fits = |(from, to): &(f64, f64)| to - from > width + 4.0;
+        let free_from = used.max(ARRIVAL);
+        *used = end;
+        let is_copy = x >= ARRIVAL && call.phase == Phase::Copying;
+        if let Some((from, to)) = [(x, end.min(CUT)), (x.max(ARRIVAL), end)].into_iter().find(fits)
+        {
+            let middle = f64::midpoint(from, to);
+            Group::new().add(text("inside", "middle", middle, y + 16.0, &call.name))
+        } else if is_copy && x - free_from > width + 8.0 {
+            plate(x - 4.0 - width, y + 16.0, &call.name)
+        } else if is_copy && limit - end > width + 8.0 {
+            *used = end + width + 6.0;
+            plate(end + 4.0, y + 16.0, &call.name)
+        } else {
+            Group::new()
+        }
+    }
+
+    /// Draws the signals between the message and its reply.
+    fn draw_signals(&self, top: f64) -> Group {
         let mut group = Group::new();
         let lane_of = |tid: i32| self.threads.iter().position(|thread| thread.tid == tid);
         for (lane, thread) in self.threads.iter().enumerate() {
             let y = top + lane as f64 * self.lane();
-            let here = |at: Nanos| (self.comes..self.answered).contains(&at);
-            for signal in thread.signals.iter().filter(|signal| here(signal.at)) {
-                let x = self.place(signal.at, span);
-                let sender = signal.from.and_then(|(sender, call)| {
-                    let sender = &self.story.threads[sender];
-                    Some((lane_of(sender.tid)?, sender.calls[call].start))
+            let is_shown = |at: Nanos| (self.arrival..self.reply).contains(&at);
+            for signal in thread.signals.iter().filter(|signal| is_shown(signal.at)) {
+                let x = self.place(signal.at);
+                let sender = signal.sender.and_then(|id| {
+                    let lane = lane_of(self.timeline.threads[id.thread].tid)?;
+                    Some((lane, self.timeline.call(id).start))
                 });
                 let (from, to) = match sender {
-                    Some((below, at)) if below > lane => {
+                    Some((below, sent)) if below > lane => {
                         let from = top + below as f64 * self.lane();
-                        ((self.place(at, span) + 3.0, from), (x, y + BAR))
+                        ((self.place(sent) + 3.0, from), (x, y + BAR))
                     }
                     _ => ((x, y + BAR + 4.0), (x, y + BAR / 2.0)),
                 };
-                group = group.add(Arrow { class: "signal", from, to }.draw());
-                // Between two lanes there is room for its name; on a lane, it is before the next bar.
+                group.append(Arrow { class: "signal", from, to }.draw());
+                // The name stands between two lanes, or on the lane before the next bar.
                 let next = thread.calls.iter().find(|call| call.start > signal.at);
-                let next = next.map_or(RIGHT, |next| self.place(next.start, span));
+                let next = next.map_or(RIGHT, |next| self.place(next.start));
                 let width = text_width(&signal.name, SMALL);
                 let (left, label_y) = match sender {
                     Some(_) => (x + 6.0, y + BAR + 13.0),
                     None if x + width + 10.0 < next => (x + 6.0, y + BAR / 2.0 + 4.0),
                     None => (x - 6.0 - width, y + BAR / 2.0 + 4.0),
                 };
-                group = group.add(plate(left, label_y, &signal.name));
+                group.append(plate(left, label_y, &signal.name));
             }
         }
         group
     }
 
-    /// What the trace says, in words.
+    /// Says in words where the server waits and which call copies.
     fn sentence(&self) -> String {
         let mut waits = Vec::new();
         let mut copies = Vec::new();
         for thread in &self.threads {
-            let place = |title: &str| {
+            let with_role = |name: &str| {
                 if self.threads.len() > 1 {
-                    format!("{title} ({})", thread.role)
+                    format!("{name} ({})", thread.role)
                 } else {
-                    title.to_owned()
+                    name.to_owned()
                 }
             };
             for call in &thread.calls {
-                let waiting = (call.phases().iter()).any(|&(phase, from, to)| {
-                    phase == Phase::Waiting && from < self.comes && to >= self.comes
+                let is_waiting = (call.phases().iter()).any(|&(phase, from, to)| {
+                    phase == Phase::Waiting && from < self.arrival && to >= self.arrival
                 });
-                if waiting && call.name != "futex" {
-                    waits.push(place(&call.name));
+                if is_waiting && call.name != "futex" {
+                    waits.push(with_role(&call.name));
                 }
-                let came = (self.comes..=self.answered).contains(&call.end);
-                if came && matches!(call.copied, Some((Direction::In, 1..))) {
-                    let by = if call.told {
-                        "the kernel, before the server is told".to_owned()
+                let is_now = (self.arrival..=self.reply).contains(&call.end);
+                if is_now && matches!(call.copied, Some((Direction::In, 1..))) {
+                    copies.push(if call.from_log {
+                        "the kernel, before it notifies the server".to_owned()
                     } else {
-                        place(&call.name)
-                    };
-                    copies.push(by);
+                        with_role(&call.name)
+                    });
                 }
             }
         }
+        let copies = copies.join(" and ");
         let waits = if waits.is_empty() {
             "waits in no call".to_owned()
         } else {
             format!("waits in {}", waits.join(" and "))
         };
-        let copies = copies.join(" and ");
-        let same =
-            if waits.contains(&copies) && !copies.is_empty() { ", the same call" } else { "" };
+        let is_same = !copies.is_empty() && waits.contains(&copies);
+        let same = if is_same { ", the same call" } else { "" };
         format!("{waits}; copied by {copies}{same}")
     }
 }

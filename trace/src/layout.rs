@@ -1,27 +1,28 @@
-//! From time to place: everything that is drawn gets the width that its label needs, in the order
-//! of time, and what is left goes to what lasted longest.
+//! The time axis of a panel. It is not to scale: each label gets the width that it needs, and what
+//! is left goes to the longest stretches of time.
 
 use std::ops::Range;
 
 use crate::strace::Nanos;
 
-/// A stretch in which nothing begins or ends for so long is cut, and marked.
+/// A stretch in which nothing begins or ends for this long is cut, and the cut is marked.
 pub const QUIET: Nanos = 1_000_000;
-/// What a cut takes of the width: its mark.
+/// The width of the mark of a cut.
 pub const CUT: f64 = 14.0;
-/// The least width of a stretch that is cut: how long it was stands below it.
+/// The smallest width of a stretch that is cut. Its duration is printed below it.
 const QUIET_WIDTH: f64 = 46.0;
-/// The greatest width that a stretch gets for having lasted long.
-const WIDEST: f64 = 90.0;
-const NARROWEST: f64 = 1.2;
+/// The largest width that a stretch gets because of its duration.
+const MAX_WIDTH: f64 = 90.0;
+const MIN_WIDTH: f64 = 1.2;
 
-/// Something that wants to be `width` wide.
+/// A width that the time between two points must have.
 #[derive(Clone, Copy, Debug)]
-pub struct Want {
+pub struct MinWidth {
     pub from: Nanos,
     pub to: Nanos,
     pub width: f64,
-    /// The highest ones go first where there is not enough room; 0 never does.
+    /// If the room is not enough, those with the highest rank are dropped first. Rank 0 is never
+    /// dropped.
     pub rank: u8,
 }
 
@@ -32,30 +33,29 @@ pub struct Axis {
     places: Vec<f64>,
 }
 
+/// A minimum width, as a range of the axis's stretches.
+type Requirement = (usize, usize, MinWidth);
+
 impl Axis {
-    /// Spreads `times` from `left` on over `width`.
-    pub fn new(mut times: Vec<Nanos>, wants: &[Want], left: f64, width: f64) -> Self {
+    /// Distributes `times` from `left` over `width`.
+    pub fn new(mut times: Vec<Nanos>, minimums: &[MinWidth], left: f64, width: f64) -> Self {
         times.sort_unstable();
         times.dedup();
-        let lengths: Vec<Nanos> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        let at = |time: Nanos| times.partition_point(|&other| other < time);
-        let mut wants: Vec<(usize, usize, Want)> = (wants.iter())
-            .map(|want| (at(want.from), at(want.to).min(lengths.len()), *want))
+        let durations: Vec<Nanos> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        let stretch = |time: Nanos| times.partition_point(|&other| other < time);
+        let mut required: Vec<Requirement> = (minimums.iter())
+            .map(|it| (stretch(it.from), stretch(it.to).min(durations.len()), *it))
             .filter(|(from, to, _)| from < to)
             .collect();
-        // The shortest first: what they get counts for the longer ones that they are part of.
-        wants.sort_by_key(|&(from, to, _)| to - from);
-        let mut widths = satisfy(&lengths, &wants);
+        // The shortest first: what they get also counts for the longer ones that contain them.
+        required.sort_by_key(|&(from, to, _)| to - from);
+        let mut widths = satisfy(&durations, &required);
         while widths.iter().sum::<f64>() > width {
-            // The least important; and among those the widest, so that few have to go.
-            let last = (wants.iter().enumerate()).filter(|(_, (.., want))| want.rank > 0).max_by(
-                |(_, (.., a)), (_, (.., b))| a.rank.cmp(&b.rank).then(a.width.total_cmp(&b.width)),
-            );
-            let Some((last, _)) = last else { break };
-            wants.remove(last);
-            widths = satisfy(&lengths, &wants);
+            let Some(index) = least_important(&required) else { break };
+            required.remove(index);
+            widths = satisfy(&durations, &required);
         }
-        fill(&mut widths, &lengths, width);
+        fill(&mut widths, &durations, width);
         let mut places = vec![left];
         let mut place = left;
         for width in widths {
@@ -65,7 +65,7 @@ impl Axis {
         Self { times, places }
     }
 
-    /// Where `time` is; between two points by proportion.
+    /// Returns where `time` is drawn; between two points in proportion.
     pub fn place(&self, time: Nanos) -> f64 {
         let after = self.times.partition_point(|&other| other <= time);
         if after == 0 {
@@ -78,20 +78,20 @@ impl Axis {
         }
     }
 
-    /// The stretches between the points: how long they are, from where to where.
+    /// Returns the duration, the start and the end of each stretch.
     pub fn stretches(&self) -> impl Iterator<Item = (Nanos, f64, f64)> + '_ {
         let pairs = self.times.windows(2).zip(self.places.windows(2));
         pairs.map(|(times, places)| (times[1] - times[0], places[0], places[1]))
     }
 
-    /// Where the marks of the cuts are.
+    /// Returns where the marks of the cuts are.
     pub fn cuts(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
-        let quiet =
-            self.stretches().filter(|&(length, from, to)| length >= QUIET && to - from > CUT + 4.0);
-        quiet.map(|(_, _, to)| (to - CUT - 3.0, to - 7.0))
+        let is_cut =
+            |&(duration, from, to): &(Nanos, f64, f64)| duration >= QUIET && to - from > CUT + 4.0;
+        self.stretches().filter(is_cut).map(|(_, _, to)| (to - CUT - 3.0, to - 7.0))
     }
 
-    /// The parts between `from` and `to` that hold no mark of a cut.
+    /// Returns the parts between `from` and `to` that contain no mark of a cut.
     pub fn free(&self, from: f64, to: f64) -> Vec<Range<f64>> {
         let mut parts = Vec::new();
         let mut start = from;
@@ -106,47 +106,59 @@ impl Axis {
     }
 }
 
-/// The least widths with which all `wants` are satisfied.
-fn satisfy(lengths: &[Nanos], wants: &[(usize, usize, Want)]) -> Vec<f64> {
-    let least = |&length: &Nanos| if length >= QUIET { QUIET_WIDTH } else { NARROWEST };
-    let mut widths: Vec<f64> = lengths.iter().map(least).collect();
-    for &(from, to, want) in wants {
-        let lack = want.width - widths[from..to].iter().sum::<f64>();
+/// Returns the index of the requirement to drop: of those with the highest rank the widest, so
+/// that few have to be dropped.
+fn least_important(required: &[Requirement]) -> Option<usize> {
+    let droppable = required.iter().enumerate().filter(|(_, (.., it))| it.rank > 0);
+    let last = droppable
+        .max_by(|(_, (.., a)), (_, (.., b))| a.rank.cmp(&b.rank).then(a.width.total_cmp(&b.width)));
+    last.map(|(index, _)| index)
+}
+
+/// Returns the smallest widths that satisfy all requirements.
+fn satisfy(durations: &[Nanos], required: &[Requirement]) -> Vec<f64> {
+    let minimum = |&duration: &Nanos| if duration >= QUIET { QUIET_WIDTH } else { MIN_WIDTH };
+    let mut widths: Vec<f64> = durations.iter().map(minimum).collect();
+    for &(from, to, MinWidth { width, .. }) in required {
+        let lack = width - widths[from..to].iter().sum::<f64>();
         if lack > 0.0 {
-            // To the longest of its stretches: nobody sees that it is drawn a little longer yet.
-            let longest = (from..to).max_by_key(|&index| lengths[index]).unwrap_or(from);
+            // The longest stretch gets it, because a little more is least visible there.
+            let longest = (from..to).max_by_key(|&index| durations[index]).unwrap_or(from);
             widths[longest] += lack;
         }
     }
     widths
 }
 
-/// Gives what is left of `width` to the stretches, to the long ones first.
-fn fill(widths: &mut [f64], lengths: &[Nanos], width: f64) {
-    let stretched = |scale: f64| -> Vec<f64> {
-        let wish = |length: Nanos| (length as f64 * scale).min(WIDEST);
-        widths.iter().zip(lengths).map(|(&least, &length)| least.max(wish(length))).collect()
+/// Distributes what is left of `width`: the longest stretches first.
+fn fill(widths: &mut [f64], durations: &[Nanos], width: f64) {
+    let at_scale = |scale: f64| -> Vec<f64> {
+        let wished = |duration: Nanos| (duration as f64 * scale).min(MAX_WIDTH);
+        let pairs = widths.iter().zip(durations);
+        pairs.map(|(&minimum, &duration)| minimum.max(wished(duration))).collect()
     };
-    let (mut low, mut high) = (0.0, 1.0);
+    // Bisection for the largest scale that fits.
+    let mut low = 0.0;
+    let mut high = 1.0;
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);
-        if stretched(middle).iter().sum::<f64>() > width {
+        if at_scale(middle).iter().sum::<f64>() > width {
             high = middle;
         } else {
             low = middle;
         }
     }
-    let result = stretched(low);
-    widths.copy_from_slice(&result);
-    // Whatever the rounding or the lack of room has left: the same for all.
+    let scaled = at_scale(low);
+    widths.copy_from_slice(&scaled);
+    // What is still missing or too much is shared by all stretches.
     let factor = width / widths.iter().sum::<f64>();
     for each in widths {
         *each *= factor;
     }
 }
 
-/// How wide `text` is in most fonts, at most: `DejaVu Sans`, which is wider than the others that a
-/// reader may have.
+/// Returns the width of `text` in `DejaVu Sans`, which is wider than the other fonts that a reader
+/// is likely to have.
 pub fn text_width(text: &str, size: f64) -> f64 {
     /// Thousandths of the size, from the space to the tilde.
     const WIDTHS: [u16; 95] = [

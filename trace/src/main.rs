@@ -1,66 +1,79 @@
-//! What a server does, drawn from a trace of its system calls.
+//! Draws what a server does, thread by thread, from a trace of its system calls.
 //!
-//! - [`play`]: what the two clients do to each server, the same to all, and when they did it.
-//! - [`record`]: runs a server under strace while they play.
-//! - [`strace`]: reads what strace wrote.
-//! - [`calls`]: makes calls of it, and [`story`] a story: phases, messages, signals, steps.
-//! - [`figure`] and [`comparison`] draw it, with [`layout`] for the places and [`style`] for the
-//!   looks; [`text`] tells it in the terminal.
+//! Run: `cargo run -p trace -- epoll-echo`
+//!
+//! How a figure is made:
+//! - [`record`] runs a server of the catalog under strace, while [`clients`] run the [`session`]:
+//!   two clients, who do the same to every server.
+//! - [`strace`] parses the trace. [`decode`] turns the records into threads with [`call`]s, with
+//!   what [`syscalls`] and [`sockets`] know.
+//! - [`analyze`] builds the [`timeline`]: which thread waited, which call copied which message,
+//!   who woke whom, and which calls are steps of the server's pattern ([`servers`]).
+//! - [`figure`] and [`comparison`] draw it, with the widths from [`layout`], the shapes from
+//!   [`style`], and repeated calls summarized by [`repeat`]. [`text`] prints it to the terminal.
 
-// Places in a drawing, and times below a minute: nothing is lost.
-#![allow(clippy::cast_precision_loss)]
+#![allow(clippy::cast_precision_loss, reason = "coordinates, and times below a minute")]
 
-mod calls;
+mod analyze;
+mod call;
+mod clients;
 mod comparison;
+mod decode;
 mod figure;
 mod layout;
-mod play;
 mod record;
 mod repeat;
 mod servers;
-mod story;
+mod session;
+mod sockets;
 mod strace;
 mod style;
+mod syscalls;
 #[cfg(test)]
 mod tests;
 mod text;
+mod timeline;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use play::Play;
-use servers::{SERVERS, Server};
-use story::Story;
+use servers::Server;
+use session::Session;
+use strace::Nanos;
+use timeline::Timeline;
 
-/// How often the play is given for a figure that is to be kept; the calmest run is drawn.
+/// How often `--all` records each server. It keeps the recording with the smallest delay.
 const RUNS: usize = 5;
 
-/// Draws what a server does from a trace of its system calls.
+/// Draws what a server does, thread by thread, from a trace of its system calls.
+///
+/// Needs strace. Two clients connect to the server, send messages, and disconnect. The figure is
+/// written to SERVER.svg.
 #[derive(Parser)]
-struct Trace {
-    /// The server to trace, by the name of its binary
+struct Arguments {
+    /// The server, by the name of its binary, such as `epoll-echo`
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     server: Option<String>,
-    /// Trace every server, and draw the models under one another too
+    /// Draw every server, and `comparison.svg`: all models in one figure
     #[arg(long)]
     all: bool,
-    /// Where the figures go [default: target/trace]
+    /// Write the figures to this folder [default: target/trace]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Tell it in the terminal instead of drawing it
+    /// Print the events to the terminal instead of drawing them
     #[arg(long)]
     text: bool,
-    /// Take what the last run recorded in target/trace, and run nothing
+    /// Use the recordings of the last run in target/trace instead of running the servers
     #[arg(long)]
     recorded: bool,
 }
 
 fn main() -> ExitCode {
-    match Trace::parse().run() {
+    match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("trace: {error:#}");
@@ -69,79 +82,82 @@ fn main() -> ExitCode {
     }
 }
 
-impl Trace {
-    /// Draws.
-    fn run(self) -> Result<()> {
-        let servers = self.servers()?;
-        let records = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("trace");
-        let out = self.out.as_ref().unwrap_or(&records);
-        for directory in [&records, out] {
-            fs::create_dir_all(directory)
-                .with_context(|| format!("cannot make {}", directory.display()))?;
-        }
-        if let Some(hindrance) = record::hindrance().filter(|_| !self.recorded) {
-            bail!(hindrance);
-        }
-        let mut stories = Vec::new();
-        for server in servers {
-            let path = records.join(format!("{}.trace", server.name));
-            let story =
-                if self.recorded { read(server, &path) } else { self.record(server, &path) };
-            let story = match story {
-                Ok(story) => story,
-                // One that cannot run here (io_uring may be refused) is no reason to draw none.
-                Err(error) if self.all => {
-                    eprintln!("skipped {}: {error:#}", server.name);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            if self.text {
-                anstream::print!("{}", text::tell(&story));
-            } else {
-                save(&out.join(format!("{}.svg", server.name)), &figure::draw(&story))?;
+fn run(arguments: &Arguments) -> Result<()> {
+    let servers = match &arguments.server {
+        Some(name) => vec![find(name)?],
+        None => servers::all(),
+    };
+    let recordings = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target").join("trace");
+    let out = arguments.out.as_ref().unwrap_or(&recordings);
+    for folder in [&recordings, out] {
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    if !arguments.recorded {
+        record::check_strace()?;
+    }
+    let mut timelines = Vec::new();
+    for server in servers {
+        let path = recordings.join(format!("{}.trace", server.name()));
+        let timeline =
+            if arguments.recorded { read(server, &path) } else { record(server, &path, arguments) };
+        let timeline = match timeline {
+            Ok(timeline) => timeline,
+            // A server that cannot run here must not prevent the others from being drawn. The
+            // kernel may refuse io_uring, for example.
+            Err(error) if arguments.all => {
+                eprintln!("skipped {}: {error:#}", server.name());
+                continue;
             }
-            stories.push(story);
+            Err(error) => return Err(error),
+        };
+        if arguments.text {
+            anstream::print!("{}", text::render(&timeline));
+        } else {
+            save(&out.join(format!("{}.svg", server.name())), &figure::draw(&timeline))?;
         }
-        if self.all && !self.text {
-            save(&out.join("comparison.svg"), &comparison::draw(&stories))?;
-        }
-        Ok(())
+        timelines.push(timeline);
     }
-
-    fn servers(&self) -> Result<Vec<&'static Server>> {
-        let Some(name) = &self.server else { return Ok(SERVERS.iter().collect()) };
-        let known = || SERVERS.iter().map(|server| server.name).collect::<Vec<_>>().join(", ");
-        let server = servers::find(name);
-        Ok(vec![server.with_context(|| format!("no server {name:?}; there are {}", known()))?])
+    ensure!(!timelines.is_empty(), "no server could be drawn");
+    if arguments.all && !arguments.text {
+        save(&out.join("comparison.svg"), &comparison::draw(&timelines))?;
     }
-
-    /// Plays, and keeps the calmest run in the file at `path`.
-    fn record(&self, server: &'static Server, path: &Path) -> Result<Story> {
-        let binary = record::build(server)?;
-        let runs = if self.all { RUNS } else { 1 };
-        let mut best: Option<(strace::Nanos, String, Story)> = None;
-        for _ in 0..runs {
-            let text = record::record(server, &binary, path)?;
-            let story = tell(server, &text)?;
-            let unrest = story.unrest();
-            if best.as_ref().is_none_or(|(least, ..)| unrest < *least) {
-                best = Some((unrest, text, story));
-            }
-        }
-        let (_, text, story) = best.context("no run")?;
-        fs::write(path, &text)?;
-        Ok(story)
-    }
+    Ok(())
 }
 
-fn read(server: &'static Server, path: &Path) -> Result<Story> {
+fn find(name: &str) -> Result<Server> {
+    servers::find(name).with_context(|| {
+        let names: Vec<&str> = servers::all().iter().map(Server::name).collect();
+        format!("there is no server {name:?}; the servers are {}", names.join(", "))
+    })
+}
+
+/// Records the server, and keeps the recording with the smallest delay in the file at `path`.
+fn record(server: Server, path: &Path, arguments: &Arguments) -> Result<Timeline> {
+    let binary = record::build(&server)?;
+    let runs = if arguments.all { RUNS } else { 1 };
+    let mut best: Option<(Nanos, String, Timeline)> = None;
+    for _ in 0..runs {
+        let text = record::record(&server, &binary, path)?;
+        let timeline = analyze(server, &text)?;
+        let delay = timeline.delay();
+        if best.as_ref().is_none_or(|(smallest, ..)| delay < *smallest) {
+            best = Some((delay, text, timeline));
+        }
+    }
+    let (_, text, timeline) = best.context("no recording")?;
+    fs::write(path, &text)?;
+    Ok(timeline)
+}
+
+fn read(server: Server, path: &Path) -> Result<Timeline> {
     let text = fs::read_to_string(path);
-    tell(server, &text.with_context(|| format!("no record in {}", path.display()))?)
+    analyze(server, &text.with_context(|| format!("no recording in {}", path.display()))?)
 }
 
-fn tell(server: &'static Server, text: &str) -> Result<Story> {
-    Ok(Story::new(server, Play::read(text)?, &strace::parse(text)))
+fn analyze(server: Server, recording: &str) -> Result<Timeline> {
+    let session = Session::from_text(recording)?;
+    Ok(analyze::analyze(server, session, &strace::parse(recording)))
 }
 
 fn save(path: &Path, document: &svg::Document) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Runs a server under strace while the clients play.
+//! Runs a server under strace while the clients talk to it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -13,92 +13,100 @@ use escargot::CargoBuild;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::play::Play;
+use crate::clients;
 use crate::servers::Server;
 use crate::strace;
 
-/// The calls that the two phases, the patterns and the threads consist of, and `prctl`, by which a
-/// thread names itself. `?`: where the machine has it.
+/// The system calls of the two phases, the patterns and the threads, and `prctl`, with which a
+/// thread names itself. `?` means: if this machine has the call.
 const CALLS: &str = "trace=?%network,?read,?readv,?write,?writev,?pread64,?pwrite64,?preadv,\
     ?pwritev,?close,?poll,?ppoll,?select,?pselect6,?epoll_wait,?epoll_pwait,?epoll_pwait2,\
     ?epoll_ctl,?ioctl,?fcntl,?clone,?clone3,?fork,?vfork,?exit,?exit_group,?futex,?nanosleep,\
     ?clock_nanosleep,?rt_sigsuspend,?rt_sigtimedwait,?rt_sigreturn,?rt_sigqueueinfo,?tgkill,\
     ?io_uring_enter,?wait4,?pause,?prctl,?restart_syscall";
 
-/// How long a server may take to start and to stop.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest time that a server may take to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time between the line that a server prints and its first wait, generously.
+const STARTUP: Duration = Duration::from_millis(100);
 
-/// Why nothing can be traced on this machine; `None` where it can.
-pub fn hindrance() -> Option<String> {
+/// Checks that strace works on this machine.
+///
+/// # Errors
+/// Fails with the reason, and with what to do about it.
+pub fn check_strace() -> Result<()> {
     let probe =
         Command::new("strace").args(strace::FORMAT).args(["-o", "/dev/null", "true"]).output();
     match probe {
-        Err(error) if error.kind() == ErrorKind::NotFound => Some(
-            "strace is not installed; install it with\n  \
-             sudo apt install strace      (Debian, Ubuntu)\n  \
-             sudo dnf install strace      (Fedora)\n  \
-             sudo pacman -S strace        (Arch)"
-                .to_owned(),
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "strace is not installed (Debian, Ubuntu: apt install strace; \
+             Fedora: dnf install strace; Arch: pacman -S strace)"
         ),
-        Err(error) => Some(format!("strace cannot be run: {error}")),
-        Ok(output) if output.status.success() => None,
+        Err(error) => Err(error).context("cannot run strace"),
+        Ok(output) if output.status.success() => Ok(()),
         Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Some(format!(
-                "strace cannot trace here. Version 5.17 or later is needed, and the permission \
-                 to trace (ptrace, which containers may refuse). It says:\n{}",
-                said.trim_end()
-            ))
+            let message = String::from_utf8_lossy(&output.stderr);
+            let first_line = message.lines().next().unwrap_or("no message");
+            bail!(
+                "strace cannot trace here ({first_line}); it needs version 5.17 and the \
+                 permission to use ptrace, which containers may refuse"
+            )
         }
     }
 }
 
-/// Builds the server, in the profile that the lab was built in.
+/// Builds the server in the profile in which this program was built.
+///
+/// # Errors
+/// Fails if the server does not build.
 pub fn build(server: &Server) -> Result<PathBuf> {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let build = CargoBuild::new().manifest_path(manifest).package(server.package).bin(server.name);
+    let package = server.entry.package;
+    let build = CargoBuild::new().manifest_path(manifest).package(package).bin(server.name());
     let build = if cfg!(debug_assertions) { build } else { build.release() };
-    let run = build.run().with_context(|| format!("{} does not build", server.name))?;
+    let run = build.run().with_context(|| format!("{} does not build", server.name()))?;
     Ok(run.path().to_owned())
 }
 
-/// Plays against `binary` under strace. What happened, as text: the play, then the trace. It is
-/// also what is in the file at `path` afterwards.
+/// Runs the session against `binary` under strace, and returns the recording: the session, then
+/// the trace. The recording is also written to `path`.
+///
+/// # Errors
+/// Fails if the server does not listen, does not speak its protocol, or does not stop.
 pub fn record(server: &Server, binary: &Path, path: &Path) -> Result<String> {
-    let said = path.with_extension("stderr");
+    let stderr = path.with_extension("stderr");
     let mut command = Command::new("strace");
     command.args(strace::FORMAT).args(["--seccomp-bpf", "-e", CALLS, "-o"]).arg(path);
     command.arg(binary).arg("127.0.0.1:0");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&said)?);
-    // What a server says costs calls; only where nothing else tells what happened is it wanted.
-    command.env("RUST_LOG", if server.kernel_copies { "trace" } else { "off" });
-    let mut traced = Traced(command.spawn().context("cannot start strace")?);
-    let stdout = traced.0.stdout.take().context("strace has no stdout")?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(File::create(&stderr)?);
+    // Logging costs system calls. It is on only where nothing else shows what happened.
+    command.env("RUST_LOG", if server.notes.kernel_copies { "trace" } else { "off" });
+    let mut strace = Strace(command.spawn().context("cannot start strace")?);
+    let stdout = strace.0.stdout.take().context("strace has no stdout")?;
     let mut line = String::new();
     BufReader::new(stdout).read_line(&mut line)?;
-    let address: Option<SocketAddr> =
-        line.trim_end().rsplit_once(' ').and_then(|(_, address)| address.parse().ok());
-    let Some(address) = address else {
-        bail!("{} does not listen. It says:\n{}", server.name, fs::read_to_string(&said)?);
+    let address = line.trim_end().rsplit_once(' ').and_then(|(_, address)| address.parse().ok());
+    let Some(address): Option<SocketAddr> = address else {
+        let log = fs::read_to_string(&stderr)?;
+        bail!("{} does not listen: {}", server.name(), log.lines().last().unwrap_or("no message"));
     };
-    // From its line to its first wait it has a few more calls to make.
-    thread::sleep(Duration::from_millis(100));
-    let play = Play::perform(address, server.kind)?;
-    traced.stop()?;
-    let text = play.write() + &fs::read_to_string(path)?;
+    thread::sleep(STARTUP);
+    let session = clients::run(address, server.entry.kind)?;
+    strace.stop_server()?;
+    let text = session.to_text() + &fs::read_to_string(path)?;
     fs::write(path, &text)?;
-    fs::remove_file(said)?;
+    fs::remove_file(stderr)?;
     Ok(text)
 }
 
-/// strace and the server below it, which end with this.
-struct Traced(Child);
+/// A running strace with its server. Dropping it kills both.
+struct Strace(Child);
 
-impl Traced {
-    /// Asks the server to stop; strace ends with it.
-    fn stop(&mut self) -> Result<()> {
-        self.signal(Signal::SIGTERM)?;
-        let deadline = Instant::now() + PATIENCE;
+impl Strace {
+    /// Stops the server. strace ends when its server has ended.
+    fn stop_server(&mut self) -> Result<()> {
+        self.signal_server(Signal::SIGTERM)?;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while self.0.try_wait()?.is_none() {
             ensure!(Instant::now() < deadline, "the server does not stop on SIGTERM");
             thread::sleep(Duration::from_millis(5));
@@ -106,8 +114,8 @@ impl Traced {
         Ok(())
     }
 
-    /// To the server only: strace itself takes no notice of signals while it writes to a file.
-    fn signal(&self, signal: Signal) -> Result<()> {
+    /// Signals the server. strace itself ignores signals while it writes to a file.
+    fn signal_server(&self, signal: Signal) -> Result<()> {
         let strace = self.0.id();
         let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children"))?;
         for child in children.split_whitespace() {
@@ -117,11 +125,11 @@ impl Traced {
     }
 }
 
-impl Drop for Traced {
+impl Drop for Strace {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
-            // Nothing is left to do about errors here.
-            let _ = self.signal(Signal::SIGKILL);
+            // If this fails, the processes have already ended.
+            let _ = self.signal_server(Signal::SIGKILL);
             let _ = self.0.kill();
             let _ = self.0.wait();
         }

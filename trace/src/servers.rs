@@ -1,43 +1,45 @@
-//! What there is to trace.
+//! What the figures need to know about each server, besides its entry in the catalog.
 
-/// A server, and what has to be known of its code to trace it and to name what it does.
-#[derive(Debug)]
+use contract::catalog::{self, Entry};
+
+/// A server of the catalog, with its notes.
+#[derive(Clone, Copy, Debug)]
 pub struct Server {
-    pub package: &'static str,
+    pub entry: &'static Entry,
+    pub notes: &'static Notes,
+}
+
+/// What the trace itself does not show about a server.
+#[derive(Debug)]
+pub struct Notes {
+    /// The name of the server.
     pub name: &'static str,
-    pub kind: Kind,
     /// What the figure shows, in one sentence.
-    pub idea: &'static str,
-    /// What its threads or processes are that have no name of their own; with an `of` behind it
-    /// where each works for one client.
-    pub unnamed: &'static str,
-    /// The kernel copies by itself: which bytes, and when it was told, only the server's own log
-    /// says (`copy: recv(8) = 6`), which is in the trace as what it writes to stderr.
+    pub summary: &'static str,
+    /// What to call threads and processes that have not named themselves. If it ends in `of`, each
+    /// works for one client, and the name of that client follows.
+    pub unnamed_threads: &'static str,
+    /// The kernel copies without a system call of its own. Which bytes it copied is then visible
+    /// in the server's log only (`copy: recv(8) = 6`), which the trace contains as writes to
+    /// stderr.
     pub kernel_copies: bool,
-    /// Its place in the comparison, by the textbook's name of the model.
+    /// Its row in the comparison: the textbook's name of the model.
     pub model: Option<&'static str>,
     /// The steps of the pattern, as the header of the server's file numbers them.
     pub steps: &'static [Step],
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Echo,
-    Datagram,
-    Chat,
 }
 
 /// A call that is a step of the pattern.
 #[derive(Debug)]
 pub struct Step {
     pub number: &'static str,
-    /// How the name of the thread's role begins.
+    /// How the role of the thread begins.
     pub thread: &'static str,
     pub call: &'static str,
-    /// What stands in its arguments, or in what the figure says came of it.
+    /// Text that must be among the arguments of the call or in its outcome.
     pub with: &'static str,
-    /// What the wait before it in its thread was answered, or the read or write that led to it, in
-    /// whichever thread, where that makes a difference.
+    /// Text that must be in the outcome of the thread's last wait, or the name of the read or
+    /// write, in any thread, that led to the call.
     pub after: &'static str,
 }
 
@@ -50,121 +52,106 @@ const fn step(
     Step { number, thread, call, with, after: "" }
 }
 
-const ECHO: Server = Server {
-    package: "",
+const DEFAULT: Notes = Notes {
     name: "",
-    kind: Kind::Echo,
-    idea: "",
-    unnamed: "thread of",
+    summary: "",
+    unnamed_threads: "thread",
     kernel_copies: false,
     model: None,
     steps: &[],
 };
 
-const CHAT: Server = Server { kind: Kind::Chat, ..ECHO };
+/// The notes of a server of the catalog that has none yet.
+static NO_NOTES: Notes = DEFAULT;
 
-/// In the order of the comparison.
-pub const SERVERS: &[Server] = &[
-    Server {
-        package: "blocking-echo",
+/// The notes of all servers, in the order of the comparison.
+static NOTES: &[Notes] = &[
+    Notes {
         name: "blocking-echo-iterative",
-        idea: "One thread, one client at a time: B is not even accepted before A has left.",
-        ..ECHO
+        summary: "One thread serves one client at a time: B is accepted only after A disconnects.",
+        ..DEFAULT
     },
-    Server {
-        package: "blocking-echo",
+    Notes {
         name: "blocking-echo",
-        idea: "A thread for each client: it waits in its read, and the same call copies.",
+        summary: "A thread per client. It waits in read, and the same call copies.",
+        unnamed_threads: "thread of",
         model: Some("blocking"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "blocking-echo",
+    Notes {
         name: "blocking-echo-fork",
-        idea: "A process for each client: it waits in its read, and the same call copies.",
-        unnamed: "child of",
-        ..ECHO
+        summary: "A process per client. It waits in read, and the same call copies.",
+        unnamed_threads: "child of",
+        ..DEFAULT
     },
-    Server {
-        package: "blocking-echo",
+    Notes {
         name: "blocking-echo-pool",
-        idea: "A fixed number of threads, each of them with one client at a time.",
-        ..ECHO
+        summary: "A fixed number of threads, each of which serves one client at a time.",
+        unnamed_threads: "thread of",
+        ..DEFAULT
     },
-    Server {
-        package: "nonblocking-echo",
+    Notes {
         name: "nonblocking-echo",
-        idea: "Nobody waits in a call: the thread asks every socket over and over (EAGAIN: nothing yet).",
+        summary: "The thread waits in no call: it tries to read every socket, again and again (EAGAIN: nothing to read yet).",
         model: Some("non-blocking"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "select-echo",
+    Notes {
         name: "select-echo",
-        idea: "One thread waits for all clients in select; its reads find the bytes there.",
+        summary: "One thread waits for all clients in select. Its reads find the data already there.",
         model: Some("multiplexing: select"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "poll-echo",
+    Notes {
         name: "poll-echo",
-        idea: "One thread waits for all clients in poll; its reads find the bytes there.",
+        summary: "One thread waits for all clients in poll. Its reads find the data already there.",
         model: Some("multiplexing: poll"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "epoll-echo",
+    Notes {
         name: "epoll-echo",
-        idea: "One thread waits for all clients in epoll_wait; its reads find the bytes there.",
+        summary: "One thread waits for all clients in epoll_wait. Its reads find the data already there.",
         model: Some("multiplexing: epoll"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "epoll-echo",
+    Notes {
         name: "epoll-echo-edge",
-        idea: "epoll_wait tells once that something came: the thread reads on until EAGAIN.",
-        ..ECHO
+        summary: "epoll_wait reports each arrival once, so the thread reads until EAGAIN.",
+        ..DEFAULT
     },
-    Server {
-        package: "sigio-echo",
+    Notes {
         name: "sigio-echo",
-        idea: "SIGIO ends the thread's sleep when something came; it tries every socket.",
+        summary: "SIGIO ends the thread's sleep when data has arrived. The thread then tries every socket.",
         model: Some("signal-driven"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "sigio-echo",
+    Notes {
         name: "sigio-echo-realtime",
-        idea: "Signals queue, and each names the socket on which something came.",
-        ..ECHO
+        summary: "The signals are queued, and each names the socket that has become ready.",
+        ..DEFAULT
     },
-    Server {
-        package: "sigio-echo",
+    Notes {
         name: "sigio-echo-udp",
-        kind: Kind::Datagram,
-        idea: "SIGIO tells that a datagram came; the thread receives until there is none.",
-        ..ECHO
+        summary: "SIGIO reports that a datagram has arrived. The thread receives until EAGAIN.",
+        ..DEFAULT
     },
-    Server {
-        package: "aio-echo",
+    Notes {
         name: "aio-echo",
-        idea: "The main thread hands its reads over; helper threads of the C library wait and copy.",
-        unnamed: "helper",
+        summary: "The main thread submits reads. Helper threads of the C library wait and copy.",
+        unnamed_threads: "helper",
         model: Some("asynchronous: POSIX AIO"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "uring-echo",
+    Notes {
         name: "uring-echo",
-        idea: "The kernel waits and copies; the thread hands over reads and takes back what is done.",
+        summary: "The thread submits reads and takes completions. The kernel waits and copies.",
         kernel_copies: true,
         model: Some("asynchronous: io_uring"),
-        ..ECHO
+        ..DEFAULT
     },
-    Server {
-        package: "reactor-chat",
+    Notes {
         name: "reactor-chat",
-        idea: "The main thread only waits, and queues who is ready; workers read, handle and write.",
+        summary: "The main thread only waits, and queues the clients that are ready. Workers read, process and write.",
         steps: &[
             step("4", "worker", "epoll_ctl", "EPOLLOUT"),
             step("1", "", "epoll_ctl", "EPOLLIN"),
@@ -175,29 +162,27 @@ pub const SERVERS: &[Server] = &[
             step("4", "worker", "recvfrom", ""),
             step("7", "worker", "sendto", ""),
         ],
-        ..CHAT
+        ..DEFAULT
     },
-    Server {
-        package: "proactor-chat",
+    Notes {
         name: "proactor-chat",
-        idea: "Helper threads of the C library copy, signals tell when that is done, workers handle.",
-        unnamed: "helper",
+        summary: "Helper threads of the C library copy, signals report the completions, and workers process them.",
+        unnamed_threads: "helper",
         steps: &[
             step("1", "helper", "read", ""),
             step("2", "main", "poll", ""),
             Step { after: "read", ..step("3", "helper", "rt_sigqueueinfo", "") },
-            step("4", "", "sendto", "MSG_DONTWAIT"), // the handler's
+            step("4", "", "sendto", "MSG_DONTWAIT"), // in the signal handler
             Step { after: "read", ..step("5", "worker", "recvfrom", "") },
             step("5", "helper", "write", ""),
             Step { after: "write", ..step("6", "helper", "rt_sigqueueinfo", "") },
             Step { after: "write", ..step("7", "worker", "recvfrom", "") },
         ],
-        ..CHAT
+        ..DEFAULT
     },
-    Server {
-        package: "proactor-chat",
+    Notes {
         name: "proactor-chat-simulated",
-        idea: "The main thread waits and copies; workers get what has been read, and only handle it.",
+        summary: "The main thread waits and copies. Workers only process what it has read.",
         steps: &[
             step("1", "main", "epoll_ctl", "EPOLL_CTL_ADD"),
             step("5", "main", "epoll_wait", "eventfd"),
@@ -207,12 +192,11 @@ pub const SERVERS: &[Server] = &[
             step("4", "worker", "write", "eventfd"),
             step("6", "main", "sendto", ""),
         ],
-        ..CHAT
+        ..DEFAULT
     },
-    Server {
-        package: "proactor-chat",
+    Notes {
         name: "proactor-chat-uring",
-        idea: "The kernel waits and copies; workers get what has been read, and only handle it.",
+        summary: "The kernel waits and copies. Workers only process what has been read.",
         kernel_copies: true,
         steps: &[
             step("5", "main", "io_uring_enter", "eventfd"),
@@ -222,11 +206,49 @@ pub const SERVERS: &[Server] = &[
             step("4", "worker", "write", "eventfd"),
             step("6", "main", "send", ""),
         ],
-        ..CHAT
+        ..DEFAULT
     },
 ];
 
-/// The server with this name.
-pub fn find(name: &str) -> Option<&'static Server> {
-    SERVERS.iter().find(|server| server.name == name)
+impl Server {
+    /// The server of this entry of the catalog.
+    fn new(entry: &'static Entry) -> Self {
+        let notes = NOTES.iter().find(|notes| notes.name == entry.name).unwrap_or(&NO_NOTES);
+        Self { entry, notes }
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.entry.name
+    }
+}
+
+/// Returns all servers: first those with notes, in their order.
+pub fn all() -> Vec<Server> {
+    let mut servers: Vec<Server> = catalog::SERVERS.iter().map(Server::new).collect();
+    let place = |server: &Server| NOTES.iter().position(|notes| notes.name == server.name());
+    servers.sort_by_key(|server| place(server).unwrap_or(NOTES.len()));
+    servers
+}
+
+/// Returns the server with this name.
+pub fn find(name: &str) -> Option<Server> {
+    catalog::find(name).map(Server::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_server_of_the_catalog_has_notes() {
+        let missing: Vec<&str> = (catalog::SERVERS.iter())
+            .map(|entry| entry.name)
+            .filter(|name| !NOTES.iter().any(|notes| notes.name == *name))
+            .collect();
+        assert!(missing.is_empty(), "add notes to trace/src/servers.rs for {missing:?}");
+        let unknown: Vec<&str> = (NOTES.iter().map(|notes| notes.name))
+            .filter(|name| catalog::find(name).is_none())
+            .collect();
+        assert!(unknown.is_empty(), "the catalog has no server {unknown:?}");
+    }
 }

@@ -1,15 +1,15 @@
-//! What strace writes, line by line, and the lines put together to calls.
+//! Parses what strace writes: one record per system call, signal and thread exit.
 
 use std::collections::HashMap;
 
-/// Nanoseconds, since the epoch where it is a point in time: the clock of strace and of the play.
+/// Nanoseconds. A point in time counts from the Unix epoch: strace and the clients use that clock.
 pub type Nanos = i64;
 
-/// How strace has to be called for [`parse`] to understand it.
+/// The options with which strace must run for [`parse`] to understand its output.
 pub const FORMAT: &[&str] = &[
     "--follow-forks",
     "--decode-pids=comm",
-    // And not `all`: to look up a socket's addresses can take milliseconds.
+    // Not `all`: looking up the addresses of a socket can take milliseconds.
     "--decode-fds=path",
     "--absolute-timestamps=format:unix,precision:ns",
     "--syscall-times=ns",
@@ -30,29 +30,30 @@ pub enum Event {
     Call {
         name: String,
         args: String,
-        /// What stands after the `=`; nothing where the call never returned.
+        /// The text after the `=`. `None` if the call never returned.
         result: Option<String>,
-        /// When it returned.
+        /// The time at which the call returned.
         end: Option<Nanos>,
     },
-    /// `info` is what `siginfo_t` said.
-    Signal { name: String, info: String },
+    Signal {
+        name: String,
+    },
     /// The thread has ended.
     Exit,
 }
 
-/// Reads a trace. The records come in the order in which they began; lines that are none of
-/// strace's are skipped.
+/// Parses a trace. Returns the records in the order in which they began, and skips lines that
+/// strace did not write.
 pub fn parse(trace: &str) -> Vec<Record> {
     let mut records = Vec::new();
-    // Calls that have been seen to begin, by thread: a thread is in one call at a time.
+    // For each thread, the call that has begun and not returned. A thread is in one call at a time.
     let mut unfinished: HashMap<i32, usize> = HashMap::new();
-    // The last call of each thread: what it resumes where nothing but a signal was in between.
+    // For each thread, its last call, which `restart_syscall` continues.
     let mut last: HashMap<i32, usize> = HashMap::new();
     for (tid, at, rest) in trace.lines().filter_map(parse_head) {
-        let event = if let Some(signal) = inside(rest, "--- ", " ---") {
-            let (name, info) = signal.split_once(' ').unwrap_or((signal, ""));
-            Event::Signal { name: name.to_owned(), info: info.to_owned() }
+        let event = if let Some(signal) = between(rest, "--- ", " ---") {
+            let name = signal.split(' ').next().unwrap_or(signal);
+            Event::Signal { name: name.to_owned() }
         } else if rest.starts_with("+++ ") {
             Event::Exit
         } else if let Some(resumed) = rest.strip_prefix("<... ") {
@@ -62,7 +63,8 @@ pub fn parse(trace: &str) -> Vec<Record> {
             }
             continue;
         } else if let Some(restarted) = rest.strip_prefix("restart_syscall(<... ") {
-            // The thread has not been outside the kernel: it is in the same call.
+            // The thread has not left the kernel: this is still the call that the signal
+            // interrupted.
             let Some(&index) = last.get(&tid) else { continue };
             if rest.ends_with("<unfinished ...>") {
                 unfinished.insert(tid, index);
@@ -91,13 +93,15 @@ pub fn parse(trace: &str) -> Vec<Record> {
     records
 }
 
-/// `8760<epoll-echo> 1795218334.513929583 …`: the thread, the time, and the rest. What strace says
-/// is its name need not be: a thread inherits that of the one that starts it.
+/// Splits a line such as `8760<epoll-echo> 1795218334.513929583 …` into the thread id, the time
+/// and the rest.
+///
+/// The name after the thread id is ignored: a new thread still has the name of its creator.
 fn parse_head(line: &str) -> Option<(i32, Nanos, &str)> {
     let digits = line.find(|c: char| !c.is_ascii_digit())?;
     let (tid, rest) = line.split_at(digits);
     let rest = if rest.starts_with('<') {
-        // A name may hold anything; the time that follows it begins with a digit.
+        // A name may contain any character. The time that follows it begins with a digit.
         let mut ends = rest.match_indices("> ").map(|(at, end)| &rest[at + end.len()..]);
         ends.find(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))?
     } else {
@@ -107,17 +111,18 @@ fn parse_head(line: &str) -> Option<(i32, Nanos, &str)> {
     Some((tid.parse().ok()?, parse_time(time)?, rest.trim_end()))
 }
 
-/// Seconds with nine digits after the point.
-pub fn parse_time(seconds: &str) -> Option<Nanos> {
+/// Parses seconds with up to nine digits after the decimal point.
+fn parse_time(seconds: &str) -> Option<Nanos> {
     let (seconds, nanos) = seconds.split_once('.')?;
-    let (seconds, count): (Nanos, _) = (seconds.parse().ok()?, nanos.len());
+    let digits = nanos.len() as u32;
+    let seconds: Nanos = seconds.parse().ok()?;
     let nanos: Nanos = nanos.parse().ok()?;
-    Some(seconds * 1_000_000_000 + nanos * Nanos::pow(10, 9_u32.checked_sub(count as u32)?))
+    Some(seconds * 1_000_000_000 + nanos * Nanos::pow(10, 9_u32.checked_sub(digits)?))
 }
 
-/// `args) = result <0.000001>`: the three of them.
+/// Splits `args) = result <0.000001>` into its three parts.
 fn parse_tail(tail: &str) -> Option<(&str, &str, Option<Nanos>)> {
-    // The last one: strings among the arguments may hold what looks like it.
+    // The last match: a string among the arguments may contain the same characters.
     let (at, _) =
         tail.rmatch_indices(" = ").find(|(at, _)| tail[..*at].trim_end().ends_with(')'))?;
     let args = tail[..at].trim_end().strip_suffix(')')?;
@@ -127,30 +132,33 @@ fn parse_tail(tail: &str) -> Option<(&str, &str, Option<Nanos>)> {
     Some(timed.map_or((args, rest, None), |(result, time)| (args, result, Some(time))))
 }
 
-/// Adds what was written when the call returned: the rest of its arguments, and its result.
+/// Adds what strace printed when the call returned: the other arguments and the result.
 fn finish(
     begun: &mut Record,
-    (more, answer, duration): (&str, &str, Option<Nanos>),
-    returned: Nanos,
+    (more, returned, duration): (&str, &str, Option<Nanos>),
+    time: Nanos,
 ) {
     let Event::Call { args, result, end, .. } = &mut begun.event else { return };
-    // Where an argument ended is not told in the first half: `sendto(4, "x", 1 ` and `) = 1`.
+    // The first half does not show where its last argument ends: `sendto(4, "x", 1 ` and `) = 1`.
     if !more.is_empty() && !args.is_empty() && !more.starts_with(',') {
         args.push(' ');
     }
     args.push_str(more);
-    *result = Some(answer.to_owned());
-    *end = duration.map(|_| returned);
+    *result = Some(returned.to_owned());
+    *end = duration.map(|_| time);
 }
 
-fn inside<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
+fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {
     text.strip_prefix(before)?.strip_suffix(after)
 }
 
-/// The arguments, split at the commas that stand in no bracket and no string.
+/// Splits the arguments at the commas that are outside of brackets and strings.
 pub fn arguments(args: &str) -> Vec<&str> {
-    let (mut depth, mut quoted, mut escaped, mut start) = (0, false, false, 0);
     let mut parts = Vec::new();
+    let mut start = 0;
+    let mut depth = 0;
+    let mut quoted = false;
+    let mut escaped = false;
     let mut previous = ' ';
     for (at, c) in args.char_indices() {
         match c {
@@ -174,4 +182,10 @@ pub fn arguments(args: &str) -> Vec<&str> {
         parts.push(last);
     }
     parts
+}
+
+/// Parses the number at the beginning of a result such as `9<socket:[34733110]>`.
+pub fn leading_number<T: std::str::FromStr>(text: &str) -> Option<T> {
+    let end = text.char_indices().find(|&(at, c)| !(c.is_ascii_digit() || at == 0 && c == '-'));
+    text[..end.map_or(text.len(), |(at, _)| at)].parse().ok()
 }

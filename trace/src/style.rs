@@ -1,20 +1,20 @@
-//! Colours, fonts, and the shapes that all figures share.
+//! The colors, fonts and shapes that all figures share.
 
 use svg::Document;
 use svg::node::element::{
     Circle, Definitions, Group, Line, LinearGradient, Path, Rectangle, Stop, Style, Text,
 };
 
+use crate::call::Phase;
 use crate::layout::text_width;
-use crate::story::Phase;
 use crate::strace::Nanos;
 
-/// As wide as a README's column.
+/// The width of a figure: that of a README's column.
 pub const WIDTH: f64 = 900.0;
-/// The size of the labels.
+/// The font size of the labels.
 pub const SMALL: f64 = 11.0;
 
-/// The page is painted, so that the figure is right wherever it is shown, whatever is behind it.
+/// The page has a background of its own, so that the figure looks the same wherever it is shown.
 const CSS: &str = "
 text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'DejaVu Sans', sans-serif; font-size: 11px; fill: #1f2328; }
 .page { fill: #ffffff; }
@@ -32,7 +32,7 @@ text { font-family: system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, 'Dej
 .waiting { fill: #ffcf70; }
 .copying { fill: #4fc08d; }
 .neither { fill: #c3cad3; }
-.told { fill: #f6f8fa; stroke: #1a7f55; stroke-dasharray: 3 2; }
+.from-log { fill: #f6f8fa; stroke: #1a7f55; stroke-dasharray: 3 2; }
 .edge { fill: none; stroke: #ffffff; stroke-width: 0.6; }
 .life { stroke: #8c959f; stroke-width: 1.5; }
 .client { stroke: #2f6fd0; stroke-width: 1.5; }
@@ -64,7 +64,7 @@ text { fill: #e6edf3; }
 .waiting { fill: #e3b341; }
 .copying { fill: #3fb37f; }
 .neither { fill: #848d97; }
-.told { fill: #161b22; stroke: #3fb37f; }
+.from-log { fill: #161b22; stroke: #3fb37f; }
 .edge { stroke: #161b22; }
 .life { stroke: #6e7681; }
 .client { stroke: #6cb0ff; }
@@ -85,7 +85,7 @@ text { fill: #e6edf3; }
 }
 ";
 
-/// An empty page.
+/// Returns an empty page.
 pub fn page(height: f64, name: &str) -> Document {
     let gradient = LinearGradient::new()
         .set("id", "blend")
@@ -102,6 +102,7 @@ pub fn page(height: f64, name: &str) -> Document {
         .add(rectangle("page", 0.0, 0.0, WIDTH, height.ceil()).set("rx", 8))
 }
 
+/// Returns the CSS class of a phase.
 pub fn class(phase: Phase) -> &'static str {
     match phase {
         Phase::Waiting => "waiting",
@@ -110,7 +111,7 @@ pub fn class(phase: Phase) -> &'static str {
     }
 }
 
-/// Numbers with one digit behind the point: enough for the eye, and the files stay small.
+/// Rounds to one digit after the decimal point, which keeps the files small.
 pub fn round(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
@@ -124,7 +125,7 @@ pub fn rectangle(class: &str, x: f64, y: f64, width: f64, height: f64) -> Rectan
         .set("height", round(height))
 }
 
-/// The phase turns from waiting to copying somewhere in here.
+/// A rectangle in which the phase changes from waiting to copying.
 pub fn blend(x: f64, y: f64, width: f64, height: f64) -> Rectangle {
     Rectangle::new()
         .set("fill", "url(#blend)")
@@ -140,7 +141,7 @@ pub fn text(class: &str, anchor: &str, x: f64, y: f64, content: &str) -> Text {
     if anchor == "start" { text } else { text.set("text-anchor", anchor) }
 }
 
-/// A text that begins at `x`, and what keeps the things behind it off it.
+/// A text that begins at `x`, with a background that covers what is behind it.
 pub fn plate(x: f64, y: f64, content: &str) -> Group {
     let width = text_width(content, SMALL);
     Group::new()
@@ -166,7 +167,7 @@ pub type Point = (f64, f64);
 
 /// A line with a head at its end.
 pub struct Arrow {
-    /// What it stands for: `message`, `signal` or `wake`; and `early` where it is dashed.
+    /// Its CSS class: `message`, `signal` or `wake`; with `early` it is dashed.
     pub class: &'static str,
     pub from: Point,
     pub to: Point,
@@ -188,9 +189,9 @@ impl Arrow {
             .add(Path::new().set("class", format!("{head}-head")).set("d", tip))
     }
 
-    /// Whether it goes through the rectangle between these two corners.
+    /// Whether it crosses the rectangle between these two corners.
     pub fn crosses(&self, (left, top): Point, (right, bottom): Point) -> bool {
-        // The part of it that is inside, as shares of its length, for one axis after the other.
+        // The part of the line that is inside, in fractions of its length, for each axis.
         let inside = |from: f64, to: f64, low: f64, high: f64| {
             if (to - from).abs() < 0.01 {
                 return if (low..=high).contains(&from) { (0.0, 1.0) } else { (1.0, 0.0) };
@@ -204,7 +205,7 @@ impl Arrow {
     }
 }
 
-/// The mark of a stretch of time that is cut out: torn paper.
+/// The mark of a stretch of time that is cut: torn paper.
 pub fn tear(from: f64, to: f64, top: f64, bottom: f64) -> Group {
     const TOOTH: f64 = 7.0;
     let mut left = Vec::new();
@@ -228,7 +229,7 @@ pub fn tear(from: f64, to: f64, top: f64, bottom: f64) -> Group {
         .add(Path::new().set("class", "tear").set("d", edges))
 }
 
-/// `text` in lines that are not wider than `width`.
+/// Breaks `text` into lines that are not wider than `width`.
 pub fn wrap(text: &str, size: f64, width: f64) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -247,7 +248,7 @@ pub fn wrap(text: &str, size: f64, width: f64) -> Vec<String> {
     lines
 }
 
-/// `6 bytes`, `128 KiB`.
+/// Formats a number of bytes: `6 bytes`, `128 KiB`.
 pub fn amount(bytes: u64) -> String {
     match bytes {
         1 => "1 byte".to_owned(),
@@ -256,7 +257,7 @@ pub fn amount(bytes: u64) -> String {
     }
 }
 
-/// `52 ms`, `4.2 ms`, `310 µs`.
+/// Formats a duration: `52 ms`, `4.2 ms`, `310 µs`.
 pub fn duration(nanos: Nanos) -> String {
     let micros = nanos as f64 / 1000.0;
     match nanos {

@@ -1,12 +1,13 @@
-//! The same in the terminal: a line an event, the phase in the margin.
+//! The timeline in the terminal: a line for each event, with its phase. The lines fit 80 columns.
 
 use anstyle::{AnsiColor, Style};
 
-use crate::play::{What, moment};
-use crate::repeat::{Item, again, items};
-use crate::story::{Call, Phase, Story};
+use crate::call::{Call, Phase};
+use crate::repeat::{self, Item, items};
+use crate::session::ActionKind;
 use crate::strace::Nanos;
 use crate::style::{amount, duration};
+use crate::timeline::Timeline;
 
 const CLIENT: Style = AnsiColor::Blue.on_default().bold();
 const SIGNAL: Style = AnsiColor::Magenta.on_default().bold();
@@ -15,88 +16,155 @@ const COPY: Style = AnsiColor::Green.on_default().bold();
 const PLAIN: Style = Style::new();
 const FAINT: Style = Style::new().dimmed();
 
+/// The widths of the columns, with a space between two of them: 80 in all.
+const TIME_WIDTH: usize = 8;
+const ACTOR_WIDTH: usize = 13;
+const PHASE_WIDTH: usize = 5;
+const EVENT_WIDTH: usize = 42;
+const DURATION_WIDTH: usize = 8;
+
+const HEADING: &str = "\
+Columns: milliseconds, client or thread, phase, event, duration. strace slows
+every call. A call that waited stands at the time at which its wait ended.
+";
+
 struct Line {
     at: Nanos,
-    who: String,
+    actor: String,
     phase: &'static str,
-    what: String,
-    took: Option<Nanos>,
+    event: String,
+    duration: Option<Nanos>,
     style: Style,
 }
 
-/// The whole play.
-pub fn tell(story: &Story) -> String {
-    let start = story.play.acts.first().map_or(0, |act| act.at);
-    let mut text = format!("{}: {}\n", story.server.name, story.server.idea);
-    text +=
-        "milliseconds, who, phase, what, and how long it took (strace makes every call slower);\n";
-    text += "a call that waited stands where it ended\n";
-    if !story.server.steps.is_empty() {
-        text += "(1), (2) …: the steps that the header of the server's file numbers\n";
+/// Returns the whole session as text.
+pub fn render(timeline: &Timeline) -> String {
+    let start = timeline.session.start();
+    let title = format!("{}: {}", timeline.server.name(), timeline.server.notes.summary);
+    let mut text = fold(&title);
+    text += HEADING;
+    if !timeline.server.notes.steps.is_empty() {
+        text += "(1), (2) …: the steps in the header of the server's file.\n";
     }
-    for (number, act) in story.play.acts.iter().enumerate() {
+    for (number, part) in timeline.session.parts.iter().enumerate() {
         let bold = Style::new().bold();
-        text += &format!("\n{bold}{}. {}{bold:#}\n", number + 1, act.title);
-        let mut lines = client_lines(story, act.at, story.play.act_end(number));
-        lines.extend(thread_lines(story, act.at, story.play.act_end(number)));
+        text += &format!("\n{bold}{}. {}{bold:#}\n", number + 1, part.title);
+        let end = timeline.session.part_end(number);
+        let mut lines = client_lines(timeline, part.start, end);
+        lines.extend(thread_lines(timeline, part.start, end));
         lines.sort_by_key(|line| line.at);
-        for Line { at, who, phase, what, took, style } in lines {
-            let millis = (at - start) as f64 / 1e6;
-            text += &format!("{millis:10.3}  {who:<12} {style}{phase:<11} {what}{style:#}");
-            if let Some(took) = took.map(duration) {
-                let room = 40_usize.saturating_sub(what.chars().count());
-                text += &format!("{:room$} {FAINT}{took}{FAINT:#}", "");
-            }
-            text.push('\n');
+        for line in lines {
+            text += &line.render(start);
         }
     }
     text
 }
 
-fn client_lines(story: &Story, from: Nanos, to: Nanos) -> Vec<Line> {
-    let deeds = story
-        .play
-        .clients
-        .iter()
-        .flat_map(|client| client.deeds.iter().map(move |deed| (client, deed)));
-    let line = |(client, deed): (&crate::play::Client, &crate::play::Deed)| {
-        let what = match deed.what {
-            What::Connect => "connects".to_owned(),
-            What::Send(bytes) => format!("sends {}", amount(bytes)),
-            What::Receive(bytes) => format!("gets {}", amount(bytes)),
-            What::Leave => "leaves".to_owned(),
-        };
-        let who = format!("client {}", client.name);
-        Line { at: moment(deed), who, phase: "", what, took: None, style: CLIENT }
-    };
-    deeds.map(line).filter(|line| (from..to).contains(&line.at)).collect()
+impl Line {
+    fn render(&self, start: Nanos) -> String {
+        let Self { at, actor, phase, event, duration: length, style } = self;
+        let millis = (at - start) as f64 / 1e6;
+        let actor = shorten(actor, ACTOR_WIDTH);
+        let event = shorten(event, EVENT_WIDTH);
+        let mut line = format!(
+            "{millis:TIME_WIDTH$.3} {actor:ACTOR_WIDTH$} \
+             {style}{phase:PHASE_WIDTH$} {event}{style:#}"
+        );
+        if let Some(length) = length.map(duration) {
+            let width = EVENT_WIDTH - event.chars().count() + 1 + DURATION_WIDTH;
+            line += &format!("{FAINT}{length:>width$}{FAINT:#}");
+        }
+        line + "\n"
+    }
 }
 
-fn thread_lines(story: &Story, from: Nanos, to: Nanos) -> Vec<Line> {
+/// Cuts a text that is too long for its column.
+fn shorten(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let beginning: String = text.chars().take(width - 1).collect();
+    beginning + "…"
+}
+
+/// Breaks a text into lines of at most 80 columns.
+fn fold(text: &str) -> String {
+    let mut folded = String::new();
+    let mut column = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > 80 {
+            folded.push('\n');
+            column = 0;
+        }
+        if column > 0 {
+            folded.push(' ');
+            column += 1;
+        }
+        folded += word;
+        column += length;
+    }
+    folded + "\n"
+}
+
+fn client_lines(timeline: &Timeline, from: Nanos, to: Nanos) -> Vec<Line> {
     let mut lines = Vec::new();
-    for thread in &story.threads {
+    for client in &timeline.session.clients {
+        for action in &client.actions {
+            if !(from..to).contains(&action.at()) {
+                continue;
+            }
+            let event = match action.kind {
+                ActionKind::Connect => "connects".to_owned(),
+                ActionKind::Send(bytes) => format!("sends {}", amount(bytes)),
+                ActionKind::Receive(bytes) => format!("receives {}", amount(bytes)),
+                ActionKind::Disconnect => "disconnects".to_owned(),
+            };
+            let actor = format!("client {}", client.name);
+            let at = action.at();
+            lines.push(Line { at, actor, phase: "", event, duration: None, style: CLIENT });
+        }
+    }
+    lines
+}
+
+fn thread_lines(timeline: &Timeline, from: Nanos, to: Nanos) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for thread in &timeline.threads {
         for item in items(&thread.calls, from, to) {
             match item {
-                // A call belongs to the act in which it returns.
-                Item::One(call) => {
+                // A call belongs to the part in which it returns.
+                Item::Call(call) => {
                     let call = &thread.calls[call];
-                    let here = (from..to).contains(&call.end);
-                    lines.extend(here.then(|| call_line(&thread.role, call)));
+                    let is_here = (from..to).contains(&call.end);
+                    lines.extend(is_here.then(|| call_line(&thread.role, call)));
                 }
-                Item::Again { calls, times } => {
+                Item::Repeated { calls, times } => {
                     let calls = &thread.calls[calls];
-                    let took = calls.last().map_or(0, |last| last.end.min(to)) - calls[0].start;
-                    let (at, who, what) = (calls[0].start, thread.role.clone(), again(times));
-                    lines.push(Line { at, who, phase: "", what, took: Some(took), style: FAINT });
+                    let at = calls[0].start;
+                    let end = calls.last().map_or(at, |last| last.end.min(to));
+                    lines.push(Line {
+                        at,
+                        actor: thread.role.clone(),
+                        phase: "",
+                        event: repeat::label(times),
+                        duration: Some(end - at),
+                        style: FAINT,
+                    });
                 }
             }
         }
         for signal in &thread.signals {
-            let (who, what) = (thread.role.clone(), signal.name.clone());
-            lines.push(Line { at: signal.at, who, phase: "", what, took: None, style: SIGNAL });
+            lines.push(Line {
+                at: signal.at,
+                actor: thread.role.clone(),
+                phase: "",
+                event: signal.name.clone(),
+                duration: None,
+                style: SIGNAL,
+            });
         }
     }
-    // A call belongs to the act in which it stands.
     lines.retain(|line| (from..to).contains(&line.at));
     lines
 }
@@ -104,16 +172,33 @@ fn thread_lines(story: &Story, from: Nanos, to: Nanos) -> Vec<Line> {
 fn call_line(role: &str, call: &Call) -> Line {
     let waited = call.phases().iter().any(|(phase, ..)| *phase == Phase::Waiting);
     let (phase, style) = match (waited, call.phase) {
-        (true, Phase::Copying) => ("wait, copy", COPY),
+        (true, Phase::Copying) => ("both", COPY),
         (true, _) => ("wait", WAIT),
         (_, Phase::Copying) => ("copy", COPY),
-        _ => ("", if call.vain || call.minor { FAINT } else { PLAIN }),
+        _ => ("", if call.would_block || call.minor { FAINT } else { PLAIN }),
     };
     let step = call.step.map(|step| format!("({}) ", step.number)).unwrap_or_default();
-    let told = if call.told { "done: " } else { "" };
-    let what = format!("{step}{told}{} {}", call.title, call.answer);
-    let took = (!call.told).then_some(call.end - call.start);
-    // A wait is over when it ends: what ended it comes before it.
-    let at = if waited { call.end } else { call.start };
-    Line { at, who: role.to_owned(), phase, what, took, style }
+    let complete = if call.from_log { "complete: " } else { "" };
+    Line {
+        // What ended a wait comes before it.
+        at: if waited { call.end } else { call.start },
+        actor: role.to_owned(),
+        phase,
+        event: format!("{step}{complete}{} {}", call.label, call.outcome),
+        duration: (!call.from_log).then_some(call.end - call.start),
+        style,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_and_folded() {
+        assert_eq!(shorten("recvfrom(A)", 11), "recvfrom(A)");
+        assert_eq!(shorten("recvfrom(A) = 6", 11), "recvfrom(A…");
+        let folded = fold(&"word ".repeat(40));
+        assert!(folded.lines().count() > 2 && folded.lines().all(|line| line.len() <= 80));
+    }
 }

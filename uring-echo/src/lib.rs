@@ -3,9 +3,11 @@
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{FromRawFd, RawFd};
+use std::time::Duration;
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context, anyhow, ensure};
 use common::Accepted;
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
 use log::info;
 
@@ -56,6 +58,30 @@ pub fn usual_reason(error: &io::Error) -> &'static str {
         Some(libc::ENOSYS) => " (a kernel without io_uring, or a container that hides it)",
         _ => "",
     }
+}
+
+/// Submits all queued operations, and waits until `count` operations have completed or `timeout` is
+/// over (`io_uring_enter(2)`).
+///
+/// # Errors
+/// The call has failed, and would fail again.
+pub fn enter(ring: &IoUring, count: usize, timeout: Option<Duration>) -> anyhow::Result<()> {
+    let timeout = timeout.map(Timespec::from);
+    let mut arguments = SubmitArgs::new();
+    if let Some(timeout) = &timeout {
+        arguments = arguments.timespec(timeout);
+    }
+    match ring.submitter().submit_with_args(count, &arguments) {
+        Err(error) if !is_temporary(&error) => Err(error).context("io_uring_enter"),
+        _ => Ok(()),
+    }
+}
+
+/// Returns whether a signal handler ran (EINTR, pitfall: eintr-fatal), the timeout is over (ETIME),
+/// or the kernel takes no more operations until the process has taken completions (EAGAIN, EBUSY).
+fn is_temporary(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY))
 }
 
 /// Returns the result of an operation as a system call would. The kernel reports an error as a

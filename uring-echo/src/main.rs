@@ -19,10 +19,9 @@
 //! waits until one has completed. (3) The message is in the buffer. (4) The server queues a send of
 //! it. (5) A send can be short. The rest is pending output, and is sent before the next receive.
 //!
-//! The catch: from submission to completion, the buffer and the file descriptor belong to the
-//! kernel, and closing the descriptor does not end the operation. Here each connection always has
-//! exactly one operation in flight, and is closed only when that has completed. So nothing ever has
-//! to be canceled. The one timeout, while accepting is paused, is an argument of the wait.
+//! The catch: from submission to completion, the kernel uses the buffer and the socket, even if the
+//! file descriptor is closed. So a connection is closed only when its operation has completed. It has
+//! exactly one in flight, and nothing has to be canceled. The only timeout is the wait's own.
 //!
 //! Run: `cargo run -p uring-echo`
 //!
@@ -37,15 +36,13 @@
 //! Use it when: your server spends its time in system calls. With 64 busy clients it makes 0.05 of
 //! them per message (epoll-echo: 2.0) and uses 0.9 of epoll-echo's CPU; with one client there is no
 //! gain (docs/benchmarks: 64 active, CPU time).
-//! Limits: Linux 6.1 or newer, and many containers forbid it. A receive needs its buffer before the
-//! data arrives, so an idle connection holds one, of which only the pages that were used cost
-//! memory. `uring-echo-buffers` avoids that.
-//! Compare with: `aio-echo/src/main.rs` (completion by threads of the C library),
-//! `epoll-echo/src/main.rs` (readiness).
+//! Limits: Linux 6.1 or newer, and forbidden in many containers. A receive needs its buffer before
+//! the data arrives, so an idle connection holds one (of which only pages that were used cost memory).
+//! Compare with: `aio-echo/src/main.rs` (completion by threads), `epoll-echo/src/main.rs` (readiness),
+//! `uring-echo/src/bin/uring-echo-buffers.rs` (a connection takes a buffer when its data arrives).
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
@@ -54,13 +51,11 @@ use std::process::ExitCode;
 use std::ptr;
 use std::time::Duration;
 
-use anyhow::Context;
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
-use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, opcode, squeue, types::Fd};
 use log::{info, trace, warn};
 use socket2::SockRef;
-use uring_echo::{accept_result, io_result, map_large_buffers, new_ring};
+use uring_echo::{accept_result, enter, io_result, map_large_buffers, new_ring};
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
@@ -93,12 +88,11 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         map_large_buffers(BUFFER_SIZE as i32);
         let listener = listen(&addr)?;
-        let address = listener.local_addr()?;
         let stop = stop_socket()?;
         let ring = new_ring(MAX_OPERATIONS)?;
         let connections = BTreeMap::new();
         let server = Server { listener, stop, ring, connections, accept_paused: false };
-        announce(address);
+        announce(server.listener.local_addr()?);
         // Never freed: when the program ends, the kernel still has buffers.
         Box::leak(Box::new(server)).serve()
     })
@@ -111,25 +105,24 @@ impl Server {
         self.queue_accept()?;
         let mut completions = Vec::new();
         loop {
+            let timeout = self.accept_paused.then_some(ACCEPT_RETRY);
             trace!("wait: io_uring_enter"); // (2)
-            self.enter(1)?;
+            enter(&self.ring, 1, timeout)?;
             completions.extend(self.ring.completion());
             trace!("wait: io_uring_enter = {} completed", completions.len());
 
-            if mem::take(&mut self.accept_paused) {
+            if self.accept_paused {
                 self.queue_accept()?;
             }
             for completion in completions.drain(..) {
                 let fd = completion.user_data() as RawFd;
-                let result = io_result(&completion);
                 if fd == stop {
-                    // Ends the accept that is in flight. It would keep the port in use until the
-                    // kernel has cleaned up after the process.
+                    // Ends the accept in flight, which would keep the port in use after the exit.
                     return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?);
                 } else if fd == self.listener.as_raw_fd() {
-                    self.on_accept(result)?;
+                    self.on_accept(io_result(&completion))?;
                 } else {
-                    self.on_completion(fd, result)?;
+                    self.on_completion(fd, io_result(&completion))?;
                 }
             }
         }
@@ -143,52 +136,44 @@ impl Server {
         // stays where it is when the `Vec` moves, and the pointer stays valid: `Vec::as_mut_ptr`
         // makes no reference to the memory. (A `Box` claims unique access whenever it is moved.)
         while unsafe { self.ring.submission().push(&operation) }.is_err() {
-            self.enter(0)?; // the queue is full
+            enter(&self.ring, 0, None)?; // the queue is full
         }
         Ok(())
-    }
-
-    /// Submits what is queued, and waits for `count` completions or until `ACCEPT_RETRY` is over.
-    fn enter(&self, count: usize) -> anyhow::Result<()> {
-        let timeout = Timespec::from(ACCEPT_RETRY);
-        let mut arguments = SubmitArgs::new();
-        if self.accept_paused {
-            arguments = arguments.timespec(&timeout);
-        }
-        let result = self.ring.submitter().submit_with_args(count, &arguments);
-        match result.map_err(|error| (error.raw_os_error(), error)) {
-            // A signal handler ran (pitfall: eintr-fatal); the time is over; or the kernel takes no
-            // more operations before the server has taken completions.
-            Ok(_) | Err((Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY), _)) => {
-                Ok(())
-            }
-            Err((_, error)) => Err(error).context("io_uring_enter"),
-        }
     }
 
     /// Handles the result of a receive (3) or a send (5), and queues the next operation.
     fn on_completion(&mut self, fd: RawFd, result: io::Result<usize>) -> anyhow::Result<()> {
         let Some(connection) = self.connections.get_mut(&fd) else { return Ok(()) };
         match result {
-            Ok(0) => info!("{} disconnected", connection.peer), // EOF: no output is pending here
+            Ok(0) => {
+                info!("{} disconnected", connection.peer); // EOF. No output is pending here.
+                self.connections.remove(&fd); // closes the socket
+                return Ok(());
+            }
+            Ok(count) if connection.pending.is_empty() => {
+                trace!("copy: recv({fd}) = {count}");
+                connection.pending = 0..count;
+            }
             Ok(count) => {
-                connection.advance(count);
-                let operation = connection.next_operation();
-                return self.queue(fd, operation);
+                trace!("copy: send({fd}) = {count} of {}", connection.pending.len());
+                connection.pending.start += count; // Pitfall: short-send-in-a-link
             }
-            // A kernel thread waited in the place of the server, and SIGSTOP interrupted it.
-            Err(error) if error.kind() == ErrorKind::Interrupted => {
-                let operation = connection.next_operation();
-                return self.queue(fd, operation);
-            }
+            // A kernel thread waited in the server's place, and SIGSTOP interrupted it: once more.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
-            Err(error) => info!("{} disconnected: {error}", connection.peer),
+            Err(error) => {
+                info!("{} disconnected: {error}", connection.peer);
+                self.connections.remove(&fd);
+                return Ok(());
+            }
         }
-        self.connections.remove(&fd);
-        Ok(())
+        let operation = connection.next_operation();
+        self.queue(fd, operation)
     }
 
     fn queue_accept(&mut self) -> anyhow::Result<()> {
+        self.accept_paused = false;
+        // It accepts one connection, and ends. Pitfall: cqe-more-ignored
         let fd = self.listener.as_raw_fd();
         let accept = opcode::Accept::new(Fd(fd), ptr::null_mut(), ptr::null_mut());
         self.queue(fd, accept.flags(libc::SOCK_CLOEXEC).build())
@@ -222,22 +207,12 @@ impl Server {
 }
 
 impl Connection {
-    /// Notes that `count` bytes were received or sent.
-    fn advance(&mut self, count: usize) {
-        let fd = self.stream.as_raw_fd();
-        if self.pending.is_empty() {
-            trace!("copy: recv({fd}) = {count}"); // (3)
-            self.pending = 0..count;
-        } else {
-            trace!("copy: send({fd}) = {count} of {}", self.pending.len()); // (5)
-            self.pending.start += count;
-        }
-    }
-
-    /// Sends pending output (4). If none is left, receives (1).
+    /// Sends pending output (4). If there is none, receives (1).
     fn next_operation(&mut self) -> squeue::Entry {
         let fd = Fd(self.stream.as_raw_fd());
         let bytes = self.buffer.as_mut_ptr();
+        // Never both, so pending output is limited to one buffer. And the buffer belongs to this
+        // connection, so it cannot be in use. Pitfalls: multishot-no-backpressure, enobufs-spins
         if self.pending.is_empty() {
             opcode::Recv::new(fd, bytes, BUFFER_SIZE as u32).build()
         } else {

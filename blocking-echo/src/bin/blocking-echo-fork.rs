@@ -1,19 +1,25 @@
-//! Blocking, a process per connection: the child inherits the connection and serves it alone.
+//! Blocking I/O, one process per connection: the parent accepts, and a child process inherits the
+//! connection and serves it.
 //!
 //! ```text
 //!      application                              kernel
 //!      parent          child of 7
-//!      accept = 7 ◀──────────────────────────   somebody has come
-//!      fork ─────────▶ close(listener)          both processes hold the connection now
-//!      close(7)                                 and now the child alone
-//!      accept      (1) read(7) ──────────────▶  ┐ wait: until the peer sends
-//!        blocked         blocked                ┘ a message has arrived
-//!        blocked   (2)   6 bytes ◀───────────     copy, in the same call
-//!        blocked   (3) write(7) ─────────────▶    copy; it blocks until all of it fits
+//!      accept = 7 ◀──────────────────────────   a client has connected
+//!      fork ─────────▶ close(listener)          both processes have the connection open
+//!      close(7)                                 only the child has it open
+//!      accept      (1) read(7) ──────────────▶  ┐ wait: until the client sends
+//!        asleep          asleep                 ┘ a message has arrived
+//!        asleep    (2)   6 bytes ◀───────────     copy: the same call returns the message
+//!        asleep    (3) write(7) ─────────────▶    copy: until the send buffer has taken all
 //! ```
 //!
-//! A message: (1) the child waits in `read`; (2) the same call copies what comes; (3) one write
-//! of all of it, which waits in its turn while the peer does not read.
+//! How a message travels: (1) The child waits in `read`. (2) The same call copies the message and
+//! returns. (3) The child writes all of it. If the client does not read, this write waits too, and
+//! the child does not read any further: this is the backpressure.
+//!
+//! The catch: after `fork`, both processes have the listener and the connection open, so each must
+//! close the one that it does not use. A child that has ended must not stay a zombie. A child must
+//! not outlive its parent.
 //!
 //! Run: `cargo run -p blocking-echo --bin blocking-echo-fork`
 //!
@@ -23,93 +29,119 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/blocking-echo-fork.svg`.
+//! Figure: `docs/figures/blocking-echo-fork.svg`.
 //!
-//! Use it when: clients must be kept apart (other users' rights, memory that may be corrupted).
-//! Limits: an idle connection costs a process. The descriptors of all clients together are not
-//! limited, as each process has a table of its own.
-//! Compare with: `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`.
+//! Use it when: a crash or corrupted memory must end one connection only, or each child is to run
+//! with the rights of another user.
+//! Limits: an idle connection costs a process. These processes isolate crashes, not attackers: they
+//! run as the same user, so one of them can access the memory of another through `/proc/PID/mem`,
+//! unless the Yama security module forbids it (`ptrace_scope`). The limit on file descriptors is no
+//! limit on connections here, because each process has a descriptor table of its own.
+//! Compare with:
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: a thread for
+//!   each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::Context;
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace, warn};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigHandler, Signal, signal};
-use nix::unistd::{ForkResult, fork, getpid, getppid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
-/// Bytes read at once.
-const BUFFER: usize = 16 * 1024;
-/// Until `accept` is tried again while descriptors are short. The process has nothing else to do.
-const RETRY: Duration = Duration::from_millis(100);
+/// Size of the read buffer in bytes.
+const BUFFER_SIZE: usize = 16 * 1024;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?; // Pitfall: flag-never-stops
-        // A child that ends stays as a zombie until its parent asks for its status. To ignore
-        // SIGCHLD says that nobody will (it is ignored by default too, but that does not say so).
-        // Pitfall: zombies
-        // SAFETY: no handler is installed.
-        unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
+        let address = listener.local_addr()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
+        // A child that ends stays a zombie until its parent calls wait(2). If SIGCHLD is explicitly
+        // ignored, there are no zombies (wait(2), "NOTES"). That the default action of SIGCHLD is
+        // to ignore it has no such effect. Pitfall: zombies
+        // SAFETY: no handler function is installed.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.context("sigaction(SIGCHLD)")?;
+        announce(address);
         serve(listener)
     })
 }
 
-fn serve(listener: TcpListener) -> anyhow::Result<()> {
+fn serve(listener: TcpListener) -> ! {
     let parent = getpid();
     loop {
         trace!("wait: accept");
         match accept(&listener) {
-            // SAFETY: this process has one thread, so no lock is held that the child would need.
+            // SAFETY: this process has one thread. So no other thread can hold a lock, such as that
+            // of the allocator, which would stay locked in the child for ever.
             Accepted::Connection(stream, peer) => match unsafe { fork() } {
                 Ok(ForkResult::Child) => {
-                    // A child that outlived its parent would keep the port.
-                    drop(listener);
-                    // The parent's end is the child's too; one that came before this was missed.
-                    set_pdeathsig(Signal::SIGTERM)?;
-                    if getppid() != parent {
-                        process::exit(0);
-                    }
-                    match echo(&stream) {
-                        Ok(()) => info!("{peer} left"),
-                        Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
-                    }
+                    drop(listener); // A child that has it open would keep the port in use.
+                    end_with(parent);
+                    serve_client(&stream, peer);
                     process::exit(0);
                 }
-                // Here the connection is closed. Else it would stay open when the child is done.
+                // Dropping `stream` closes the descriptor of the parent. If the parent kept it
+                // open, the connection would stay open after the child has ended.
                 Ok(ForkResult::Parent { .. }) => {}
-                // The system's limit on processes: this connection is closed, the others go on.
-                Err(error) => warn!("{peer} refused: {error}"),
+                // EAGAIN: a limit on processes (RLIMIT_NPROC, pids.max), or ENOMEM.
+                Err(error) => warn!("{peer} refused: fork: {error}"),
             },
-            // Pitfall: accept-spins
-            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
+            // Even a blocking `accept` can return without a connection. Either it failed and would
+            // fail again at once (Pause), or a process that shares the listener has made it
+            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
+            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
 }
 
-/// Copies until the peer has sent its last byte and been sent it back.
+/// Makes the kernel send SIGTERM to this child when its parent ends. (More exactly, when the thread
+/// that forked ends, prctl(2). The parent has only one.)
+fn end_with(parent: Pid) {
+    if let Err(error) = set_pdeathsig(Signal::SIGTERM) {
+        warn!("prctl(PR_SET_PDEATHSIG): {error}");
+    }
+    // The parent can have ended before that call. Then no signal is sent, and the kernel has
+    // already given the child a new parent.
+    if getppid() != parent {
+        process::exit(0);
+    }
+}
+
+fn serve_client(stream: &TcpStream, peer: SocketAddr) {
+    match echo(stream) {
+        Ok(()) => info!("{peer} disconnected"),
+        // ECONNRESET, EPIPE or ETIMEDOUT ends this connection only. Pitfall: peer-error-ends
+        Err(error) => info!("{peer} disconnected: {error}"),
+    }
+}
+
+/// Echoes until EOF or an error.
 fn echo(mut stream: &TcpStream) -> io::Result<()> {
     let fd = stream.as_raw_fd();
-    let mut buffer = [0; BUFFER];
+    let mut buffer = [0; BUFFER_SIZE];
     loop {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
-            // Pitfall: eintr-fatal
+            Ok(count) => count,
+            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            result => result?,
+            Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(());
+            return Ok(()); // EOF: the client will send no more, and all it sent is written back
         }
-        stream.write_all(&buffer[..count])?; // (3)
-        trace!("copy: write({fd}), all {count}");
+        stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
+        trace!("copy: write({fd}) = {count} of {count}");
     }
 }

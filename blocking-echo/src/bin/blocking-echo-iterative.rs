@@ -1,17 +1,21 @@
-//! Blocking, bare: one thread serves one client after another.
+//! Blocking I/O, iterative: one thread serves one client at a time.
 //!
 //! ```text
 //!      application                              kernel
-//!      accept ───────────────────────────────▶  wait: until somebody comes
+//!      accept ───────────────────────────────▶  wait: until a client connects
 //!  (1) read(7) ──────────────────────────────▶  ┐
-//!        blocked                                │ wait: until the peer sends
-//!        blocked                                ┘ a message has arrived
-//!  (2)   6 bytes ◀───────────────────────────     copy, in the same call
-//!  (3) write(7) ─────────────────────────────▶    copy; it blocks until all of it fits
+//!        asleep                                 │ wait: until the client sends
+//!        asleep                                 ┘ a message has arrived
+//!  (2)   6 bytes ◀───────────────────────────     copy: the same call returns the message
+//!  (3) write(7) ─────────────────────────────▶    copy: until the send buffer has taken all of it
 //! ```
 //!
-//! A message: (1) the thread waits in `read`; (2) the same call copies what comes; (3) one write
-//! of all of it, which waits in its turn while the peer does not read.
+//! How a message travels: (1) The thread waits in `read`. (2) The same call copies the message and
+//! returns. (3) The server writes all of it. If the client does not read, this write waits too, and
+//! the server does not read any further: this is the backpressure.
+//!
+//! The catch: all other clients wait in the kernel's queue until the current client disconnects. A
+//! single silent client keeps all of them waiting for ever.
 //!
 //! Run: `cargo run -p blocking-echo --bin blocking-echo-iterative`
 //!
@@ -21,16 +25,18 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/blocking-echo-iterative.svg`.
+//! Figure: `docs/figures/blocking-echo-iterative.svg`.
 //!
-//! Use it when: a connection is served in no time (a date, a health check), or to learn.
-//! Limits: whoever connects second waits, in the kernel's queue, until the first has left; one
-//! client that goes silent keeps all the others out. So this server keeps neither the isolation
-//! nor the fairness of the others.
-//! Compare with: `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`.
+//! Use it when: a connection takes very little time (the current date, a health check), or to
+//! learn.
+//! Limits: because of the catch, this server keeps neither the isolation nor the fairness line of
+//! the contract (`docs/contract.md`).
+//! Compare with:
+//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: a thread
+//!   for each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::thread;
@@ -39,50 +45,60 @@ use std::time::Duration;
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace};
 
-/// Bytes read at once.
-const BUFFER: usize = 16 * 1024;
-/// Until `accept` is tried again while descriptors are short. The thread has nothing else to do.
-const RETRY: Duration = Duration::from_millis(100);
+/// Size of the read buffer in bytes.
+const BUFFER_SIZE: usize = 16 * 1024;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?; // Pitfall: flag-never-stops
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
+        let address = listener.local_addr()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
+        announce(address);
         serve(&listener)
     })
 }
 
-fn serve(listener: &TcpListener) -> anyhow::Result<()> {
+fn serve(listener: &TcpListener) -> ! {
     loop {
         trace!("wait: accept");
         match accept(listener) {
-            Accepted::Connection(stream, peer) => match echo(&stream) {
-                Ok(()) => info!("{peer} left"),
-                Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
-            },
-            // Pitfall: accept-spins
-            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
+            Accepted::Connection(stream, peer) => serve_client(&stream, peer),
+            // Even a blocking `accept` can return without a connection. Either it failed and would
+            // fail again at once (Pause), or a process that shares the listener has made it
+            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
+            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
 }
 
-/// Copies until the peer has sent its last byte and been sent it back.
+fn serve_client(stream: &TcpStream, peer: SocketAddr) {
+    match echo(stream) {
+        Ok(()) => info!("{peer} disconnected"),
+        // ECONNRESET, EPIPE or ETIMEDOUT ends this connection only. Pitfall: peer-error-ends
+        Err(error) => info!("{peer} disconnected: {error}"),
+    }
+}
+
+/// Echoes until EOF or an error.
 fn echo(mut stream: &TcpStream) -> io::Result<()> {
     let fd = stream.as_raw_fd();
-    let mut buffer = [0; BUFFER];
+    let mut buffer = [0; BUFFER_SIZE];
     loop {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
-            // Pitfall: eintr-fatal
+            Ok(count) => count,
+            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            result => result?,
+            Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(());
+            return Ok(()); // EOF: the client will send no more, and all it sent is written back
         }
-        stream.write_all(&buffer[..count])?; // (3)
-        trace!("copy: write({fd}), all {count}");
+        stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
+        trace!("copy: write({fd}) = {count} of {count}");
     }
 }

@@ -1,20 +1,24 @@
-//! Blocking, a fixed pool of threads: all of them accept on one listener, and each serves the
-//! client that it got until that client leaves.
+//! Blocking I/O, a fixed pool of threads: all threads wait in `accept` on the same listener. Each
+//! serves the client that it accepted until that client disconnects.
 //!
 //! ```text
 //!      application                              kernel
 //!      thread A        thread B
-//!      accept ───────────────────────────────▶  wait: until somebody comes;
-//!        blocked       accept ───────────────▶  of all who wait here, one is woken
-//!        blocked         = 7 ◀───────────────   somebody has come
-//!        blocked   (1) read(7) ──────────────▶  ┐ wait: until the peer sends
-//!        blocked         blocked                ┘ a message has arrived
-//!        blocked   (2)   6 bytes ◀───────────     copy, in the same call
-//!        blocked   (3) write(7) ─────────────▶    copy; it blocks until all of it fits
+//!      accept ───────────────────────────────▶  wait: until a client connects;
+//!        asleep        accept ───────────────▶  each client wakes one waiting thread
+//!        asleep          = 7 ◀───────────────   a client has connected
+//!        asleep    (1) read(7) ──────────────▶  ┐ wait: until the client sends
+//!        asleep          asleep                 ┘ a message has arrived
+//!        asleep    (2)   6 bytes ◀───────────     copy: the same call returns the message
+//!        asleep    (3) write(7) ─────────────▶    copy: until the send buffer has taken all
 //! ```
 //!
-//! A message: (1) the thread waits in `read`; (2) the same call copies what comes; (3) one write
-//! of all of it, which waits in its turn while the peer does not read.
+//! How a message travels: (1) The thread that accepted the connection waits in `read`. (2) The same
+//! call copies the message and returns. (3) The thread writes all of it. If the client does not
+//! read, this write waits too, and the thread does not read any further: this is the backpressure.
+//!
+//! The catch: there are as many clients as threads. Further clients wait in the kernel's queue
+//! until one disconnects, so as many silent clients as threads keep all others waiting.
 //!
 //! Run: `cargo run -p blocking-echo --bin blocking-echo-pool`
 //!
@@ -24,79 +28,105 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/blocking-echo-pool.svg`.
+//! Figure: `docs/figures/blocking-echo-pool.svg`.
 //!
-//! Use it when: connections are short (a request, an answer) and the work at once must be bounded.
-//! Limits: as many clients as threads. The others wait in the kernel's queue until one leaves: with
-//! as many silent clients as threads the server is silent too.
-//! Compare with: `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`.
+//! Use it when: connections are short (one request, one response), and you want a limit on the
+//! number that is served at a time.
+//! Limits: a client that finds no free thread is not refused. It waits. All threads exist from the
+//! start, each with its stack and its read buffer.
+//! Compare with:
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: a thread for
+//!   each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::num::NonZeroUsize;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use common::{Accepted, Arg, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use log::{info, trace};
 
-const THREADS: Arg =
-    Arg { name: "THREADS", default: "64", meaning: "clients served at once; the others wait" };
-/// On the stack of each thread, in use or not: a quarter of what the servers with one thread take.
-const BUFFER: usize = 16 * 1024;
-/// Until `accept` is tried again while descriptors are short. The thread has nothing else to do.
-const RETRY: Duration = Duration::from_millis(100);
+const THREADS: Arg = Arg {
+    name: "THREADS",
+    default: "64",
+    meaning: "number of threads, and of clients served at a time; other clients wait",
+};
+/// The most threads that can be asked for.
+///
+/// A thread needs four memory mappings: its stack, the stack of its signal handlers, and a guard
+/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). A thread that
+/// starts without room for its own panics where it cannot unwind, and the whole process aborts.
+const MAX_THREADS: usize = 15_000;
+/// Size of the read buffer in bytes. Each thread has one on its stack, so it is smaller than the
+/// one buffer of the servers with a single thread.
+const BUFFER_SIZE: usize = 16 * 1024;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR, THREADS], |[addr, threads]| {
-        let threads: NonZeroUsize =
-            threads.parse().with_context(|| format!("THREADS is {threads:?}"))?;
-        exit_on_stop()?; // Pitfall: flag-never-stops
+        let threads: usize = threads.parse().with_context(|| format!("THREADS is {threads:?}"))?;
+        ensure!(
+            (1..=MAX_THREADS).contains(&threads),
+            "THREADS is {threads}, not 1 to {MAX_THREADS}"
+        );
         let listener = Arc::new(listen(&addr)?);
-        announce(listener.local_addr()?);
-        for _ in 1..threads.get() {
+        let address = listener.local_addr()?;
+        exit_on_stop()?; // Pitfall: flag-never-stops
+        for _ in 1..threads {
             let listener = Arc::clone(&listener);
             let thread = thread::Builder::new().spawn(move || serve(&listener));
             thread.with_context(|| format!("cannot start {threads} threads"))?;
         }
-        serve(&listener)
+        announce(address);
+        serve(&listener) // the main thread belongs to the pool
     })
 }
 
-fn serve(listener: &TcpListener) -> anyhow::Result<()> {
+fn serve(listener: &TcpListener) -> ! {
     loop {
+        // A new connection wakes one of the threads that wait here. Pitfall: thundering-herd
         trace!("wait: accept");
         match accept(listener) {
-            Accepted::Connection(stream, peer) => match echo(&stream) {
-                Ok(()) => info!("{peer} left"),
-                Err(error) => info!("{peer} left: {error}"), // Pitfall: peer-error-ends
-            },
-            // Pitfall: accept-spins
-            Accepted::WouldBlock | Accepted::Pause => thread::sleep(RETRY),
+            Accepted::Connection(stream, peer) => serve_client(&stream, peer),
+            // Even a blocking `accept` can return without a connection. Either it failed and would
+            // fail again at once (Pause), or a process that shares the listener has made it
+            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
+            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
 }
 
-/// Copies until the peer has sent its last byte and been sent it back.
+fn serve_client(stream: &TcpStream, peer: SocketAddr) {
+    match echo(stream) {
+        Ok(()) => info!("{peer} disconnected"),
+        // ECONNRESET, EPIPE or ETIMEDOUT ends this connection only. Pitfall: peer-error-ends
+        Err(error) => info!("{peer} disconnected: {error}"),
+    }
+}
+
+/// Echoes until EOF or an error.
 fn echo(mut stream: &TcpStream) -> io::Result<()> {
     let fd = stream.as_raw_fd();
-    let mut buffer = [0; BUFFER];
+    let mut buffer = [0; BUFFER_SIZE];
     loop {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
-            // Pitfall: eintr-fatal
+            Ok(count) => count,
+            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            result => result?,
+            Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(());
+            return Ok(()); // EOF: the client will send no more, and all it sent is written back
         }
-        stream.write_all(&buffer[..count])?; // (3)
-        trace!("copy: write({fd}), all {count}");
+        stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
+        trace!("copy: write({fd}) = {count} of {count}");
     }
 }

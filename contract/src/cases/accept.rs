@@ -39,6 +39,13 @@ pub const CASES: &[Case] = &[
         accept_fails,
     )
     .needs(&[Need::Process, filter::SECCOMP]),
+    Case::new(
+        "wake_ups",
+        "a new connection wakes only the threads that handle it",
+        wake_ups,
+    )
+    .needs(&[Need::Process])
+    .exclusive(),
 ];
 
 /// Clients that send one request each. The server serves them when it can.
@@ -236,5 +243,25 @@ fn accept_fails(target: &Target) -> Result<()> {
             expect_low_cpu(server).context("while accept fails with EPERM")?;
         }
         shutdown::ends(target, server, Signal::TERM).context("while accept fails with EPERM")
+    })
+}
+
+/// If each thread waits for the same listener, each new connection wakes all of them (thundering
+/// herd).
+fn wake_ups(target: &Target) -> Result<()> {
+    const CLIENTS: u64 = 100;
+    /// A server needs one or two wake-ups for each of accept, request and EOF. The rest is for
+    /// servers that pass a connection from one thread to another.
+    const ALLOWED: u64 = 12;
+    target.launch().serve(|server| {
+        Client::connect(server)?.exchange(1)?;
+        let before = server.usage()?.switches;
+        for _ in 0..CLIENTS {
+            Client::connect(server)?.finish()?;
+        }
+        let switches = server.usage()?.switches.saturating_sub(before);
+        let average = switches / CLIENTS;
+        ensure!(average < ALLOWED, "each new connection caused {average} wake-ups");
+        Ok(())
     })
 }

@@ -5,16 +5,25 @@ use std::slice;
 
 use anyhow::{Context, Result, ensure};
 
+use super::accept::expect_low_cpu;
 use crate::case::{Case, Need};
 use crate::{Server, Target, Transfer, transfer};
 
-pub const CASES: &[Case] = &[Case::new(
-    "reads_late",
-    "the server takes a bounded amount of data from a client that does not read",
-    reads_late,
-)
-.needs(&[Need::Process, Need::Persistent])
-.quick()];
+pub const CASES: &[Case] = &[
+    Case::new(
+        "reads_late",
+        "the server takes a bounded amount of data from a client that does not read",
+        reads_late,
+    )
+    .needs(&[Need::Process, Need::Persistent])
+    .quick(),
+    Case::new(
+        "stalled_client_uses_no_cpu",
+        "beside a client that does not read, the server uses under 5 % of a core",
+        stalled_client_uses_no_cpu,
+    )
+    .needs(&[Need::Process, Need::Persistent]),
+];
 
 /// Much more than the kernel buffers for one connection: `tcp_wmem` and `tcp_rmem` end at a few
 /// megabytes, and a receive buffer only grows while somebody reads.
@@ -73,4 +82,16 @@ fn check_memory(target: &Target, server: &Server, before: u64) -> Result<()> {
         "the server took {grown} bytes of memory for a client that does not read"
     );
     Ok(())
+}
+
+/// The server waits until the client reads, instead of trying to read or write again and again.
+fn stalled_client_uses_no_cpu(target: &Target) -> Result<()> {
+    target.quiet().launch().serve(|server| {
+        let mut stalled = Transfer::connect(server, 0, TOTAL)?;
+        let blocked = stalled.send_until_blocked();
+        if server.probe().is_echo() {
+            blocked?;
+        }
+        expect_low_cpu(server).context("beside a client that does not read")
+    })
 }

@@ -51,6 +51,13 @@ pub const CASES: &[Case] = &[
     Case::new("stalled_client", "a client that does not read delays nobody", stalled_client)
         .needs(&[Need::Concurrent, Need::Persistent]),
     Case::new(
+        "existing_clients",
+        "while new clients connect, those that are connected are served",
+        existing_clients,
+    )
+    .needs(&[Need::Concurrent, Need::Persistent])
+    .quick(),
+    Case::new(
         "incomplete_request",
         "clients that never finish their request delay nobody",
         incomplete_request,
@@ -225,6 +232,21 @@ fn stalled_client(target: &Target) -> Result<()> {
             let _ = stalled.send_until_blocked();
         }
         serves_another(server).context("beside a client that does not read")
+    })
+}
+
+fn existing_clients(target: &Target) -> Result<()> {
+    let count = target.properties.max_concurrent.min(10) as u64;
+    target.launch().serve(|server| {
+        let mut clients = Vec::new();
+        for seed in 0..count {
+            clients.push(Client::connect(server)?);
+            for (number, client) in (1..).zip(&clients) {
+                let who = || format!("client {number} of {}", clients.len());
+                client.exchange(seed).with_context(who)?;
+            }
+        }
+        Ok(())
     })
 }
 

@@ -1,21 +1,25 @@
-//! epoll, edge-triggered: the kernel says once that something new has come; what there is still
-//! to do, the process has to remember.
+//! epoll, edge-triggered: the kernel reports once that something has arrived. The process must
+//! remember which sockets it has not emptied yet.
 //!
 //! ```text
 //!      application                              kernel
 //!      epoll_ctl(ADD, 8, ET) ─── once ───────▶  interest list: listener, stop, 7, 8, 9 …
 //!  (1) epoll_wait ───────────────────────────▶  ┐
-//!        blocked                                │ wait: until something *comes*
-//!  (2) news of 8 ◀───────────────────────────   ┘ a message for 8 has arrived
-//!  (3) read(8), write(8) ────────────────────▶    copy
-//!  (4) … again and again, until ─────────────▶    nothing is left, or nothing more fits:
-//!  (1) epoll_wait                                 what is left unread is never reported again
+//!        asleep                                 │ wait: until something *arrives*
+//!  (2) an edge of 8 ◀────────────────────────   ┘ a message for 8 has arrived
+//!  (3) read(8), write(8), again and again ───▶    copy
+//!  (4) read(8) = EAGAIN ◀────────────────────     the socket is empty, so the next
+//!  (1) epoll_wait                                 message will be a new edge
 //! ```
 //!
-//! A message: (1) the thread waits for news of any socket; (2) it notes whom they are of; (3) it
-//! copies, (4) until the socket is drained. (5) A peer that sends faster than that would keep
-//! the others waiting for ever: it gets so many steps, stays noted, and goes on in the next round,
-//! whose wait does not block.
+//! How a message travels: (1) One thread waits for an edge of any socket. (2) It adds each socket
+//! that had one to the set `ready`. (3) It reads and writes (4) until EAGAIN, and removes the
+//! socket from the set. (5) So that a client that never stops sending does not delay the others, it
+//! gets `MAX_STEPS` steps per iteration. Then it stays in the set, and the next wait returns at
+//! once.
+//!
+//! The catch: data that the server leaves unread is reported again only when more data arrives,
+//! which may be never. A short read does not prove that the socket is empty: read until EAGAIN.
 //!
 //! Run: `cargo run -p epoll-echo --bin epoll-echo-edge`
 //!
@@ -25,155 +29,177 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/epoll-echo-edge.svg`.
+//! Figure: `docs/figures/epoll-echo-edge.svg`.
 //!
-//! Use it when: sockets change often between waiting to read and waiting to write (a proxy): both
-//! are asked for once, and no `epoll_ctl` follows. Or several threads share an epoll.
-//! Limits: whatever the code forgets stays unread until the peer sends more, which may be never.
-//! Compare with: `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`.
+//! Use it when: sockets alternate often between waiting to read and waiting to write, as in a
+//! proxy. The interest covers both from the start, and no `epoll_ctl` follows.
+//! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Edges alone do not
+//! let threads share an epoll: two can get an edge of the same socket. That needs EPOLLONESHOT
+//! (pitfall `edge-shared-by-threads`).
+//! Compare with:
+//! - `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`: level-triggered reports
+//!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::mem;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use common::{
-    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
-    stop_socket,
+    Accepted, BUFFER_SIZE, ECHO_ADDR, Progress, accept, announce, listen, read, run, stop_socket,
+    write,
 };
-use log::{trace, warn};
+use log::{info, trace, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// Ready sockets taken from the kernel at once. It goes round its list: those that do not fit
-/// come first next time.
-const EVENTS: usize = 256;
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Steps of the copy for one connection in a round: a flood keeps the others waiting no longer.
-const STEPS: usize = 4;
-/// Milliseconds until `accept` is tried again while descriptors are short.
-const RETRY: u16 = 100;
-
-/// All news of a connection, asked for once.
-const NEWS: EpollFlags = EpollFlags::EPOLLIN
-    .union(EpollFlags::EPOLLOUT)
-    .union(EpollFlags::EPOLLRDHUP)
-    .union(EpollFlags::EPOLLET);
+/// The most events that one wait returns. Sockets that are left out come first at the next wait.
+const MAX_EVENTS: usize = 256;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// The most reads per connection and iteration.
+const MAX_STEPS: usize = 4;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
     listener: TcpListener,
-    /// Readable: SIGINT or SIGTERM has come.
+    /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     epoll: Epoll,
     connections: BTreeMap<RawFd, Connection>,
-    /// Who has something left to copy, and the last news of it.
-    ready: HashMap<RawFd, EpollFlags>,
-    /// Somebody may still wait to be accepted: no news will say so again.
-    incoming: bool,
-    /// Out of descriptors.
-    starved: bool,
-    /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
+    /// The connections that had an edge and have not returned EAGAIN since.
+    ready: HashSet<RawFd>,
+    /// True if the listener had an edge and `accept` has not returned EAGAIN since.
+    accept_pending: bool,
+    /// True after `accept` failed, for example for lack of file descriptors.
+    accept_paused: bool,
+    /// The read buffer. All connections share it.
     buffer: Vec<u8>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Bytes that were read and that the socket did not take. Uses no memory while it is empty.
+    pending: Vec<u8>,
+    /// How many bytes of `pending` have been written since.
+    offset: usize,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let stop = stop_socket()?;
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&stop, event(EpollFlags::EPOLLIN, stop.as_raw_fd()))?;
-        let connects = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        epoll.add(&listener, event(connects, listener.as_raw_fd()))?;
-        let (connections, ready, buffer) = (BTreeMap::new(), HashMap::new(), vec![0; BUFFER_SIZE]);
-        let (incoming, starved) = (false, false);
-        Server { listener, stop, epoll, connections, ready, incoming, starved, buffer }.serve()
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
+        let interest = EpollFlags::EPOLLIN;
+        epoll.add(&stop, event(interest, &stop)).context("epoll_ctl(ADD, stop)")?;
+        epoll.add(&listener, event(interest, &listener)).context("epoll_ctl(ADD, listener)")?;
+        let mut server = Server {
+            listener,
+            stop,
+            epoll,
+            connections: BTreeMap::new(),
+            ready: HashSet::new(),
+            accept_pending: false,
+            accept_paused: false,
+            buffer: vec![0; BUFFER_SIZE],
+        };
+        announce(address);
+        server.serve()
     })
 }
 
-/// An entry of the interest list; the descriptor rides along and names the socket in the answer.
-fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {
-    EpollEvent::new(interest, fd as u64)
+/// Makes an entry of the interest list. The file descriptor is its user data, which `epoll_wait`
+/// returns with each event.
+fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
+    EpollEvent::new(interest | EpollFlags::EPOLLET, socket.as_raw_fd() as u64)
 }
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
-        let mut events = [EpollEvent::empty(); EVENTS];
+        let mut events = [EpollEvent::empty(); MAX_EVENTS];
         loop {
-            let timeout = if !self.ready.is_empty() || self.incoming && !self.starved {
+            let timeout = if self.accept_paused && self.ready.is_empty() {
+                EpollTimeout::try_from(ACCEPT_RETRY)?
+            } else if self.accept_pending || !self.ready.is_empty() {
                 EpollTimeout::ZERO // (5)
-            } else if self.starved {
-                EpollTimeout::from(RETRY)
             } else {
                 EpollTimeout::NONE
             };
             trace!("wait: epoll_wait"); // (1)
-            let news = match self.epoll.wait(&mut events, timeout) {
-                Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
-                result => &events[..result?],
+            let edges = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => &events[..count],
+                // A signal handler ran, or the process was stopped and continued.
+                // Pitfall: eintr-fatal
+                Err(Errno::EINTR) => continue,
+                Err(error) => return Err(error).context("epoll_wait"),
             };
-            trace!("wait: epoll_wait = news of {}", news.len());
+            trace!("wait: epoll_wait = {} edges", edges.len()); // (2)
 
-            for event in news {
-                match event.data() as RawFd {
-                    fd if fd == self.stop.as_raw_fd() => return Ok(()),
-                    fd if fd == self.listener.as_raw_fd() => self.incoming = true,
-                    fd => drop(self.ready.insert(fd, event.events())), // (2)
+            for event in edges {
+                let fd = event.data() as RawFd;
+                if fd == self.stop.as_raw_fd() {
+                    return Ok(()); // ends the process, and the kernel closes all sockets
+                } else if fd == self.listener.as_raw_fd() {
+                    self.accept_pending = true;
+                } else {
+                    self.ready.insert(fd);
                 }
             }
+            // A connection that is closed must leave the set at once: the set outlives this
+            // iteration, and the next connection may get the same file descriptor.
             let mut ready = mem::take(&mut self.ready);
-            ready.retain(|&fd, &mut news| self.go_on(fd, news));
+            ready.retain(|&fd| self.on_ready(fd));
             self.ready = ready;
-            // Last: a descriptor closed above may come back as a new connection's, and no news
-            // of the old one's is left to be mistaken for its own.
-            if self.incoming {
+            // Last, because existing clients come first, and because the connections that were
+            // closed above have freed file descriptors.
+            if self.accept_pending {
                 self.accept_some()?;
             }
         }
     }
 
-    /// Steps of the copy until the socket is drained (3, 4); whether there is something left.
-    fn go_on(&mut self, fd: RawFd, news: EpollFlags) -> bool {
+    /// Reads and writes (3) until EAGAIN (4). Returns true if the limit on steps came first (5).
+    fn on_ready(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };
         // Pitfalls: one-read-per-edge, edge-without-budget
-        for _ in 0..STEPS {
+        for _ in 0..MAX_STEPS {
             match connection.step(&mut self.buffer) {
-                // A read that did not fill the buffer has emptied the socket, and what comes now
-                // is news again (epoll(7), question 9). But a FIN that has come already is not:
-                // then read on, to the end of the input. Pitfall: hangup-closes
-                Progress::Echoed(count)
-                    if count < BUFFER_SIZE && !news.contains(EpollFlags::EPOLLRDHUP) =>
-                {
-                    return false;
-                }
-                Progress::Echoed(_) => {}
-                Progress::WantRead | Progress::WantWrite => return false,
-                Progress::Closed => {
-                    // Closing takes it out of the interest list, as there is no duplicate of it.
-                    self.connections.remove(&fd);
-                    return false;
-                }
+                Ok(Progress::Echoed(_)) => continue,
+                // The kernel reports the next change as a new edge.
+                Ok(Progress::WantRead | Progress::WantWrite) => return false,
+                Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
+                // ECONNRESET, EPIPE, ETIMEDOUT: ends this connection only. Pitfall: peer-error-ends
+                Err(error) => info!("{} disconnected: {error}", connection.peer),
             }
+            self.connections.remove(&fd);
+            return false;
         }
         true
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.starved = false;
-        for _ in 0..ACCEPTS {
+        self.accept_paused = false;
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
+                Accepted::Connection(stream, peer) => self.add(stream, peer)?,
+                // No event reports what is left in the queue before that.
+                // Pitfall: one-accept-per-edge
                 Accepted::WouldBlock => {
-                    self.incoming = false;
+                    self.accept_pending = false;
                     break;
                 }
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.starved = true;
+                    self.accept_paused = true;
                     break;
                 }
             }
@@ -181,13 +207,47 @@ impl Server {
         Ok(())
     }
 
-    fn add(&mut self, connection: Connection) {
-        let fd = connection.as_raw_fd();
-        // What came before this counts as news too.
-        match self.epoll.add(&connection, event(NEWS, fd)) {
-            Ok(()) => drop(self.connections.insert(fd, connection)),
-            // The kernel's own limit: `fs.epoll.max_user_watches`.
-            Err(error) => warn!("descriptor {fd} refused: {error}"),
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+        stream.set_nonblocking(true)?;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+        // If data has arrived already, this counts as an edge.
+        match self.epoll.add(&stream, event(interest, &stream)) {
+            Ok(()) => {
+                let fd = stream.as_raw_fd();
+                let connection = Connection { stream, peer, pending: Vec::new(), offset: 0 };
+                self.connections.insert(fd, connection);
+            }
+            // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
+            Err(error) => warn!("{peer} refused: epoll_ctl(ADD): {error}"),
         }
+        Ok(())
+    }
+}
+
+impl Connection {
+    /// Writes pending output. If none is left, reads once into `buffer` and writes that back.
+    fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
+        if !self.pending.is_empty() {
+            self.offset += write(&self.stream, &self.pending[self.offset..])?;
+            if self.offset < self.pending.len() {
+                return Ok(Progress::WantWrite);
+            }
+            self.pending = Vec::new(); // frees the memory; `clear` would keep it
+            self.offset = 0;
+        }
+        let Some(count) = read(&self.stream, buffer)? else {
+            return Ok(Progress::WantRead); // EAGAIN
+        };
+        if count == 0 {
+            return Ok(Progress::Closed); // EOF. No output is pending here.
+        }
+        let written = write(&self.stream, &buffer[..count])?;
+        if written < count {
+            self.pending = buffer[written..count].to_vec();
+            return Ok(Progress::WantWrite);
+        }
+        // A short `count` would not prove that the socket is empty: a read also stops at the mark
+        // of urgent data, and what follows the mark raises no new edge.
+        Ok(Progress::Echoed(count))
     }
 }

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use contract::catalog::SERVERS;
 use contract::pitfalls::{self, PITFALLS};
 use contract::{Case, Target, binaries, cases};
+use integration_tests::sample;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             Rlimit { current: getrlimit(Resource::Nofile).maximum, ..getrlimit(Resource::Nofile) };
         let _ = setrlimit(Resource::Nofile, limit);
     }
-    libtest_mimic::run(&arguments, trials()).exit_code()
+    libtest_mimic::run(&arguments, sample::apply(trials())).exit_code()
 }
 
 fn trials() -> Vec<Trial> {

@@ -1,8 +1,8 @@
-//! `docs/contract.md`: the contract as the tests have it. Each line and server, kept or not; each
-//! pitfall, and the case that catches it.
+//! The tables of `docs/contract.md` that the tests generate: which server keeps which rule, and
+//! which case catches which pitfall. The rest of the page is written by hand.
 //!
-//! It says nothing about the machine that it is made on: what cannot be run there is promised all
-//! the same. A tick is true where the run of the other tests passes.
+//! The tables do not depend on the machine: a rule that cannot be tested there is promised all the
+//! same. A check mark is true if the other tests pass.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -13,23 +13,14 @@ use anyhow::{Context, Result, ensure};
 use contract::cases::{CHAT, DATAGRAM, ECHO};
 use contract::pitfalls::PITFALLS;
 use contract::{Case, Kind, Target, catalog};
+use integration_tests::Page;
+use integration_tests::markdown::Table;
 use libtest_mimic::{Completion, Failed, Trial};
 
 /// Rewrites the table where it is set.
 const UPDATE: &str = "UPDATE_DOCS";
 
-/// What `docs/contract.md` begins with.
-const HEAD: &str = "\
-# The contract, as the tests have it
-
-Made by `UPDATE_DOCS=1 cargo test table::`, and compared with by each `cargo test`.
-
-## Who keeps what
-
-✓: kept, and tested. ·: does not apply, as the model has no such limit, or no connections. A number:
-not kept, or not all of it, for the reason below.
-
-";
+const PAGE: &str = "docs/contract.md";
 
 /// Not of the contract: what the log shows.
 const BESIDE: &[&str] = &["log"];
@@ -42,8 +33,9 @@ type Contract = [(&'static str, &'static [Case])];
 type Test = fn() -> Result<()>;
 
 pub fn trials() -> impl Iterator<Item = Trial> {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("docs_contract_md", is_current),
+        ("docs_contract_md_names_every_rule", names_every_rule),
         ("every_line_can_fail", every_line_can_fail),
         ("every_pitfall_is_caught", every_pitfall_is_caught),
         ("every_gap_has_a_reason", every_gap_has_a_reason),
@@ -74,21 +66,23 @@ fn lines(contract: &Contract) -> Vec<&'static str> {
 fn why_not(line: &str, target: &Target) -> Option<&'static str> {
     match line {
         "isolation" | "fairness" if !target.is_concurrent() => {
-            Some("one client is served at a time: the others wait for it, however slow it is")
+            Some("The server serves one client at a time. The others wait, however slow it is.")
         }
         "isolation" | "fairness" if target.properties.connectionless => Some(
-            "one socket for all: unreachable peers fill its send buffer for seconds, a flood its \
-             receive buffer",
+            "All peers share one socket. Unreachable peers can fill its send buffer for seconds, and \
+             a flood can fill its receive buffer.",
         ),
         "backpressure" if target.properties.connectionless => {
-            Some("datagrams that a buffer has no room for are lost, and nobody is slowed down")
+            Some("UDP has no flow control: a datagram that does not fit into a buffer is lost.")
         }
         "limits" if target.properties.max_concurrent < usize::MAX => {
-            Some("who comes when all places are taken is not refused, but waits for one")
+            Some("A connection beyond the limit is not refused. It waits until a thread is free.")
         }
-        "idle" if target.properties.polls => Some("asking costs processor time, answered or not"),
+        "idle" if target.properties.polls => {
+            Some("Polling costs CPU time, whether data has arrived or not.")
+        }
         "idle" if target.properties.idle_memory.is_none_or(|bytes| bytes >= SMALLEST_BUFFER) => {
-            Some("what waits for an idle client needs its buffer before anything has come")
+            Some("The call that waits for an idle client needs its buffer before data arrives.")
         }
         _ => None,
     }
@@ -100,27 +94,47 @@ fn has_nothing_to_keep(contract: &Contract, line: &str, target: &Target) -> bool
     !all.any(|case| (case.applies)(target))
 }
 
+/// The generated parts of the page begin with the heads of their tables. The first one ends at the
+/// next heading, the second one at the end of the page.
 fn is_current() -> Result<()> {
-    let (first, second) = (who_keeps_what(), what_catches_what()?);
-    let page = format!("{HEAD}{first}\n## What catches what\n\n{second}");
-    compare("docs/contract.md", |_| Some(page))
-}
-
-/// A document has to be what `text` makes of it.
-fn compare(document: &str, text: impl FnOnce(&str) -> Option<String>) -> Result<()> {
-    let path = root(document);
-    let committed = fs::read_to_string(&path).unwrap_or_default();
-    let text = text(&committed).with_context(|| format!("{document} has no place for it"))?;
+    let committed = fs::read_to_string(root(PAGE))?;
+    let place = || {
+        let first = committed.find("| server | isolation |")?;
+        let between = first + committed[first..].find("\n## ")?;
+        let second = between + committed[between..].find("| pitfall |")?;
+        Some((first, between, second))
+    };
+    let (first, between, second) = place().context("the page has no place for the tables")?;
+    let text = format!(
+        "{}{}{}{}",
+        &committed[..first],
+        who_keeps_what(),
+        &committed[between..second],
+        what_catches_what()?
+    );
     if env::var_os(UPDATE).is_some() {
-        return fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()));
+        return fs::write(root(PAGE), text).with_context(|| format!("cannot write {PAGE}"));
     }
     let both = committed.lines().zip(text.lines());
     let differs = both.take_while(|(committed, line)| committed == line).count() + 1;
     ensure!(
         committed == text,
-        "{document} is not what the tests say, from line {differs} on; \
+        "{PAGE} differs from the tests, from line {differs} on; \
          {UPDATE}=1 cargo test table:: rewrites it"
     );
+    Ok(())
+}
+
+/// The page explains each line of the contract in a table whose first column is "rule".
+fn names_every_rule() -> Result<()> {
+    let page = Page::read(root(PAGE))?;
+    let tables = page.tables.iter().filter(|table| table.column(&["rule"]) == Some(0));
+    let rows: Vec<_> = tables.flat_map(Table::body).collect();
+    for line in lines(ECHO).into_iter().chain(lines(DATAGRAM)).chain(lines(CHAT)) {
+        let name = line.replace('_', "-");
+        let explained = rows.iter().any(|row| row.cells.first().is_some_and(|it| it.text == name));
+        ensure!(explained, "{PAGE} does not explain {name:?}");
+    }
     Ok(())
 }
 
@@ -129,7 +143,7 @@ fn who_keeps_what() -> String {
     head(&mut text, ECHO);
     rows(&mut text, &mut reasons, ECHO, ECHO, Kind::Echo);
     rows(&mut text, &mut reasons, ECHO, DATAGRAM, Kind::Datagram);
-    text += "\nThe chat servers, which keep the rules of the room besides:\n\n";
+    text += "\nThe chat servers also keep the rules of the chat room:\n\n";
     head(&mut text, CHAT);
     rows(&mut text, &mut reasons, CHAT, CHAT, Kind::Chat);
     text += "\n";
@@ -140,14 +154,7 @@ fn who_keeps_what() -> String {
 }
 
 fn what_catches_what() -> Result<String> {
-    let mut text = "\
-Each of these servers, in [`pitfalls/`](../pitfalls/src/bin), is wrong in one way, and fails this case of the contract
-for that reason: `cargo test pitfalls`. So each line of the contract is proven to be able to fail.
-
-| pitfall | the mistake | caught by |
-|---|---|---|
-"
-    .to_owned();
+    let mut text = "| pitfall | the mistake | caught by |\n|---|---|---|\n".to_owned();
     for pitfall in PITFALLS {
         let (name, mistake) = (pitfall.entry.name, mistake(pitfall.entry.name)?);
         text += &format!(
@@ -205,8 +212,12 @@ fn header(name: &str) -> Result<Vec<String>> {
     let header = source.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
     let header = header.collect::<Vec<_>>().join("\n");
     let paragraphs: Vec<_> = header.split("\n\n").collect();
-    for (label, paragraph) in ["Mistake", "Seen", "Rule", "Show", "Right"].iter().zip(&paragraphs) {
-        let begins = paragraph.starts_with(&format!("{label}: "));
+    for (label, paragraph) in
+        ["Mistake", "Symptom", "Rule", "Reproduce", "Correct"].iter().zip(&paragraphs)
+    {
+        // A parenthesis may follow: "Reproduce (with OpenBSD's `nc`):".
+        let rest = paragraph.strip_prefix(label).unwrap_or_default();
+        let begins = rest.starts_with(':') || rest.starts_with(" (");
         ensure!(begins, "the header of {name} has {paragraph:?} in place of its {label:?}");
     }
     Ok(paragraphs.into_iter().map(|paragraph| paragraph.replace('\n', " ")).collect())

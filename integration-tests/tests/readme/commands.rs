@@ -1,10 +1,11 @@
-//! Each command of the README, run as a reader would.
+//! Each command of README.md and `docs`, run as a reader would run it. The Chinese editions have
+//! the same commands (see [`crate::translation`]).
 //!
-//! Not literally:
-//! - the placeholders of `cargo run -p PACKAGE --bin NAME` stand for every server of the tables;
-//! - `nc` is a client of our own, and a server listens on another port where its own is taken;
-//! - `cargo test` would run this test too: see [`listing`];
-//! - what bench and trace take minutes for, or writes over: see [`tools`].
+//! These commands do not run literally:
+//! - `cargo run -p PACKAGE --bin NAME` runs once for each server of the page's tables.
+//! - `nc` is a client of this suite. A server listens on another port if its own port is in use.
+//! - `cargo test` would run this suite too: see [`listing`].
+//! - `bench` and `trace` take minutes, or overwrite committed files: see [`tools`].
 
 use std::sync::Arc;
 
@@ -15,12 +16,13 @@ use libtest_mimic::Trial;
 use regex::Regex;
 
 use crate::session::{Run, Step};
-use crate::{conversation, listing, servers, session, tools, trial};
+use crate::{conversation, listing, pages, servers, session, tools, trial};
 
-/// Whether code within text is a command.
+/// Whether code within text is a command that can run. `nc -N`, without an address, is not.
 pub fn is_one(code: &str) -> bool {
     let code = without_variables(code);
-    ["cargo ", "diff ", "nc ", "strace "].iter().any(|start| code.starts_with(start))
+    let has_arguments = code.split(' ').count() > 2 || !code.starts_with("nc ");
+    has_arguments && ["cargo ", "diff ", "nc ", "strace "].iter().any(|it| code.starts_with(it))
 }
 
 fn without_variables(command: &str) -> &str {
@@ -31,9 +33,17 @@ fn without_variables(command: &str) -> &str {
     }
 }
 
-pub fn trials(page: &Page, workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
+pub fn trials(workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
-    // The server that a reader has started last, for the `nc` that follows.
+    for page in pages::english()? {
+        trials.extend(trials_of(&Page::read(page)?, workspace)?);
+    }
+    Ok(trials)
+}
+
+fn trials_of(page: &Page, workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    // The server that the reader started last. A following `nc` connects to it.
     let mut server = None;
     for (line, step) in steps(page)? {
         for step in fill_in(&step, page, workspace) {
@@ -44,7 +54,7 @@ pub fn trials(page: &Page, workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
                 server = Some(Step::new(step.command.clone()));
             }
             let workspace = Arc::clone(workspace);
-            // In capitals: the command itself would run this test too.
+            // The filter in capitals, or the command would select this trial too.
             let command = match step.command.split_once("cargo test ") {
                 Some((before, filter)) => format!("{before}cargo test {}", filter.to_uppercase()),
                 None => step.command,
@@ -56,7 +66,7 @@ pub fn trials(page: &Page, workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
     Ok(trials)
 }
 
-/// All commands, each with its line.
+/// All commands of a page, each with its line.
 fn steps(page: &Page) -> Result<Vec<(usize, Step)>> {
     let comment = Regex::new(r"(^|\s+)#.*$")?;
     let mut steps = Vec::new();
@@ -70,7 +80,7 @@ fn steps(page: &Page) -> Result<Vec<(usize, Step)>> {
             }
             Some("console") => Step::of_block(&code.text),
             Some("text") => {
-                // A chat; it says by itself what it is.
+                // A session with a chat server begins with the greeting of the server.
                 let lines: Vec<_> = code.text.lines().map(str::to_owned).collect();
                 let is_chat = conversation::is_chat(&lines);
                 let nc = Step { command: "nc 127.0.0.1 7001".to_owned(), lines };
@@ -83,7 +93,7 @@ fn steps(page: &Page) -> Result<Vec<(usize, Step)>> {
     Ok(steps)
 }
 
-/// With each server of the tables in place of `PACKAGE` and `NAME`.
+/// The step once for each server of the tables, in place of `PACKAGE` and `NAME`.
 fn fill_in(step: &Step, page: &Page, workspace: &Workspace) -> Vec<Step> {
     if !step.command.contains("PACKAGE") && !step.command.contains("NAME") {
         return vec![step.clone()];
@@ -107,20 +117,20 @@ fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
                 tools::works(&run, workspace)
             }
             Some(run) if run.binary.package == "pitfalls" => {
-                bail!("what is to be seen of a mistake? Teach tests/readme/commands.rs")
+                bail!("what should a pitfall show? Add it to tests/readme/commands.rs")
             }
             _ => session::run(steps, workspace),
         },
         ["nc", ..] => session::run(steps, workspace),
-        ["cargo", "test", arguments @ ..] => listing::has(arguments),
+        ["cargo", "test", arguments @ ..] => listing::selects_a_test(arguments),
         ["diff", _, _] => differ(command),
-        _ => bail!("how is that run? Teach tests/readme/commands.rs"),
+        _ => bail!("how does this run? Add it to tests/readme/commands.rs"),
     }
 }
 
 fn differ(command: &str) -> Result<()> {
     let output = Launch::shell("diff", command).output()?;
-    // 2 where a file is missing, 0 where they are the same.
+    // 0 if the files are the same, 2 if one does not exist.
     ensure!(output.status.code() == Some(1), "{}: {}", output.status, output.stderr);
     Ok(())
 }

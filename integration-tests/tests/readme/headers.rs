@@ -1,4 +1,4 @@
-//! The header of each server: the command after `Run:`, and the transcript below it.
+//! The header of each server: the command after `Run:` works, and shows the transcript below it.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,20 +25,24 @@ fn holds(server: &Binary, workspace: &Workspace) -> Result<()> {
     let page = Page::of_header(&server.path)?;
     if !server.is_mode() {
         let named = page.codes.iter().any(|code| code.text == figure);
-        ensure!(named && Path::new(&figure).is_file(), "it is not drawn in {figure}");
+        ensure!(
+            named && Path::new(&figure).is_file(),
+            "the header does not name {figure}, or the file does not exist"
+        );
     }
 
     let mut codes = page.codes.iter().skip_while(|code| !code.text.starts_with("cargo run "));
-    let run = codes.next().context("the header does not say how it is run")?;
-    let parsed = Run::parse(&run.text, workspace)?.context("this is not how it is run")?;
-    ensure!(parsed.binary == *server, "{} runs another one", page.at(run.line));
+    let run = codes.next().context("the header has no command")?;
+    let parsed =
+        Run::parse(&run.text, workspace)?.context("the first command is not `cargo run`")?;
+    ensure!(parsed.binary == *server, "{} runs another program", page.at(run.line));
     let block = codes.find(|code| code.language.is_some()).context("there is no transcript")?;
     let transcript = Step::of_block(&block.text);
     ensure!(!transcript.is_empty(), "{} shows no command", page.at(block.line));
 
     let run = Step::new(&run.text);
     if server.is_mode() {
-        // The demonstration, and then the same in parts.
+        // First the demonstration in one process, then its parts as separate processes.
         session::run(&[run], workspace)?;
         return session::run(&transcript, workspace);
     }

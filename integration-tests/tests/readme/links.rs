@@ -1,7 +1,7 @@
-//! Links lead to what is there; an index of functions to files that define them.
+//! Links lead to something that exists, and an index of functions to files that define them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::Page;
@@ -9,15 +9,16 @@ use integration_tests::markdown::{Link, Row};
 use libtest_mimic::Trial;
 use regex::Regex;
 
-use crate::{PAGES, none, trial};
+use crate::{expect_none, pages, trial};
 
-pub fn trials() -> Vec<Trial> {
+pub fn trials() -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
-    for page in PAGES {
-        trials.push(trial(format!("links::{page}"), move || links(page)));
-        trials.push(trial(format!("functions::{page}"), move || functions(page)));
+    for page in pages::all()? {
+        let other = page.clone();
+        trials.push(trial(format!("links::{page}"), move || links(&page)));
+        trials.push(trial(format!("functions::{other}"), move || functions(&other)));
     }
-    trials
+    Ok(trials)
 }
 
 fn links(page: &str) -> Result<()> {
@@ -28,7 +29,7 @@ fn links(page: &str) -> Result<()> {
             wrong.push(format!("{}: {}: {error:#}", page.at(link.line), link.target));
         }
     }
-    none(wrong)
+    expect_none(wrong)
 }
 
 fn leads_somewhere(page: &Page, link: &Link) -> Result<()> {
@@ -36,16 +37,15 @@ fn leads_somewhere(page: &Page, link: &Link) -> Result<()> {
         return Ok(());
     }
     let file = file(page, link);
-    // Also where it leads out of the repository and back in: GitHub would not follow.
-    ensure!(!link.target.starts_with('/') && file.exists(), "there is no {}", file.display());
+    let inside = !link.target.starts_with('/') && !file.starts_with("..");
+    ensure!(inside && file.exists(), "there is no {}", file.display());
     let Some((_, anchor)) = link.target.split_once('#') else { return Ok(()) };
-    if file.extension().is_some_and(|it| it == "md") {
-        let anchors = Page::read(&file)?.anchors;
-        ensure!(anchors.iter().any(|it| it == anchor), "there is no heading #{anchor}");
+    if pages::is_page(&file) {
+        heading(page, link)?;
         return Ok(());
     }
     let lines = Regex::new("^L([0-9]+)(?:-L([0-9]+))?$")?.captures(anchor);
-    let lines = lines.with_context(|| format!("#{anchor} is no line"))?;
+    let lines = lines.with_context(|| format!("#{anchor} is not a line"))?;
     let first: usize = lines[1].parse()?;
     let last = lines.get(2).map_or(Ok(first), |last| last.as_str().parse())?;
     let count = fs::read_to_string(&file)?.lines().count();
@@ -53,16 +53,34 @@ fn leads_somewhere(page: &Page, link: &Link) -> Result<()> {
     Ok(())
 }
 
-/// What it leads to, from the root.
-fn file(page: &Page, link: &Link) -> PathBuf {
+/// The file that a link leads to, relative to the root of the repository.
+pub fn file(page: &Page, link: &Link) -> PathBuf {
     let path = link.target.split('#').next().unwrap_or_default();
     if path.is_empty() {
         return page.path.clone();
     }
-    page.path.parent().unwrap_or(Path::new("")).join(path)
+    let mut file = PathBuf::new();
+    for part in page.path.parent().unwrap_or(Path::new("")).join(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if file.file_name().is_some() => {
+                file.pop();
+            }
+            _ => file.push(part),
+        }
+    }
+    file
 }
 
-/// In a table with a column of functions, the file that the row links to has them.
+/// The number of the heading that a link leads to, if it leads to one.
+pub fn heading(page: &Page, link: &Link) -> Result<Option<usize>> {
+    let Some((_, anchor)) = link.target.split_once('#') else { return Ok(None) };
+    let anchors = Page::read(file(page, link))?.anchors;
+    let number = anchors.iter().position(|it| it == anchor);
+    number.map(Some).with_context(|| format!("there is no heading #{anchor}"))
+}
+
+/// In a table with a column of functions, the file that a row links to defines the functions.
 fn functions(page: &str) -> Result<()> {
     let page = Page::read(page)?;
     let mut wrong = Vec::new();
@@ -76,7 +94,7 @@ fn functions(page: &str) -> Result<()> {
             }
         }
     }
-    none(wrong)
+    expect_none(wrong)
 }
 
 fn is_defined(page: &Page, row: &Row, name: &str) -> Result<()> {
@@ -88,7 +106,7 @@ fn is_defined(page: &Page, row: &Row, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file defines `name`, or `Type::name` in an `impl` of the type, as rustfmt has it.
+/// Whether a file, formatted by rustfmt, defines `name`, or `Type::name` in an `impl` of the type.
 fn defines(source: &str, name: &str) -> Result<bool> {
     let (owner, name) = name.split_once("::").map_or((None, name), |(a, b)| (Some(a), b));
     let name = regex::escape(name.trim_end_matches("()"));

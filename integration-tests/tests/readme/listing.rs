@@ -1,20 +1,21 @@
-//! `cargo test FILTER`: not run, for it runs this test too; but it must run something.
+//! `cargo test FILTER` does not run here, because it would run this trial too. But the filter must
+//! select at least one test.
 
 use std::collections::HashMap;
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::workspace;
 
 use crate::{KINDS, session};
 
-/// By the arguments that say which targets.
+/// The names of the tests, by the options that select the targets.
 static LISTINGS: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
 
-/// Whether there are tests that `cargo test` runs with these arguments.
-pub fn has(arguments: &[&str]) -> Result<()> {
-    // The options that may come before the filter all take a value.
+/// Fails if `cargo test` with these arguments runs no test.
+pub fn selects_a_test(arguments: &[&str]) -> Result<()> {
+    // All options that may come before the filter take a value.
     let mut options = Vec::new();
     let mut rest = arguments.iter();
     let mut filter = "";
@@ -26,21 +27,21 @@ pub fn has(arguments: &[&str]) -> Result<()> {
         }
     }
     let listing = listing(&options)?;
-    // Of those here some have the command in their own name.
-    let ours = |line: &str| KINDS.iter().any(|kind| line.starts_with(&format!("{kind}::")));
-    let named = |line: &str| line.contains(filter) && !ours(line);
-    ensure!(listing.lines().any(named), "no test has {filter:?} in its name");
+    // Some trials of this suite have the command in their own name.
+    let is_ours = |line: &str| KINDS.iter().any(|kind| line.starts_with(&format!("{kind}::")));
+    let is_selected = |line: &str| line.contains(filter) && !is_ours(line);
+    ensure!(listing.lines().any(is_selected), "no test has {filter:?} in its name");
     Ok(())
 }
 
 fn listing(options: &[&str]) -> Result<String> {
-    let mut listings = LISTINGS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut listings = LISTINGS.lock().unwrap_or_else(PoisonError::into_inner);
     let listings = listings.get_or_insert_default();
     if let Some(listing) = listings.get(&options.join(" ")) {
         return Ok(listing.clone());
     }
     let _alone = session::alone();
-    // Not the examples in the documentation: there are none, and rustdoc takes its time to see.
+    // Without the documentation tests: there are none, and rustdoc takes long to find that out.
     let mut command = Command::new(workspace::cargo());
     let output = command
         .args(["test", "--quiet", "--tests"])

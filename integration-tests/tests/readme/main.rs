@@ -1,21 +1,23 @@
-//! What the documentation tells a reader holds: `KIND::PLACE`.
+//! Whether the documentation is true: `KIND::PLACE`.
 //!
-//! - `links`: a link leads to a file, a heading, a line that is there; `functions`: an index of
-//!   functions, to a file that has them.
-//! - `commands`: each command of the README does what the README says, run as a reader would.
-//! - `headers`: so do the commands and the transcript in the header of each server.
-//! - `references`: files and programs that comments name are there.
-//! - `servers`: the tables name all servers, and no others.
-//! - `translation`: the README in Chinese says the same, as far as a program can tell.
+//! - `pages`: each page has the shape that all pages have, and no table stands twice.
+//! - `links`: each link leads to a file, heading, or line that exists. `functions`: in an index of
+//!   functions, each file defines the functions that its row names.
+//! - `commands`: each command does what the page says, run as a reader would run it.
+//! - `headers`: the same for the command and the transcript in the header of each server.
+//! - `references`: the files and programs that comments name exist.
+//! - `servers`: the tables name all servers and pitfalls, and nothing else.
+//! - `translation`: a page and its Chinese edition agree, as far as a program can tell.
 //!
-//! What cannot be run literally is run as nearly as possible, and `commands` says so. No other
-//! machine is asked for anything.
+//! Commands that cannot run literally run as literally as possible; see `commands`. No test
+//! connects to another machine.
 
 mod commands;
 mod conversation;
 mod headers;
 mod links;
 mod listing;
+mod pages;
 mod references;
 mod servers;
 mod session;
@@ -28,23 +30,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use integration_tests::{Page, Workspace, workspace};
+use integration_tests::{Workspace, sample, workspace};
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// What the names here begin with.
-const KINDS: [&str; 7] =
-    ["commands", "functions", "headers", "links", "references", "servers", "translation"];
-
-const README: &str = "README.md";
-const CHINESE: &str = "README.zh-CN.md";
-const PAGES: [&str; 4] = [README, CHINESE, "docs/contract.md", "docs/benchmarks/README.md"];
+/// The first parts of the names of all trials here.
+const KINDS: [&str; 8] =
+    ["commands", "functions", "headers", "links", "pages", "references", "servers", "translation"];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Nearly all of them wait for something.
+    // Nearly all trials wait for other programs most of the time.
     arguments.test_threads.get_or_insert(6);
     match trials() {
-        Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+        Ok(trials) => libtest_mimic::run(&arguments, sample::apply(trials)).exit_code(),
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::FAILURE
@@ -53,16 +51,16 @@ fn main() -> ExitCode {
 }
 
 fn trials() -> Result<Vec<Trial>> {
-    // Where a reader is, and what all paths here start from.
+    // Readers run the commands here, and all paths in this suite are relative to it.
     env::set_current_dir(workspace::root())?;
     let workspace = Arc::new(Workspace::read()?);
-    let readme = Page::read(README)?;
-    let mut trials = links::trials();
-    trials.extend(commands::trials(&readme, &workspace)?);
+    let mut trials = pages::trials()?;
+    trials.extend(links::trials()?);
+    trials.extend(commands::trials(&workspace)?);
     trials.extend(headers::trials(&workspace));
     trials.extend(references::trials(&workspace)?);
-    trials.extend(servers::trials(&workspace));
-    trials.extend(translation::trials());
+    trials.extend(servers::trials(&workspace)?);
+    trials.extend(translation::trials()?);
     Ok(trials)
 }
 
@@ -70,26 +68,26 @@ fn trial(name: String, test: impl FnOnce() -> Result<()> + Send + 'static) -> Tr
     Trial::ignorable_test(name, move || match test() {
         Ok(()) => Ok(Completion::Completed),
         Err(error) => match error.downcast_ref() {
-            Some(Lack(what)) => Ok(Completion::ignored_with(what)),
+            Some(Unavailable(what)) => Ok(Completion::ignored_with(what)),
             None => Err(format!("{error:#}").into()),
         },
     })
 }
 
-/// What a test needs and this machine does not have: the error of one that cannot be run.
+/// The error of a trial that needs something that this machine does not have.
 #[derive(Debug)]
-struct Lack(&'static str);
+struct Unavailable(&'static str);
 
-impl std::error::Error for Lack {}
+impl std::error::Error for Unavailable {}
 
-impl fmt::Display for Lack {
+impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
 }
 
-/// Fails with all of `wrong`, if there is any.
-fn none(wrong: impl IntoIterator<Item = String>) -> Result<()> {
+/// Fails with all messages of `wrong`, if there are any.
+fn expect_none(wrong: impl IntoIterator<Item = String>) -> Result<()> {
     let wrong: Vec<_> = wrong.into_iter().collect();
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())

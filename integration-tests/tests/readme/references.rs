@@ -1,4 +1,4 @@
-//! Files and programs that the comments of our sources name are there.
+//! The files and programs that comments in the sources name exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use integration_tests::Workspace;
 use libtest_mimic::Trial;
 use regex::Regex;
 
-use crate::{listing, none, trial};
+use crate::{expect_none, listing, trial};
 
 pub fn trials(workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
@@ -32,13 +32,13 @@ fn references(package: &Path, workspace: &Workspace) -> Result<()> {
             for found in codes.captures_iter(&comment) {
                 let line = line + comment[..found.get_match().start()].matches('\n').count();
                 let code = found[1].replace('\n', " ");
-                if let Err(error) = is_there(&code, package, &file, workspace) {
+                if let Err(error) = exists(&code, package, &file, workspace) {
                     wrong.push(format!("{}:{line}: `{code}`: {error:#}", file.display()));
                 }
             }
         }
     }
-    none(wrong)
+    expect_none(wrong)
 }
 
 fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -53,8 +53,8 @@ fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The comments, each with its first line; lines that follow one another are one. Figures and
-/// transcripts in them are left out.
+/// The comments, each with its first line. Adjacent lines are one comment. Figures and transcripts
+/// are left out.
 fn comments(source: &str) -> Result<Vec<(usize, String)>> {
     let comment = Regex::new(r"(?:^|\s)//[/!]?(?: |$)(.*)$")?;
     let mut comments: Vec<(usize, String)> = Vec::new();
@@ -72,27 +72,27 @@ fn comments(source: &str) -> Result<Vec<(usize, String)>> {
     Ok(comments)
 }
 
-fn is_there(code: &str, package: &Path, file: &Path, workspace: &Workspace) -> Result<()> {
-    // What is in capitals stands for something else.
+fn exists(code: &str, package: &Path, file: &Path, workspace: &Workspace) -> Result<()> {
+    // Words in capitals are placeholders.
     let run = Regex::new("cargo run -p ([a-z][a-z-]*)(?: --bin ([a-z-]+))?")?;
     if let Some(run) = run.captures(code) {
         workspace.run(&run[1], run.get(2).map(|name| name.as_str()))?;
     }
     if let Some(filter) = Regex::new("^cargo test ([a-z_:]+)$")?.captures(code) {
-        listing::has(&[&filter[1]])?;
+        listing::selects_a_test(&[&filter[1]])?;
     }
     let mut files = Vec::new();
     for word in code.split_whitespace().flat_map(expand) {
         files.extend(path(&word, package, file)?);
     }
     if code.starts_with("diff ") {
-        let [one, other] = files.as_slice() else { bail!("these are not two files") };
-        ensure!(fs::read(one)? != fs::read(other)?, "they do not differ");
+        let [one, other] = files.as_slice() else { bail!("diff needs two files") };
+        ensure!(fs::read(one)? != fs::read(other)?, "the files do not differ");
     }
     Ok(())
 }
 
-/// `a{b,c}` is `ab` and `ac`.
+/// Expands braces as a shell does: `a{b,c}` is `ab` and `ac`.
 fn expand(word: &str) -> Vec<String> {
     let parts = || {
         let (before, rest) = word.split_once('{')?;
@@ -102,11 +102,12 @@ fn expand(word: &str) -> Vec<String> {
     parts().unwrap_or_else(|| vec![word.to_owned()])
 }
 
-/// The file that a word names, if it is such a word: from the root, or beside the comment.
+/// The file that a word names, if it looks like a path: relative to the root of the repository, or
+/// to the file with the comment.
 fn path(word: &str, package: &Path, file: &Path) -> Result<Option<PathBuf>> {
     let like_one = Regex::new(r"^([\w.-]+(?:/[\w.-]+)*\.(?:rs|svg|md|conf|toml))(?::([0-9]+))?$")?;
     let Some(parts) = like_one.captures(word) else { return Ok(None) };
-    let beside = file.parent().context("no folder")?;
+    let beside = file.parent().context("the file has no folder")?;
     let places = [Path::new(""), beside, package, &package.join("src"), &package.join("src/bin")];
     let found = places.iter().map(|place| place.join(&parts[1])).find(|path| path.is_file());
     let found = found.with_context(|| format!("there is no {}", &parts[1]))?;

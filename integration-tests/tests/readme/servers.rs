@@ -1,37 +1,39 @@
-//! The README's tables name all servers, and no others; the contract's page names all pitfalls.
+//! The tables of README.md name all servers and no others, those of `docs/communication-modes.md`
+//! all modes, and those of the pages about pitfalls all pitfalls.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use integration_tests::markdown::Cell;
+use integration_tests::markdown::{Cell, Table};
 use integration_tests::{Binary, Page, Workspace};
 use libtest_mimic::Trial;
 
-use crate::{CHINESE, README, none, trial};
+use crate::pages::{README, chinese};
+use crate::{expect_none, links, pages, trial};
 
-const PITFALLS: &str = "pitfalls/src/bin";
+const MODES: &str = "docs/communication-modes.md";
+const PITFALLS: [&str; 2] = ["docs/pitfalls.md", "docs/contract.md"];
 
-pub fn trials(workspace: &Arc<Workspace>) -> Vec<Trial> {
+pub fn trials(workspace: &Arc<Workspace>) -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
-    for page in [README, CHINESE] {
-        for (name, test) in [
-            (
-                "every_server_has_a_row",
-                every_server_has_a_row as fn(&Page, &Workspace) -> Result<()>,
-            ),
-            ("every_row_has_a_server", every_row_has_a_server),
-            ("every_pitfall_is_there", every_pitfall_is_there),
-        ] {
-            let workspace = Arc::clone(workspace);
-            let test = move || test(&Page::read(page)?, &workspace);
-            trials.push(trial(format!("servers::{page}::{name}"), test));
-        }
+    for page in [README, MODES].into_iter().flat_map(|page| [page.to_owned(), chinese(page)]) {
+        let workspace = Arc::clone(workspace);
+        let name = format!("servers::{page}::every_server_has_a_row");
+        trials.push(trial(name, move || every_server_has_a_row(&Page::read(page)?, &workspace)));
     }
-    trials.push(trial("servers::docs/contract.md::every_pitfall".into(), every_pitfall_is_caught));
-    trials
+    for page in PITFALLS.into_iter().flat_map(|page| [page.to_owned(), chinese(page)]) {
+        let name = format!("servers::{page}::every_pitfall_has_a_row");
+        trials.push(trial(name, move || every_pitfall_has_a_row(&Page::read(page)?)));
+    }
+    for page in pages::all()? {
+        let workspace = Arc::clone(workspace);
+        let name = format!("servers::{page}::every_row_names_a_program");
+        trials.push(trial(name, move || every_row_names_a_program(&Page::read(page)?, &workspace)));
+    }
+    Ok(trials)
 }
 
 /// The first cells of the rows of all tables.
@@ -39,27 +41,32 @@ fn first_cells(page: &Page) -> impl Iterator<Item = &Cell> {
     page.tables.iter().flat_map(|table| table.body().filter_map(|row| row.cells.first()))
 }
 
-/// The servers of the tables: whose name, in the first cell of a row, links to their file.
+/// The servers whose name, in the first cell of a row, links to their file.
 pub fn named<'a>(page: &Page, workspace: &'a Workspace) -> Vec<&'a Binary> {
     let links: Vec<_> = first_cells(page).flat_map(|cell| &cell.links).collect();
-    let has = |it: &&Binary| {
-        links.iter().any(|link| link.text == it.name && Path::new(&link.target) == it.path)
+    let is_named = |it: &&Binary| {
+        links.iter().any(|link| link.text == it.name && links::file(page, link) == it.path)
     };
-    workspace.servers().filter(has).collect()
+    workspace.servers().filter(is_named).collect()
 }
 
+/// The modes of communication have a page of their own.
 fn every_server_has_a_row(page: &Page, workspace: &Workspace) -> Result<()> {
     let named = named(page, workspace);
-    let missing = workspace.servers().filter(|server| !named.contains(server));
-    none(missing.map(|server| format!("{} has no row", server.path.display())))
+    let is_about_modes = page.path.to_string_lossy().contains("modes");
+    let expected = workspace.servers().filter(|server| server.is_mode() == is_about_modes);
+    let missing = expected.filter(|server| !named.contains(server));
+    expect_none(missing.map(|server| format!("{} has no row", server.path.display())))
 }
 
-/// What a first cell calls a server, by a link to a program or in a column of servers, is one.
-fn every_row_has_a_server(page: &Page, workspace: &Workspace) -> Result<()> {
+/// A link in a first cell to a program carries the name of the program, and the first cells of a
+/// column of servers name programs.
+fn every_row_names_a_program(page: &Page, workspace: &Workspace) -> Result<()> {
     let mut wrong = Vec::new();
     for link in first_cells(page).flat_map(|cell| &cell.links) {
-        let is_program = link.target.ends_with("src/main.rs") || link.target.contains("/src/bin/");
-        let is_its = |it: &Binary| it.name == link.text && it.path == Path::new(&link.target);
+        let file = links::file(page, link);
+        let is_program = file.ends_with("src/main.rs") || link.target.contains("/src/bin/");
+        let is_its = |it: &Binary| it.name == link.text && it.path == file;
         if is_program && !workspace.binaries.iter().any(is_its) {
             wrong.push(format!("{}: {} is not {}", page.at(link.line), link.target, link.text));
         }
@@ -75,30 +82,21 @@ fn every_row_has_a_server(page: &Page, workspace: &Workspace) -> Result<()> {
             }
         }
     }
-    none(wrong)
+    expect_none(wrong)
 }
 
-fn pitfalls() -> Result<BTreeSet<PathBuf>> {
-    let files: BTreeSet<_> = fs::read_dir(PITFALLS)?.flatten().map(|entry| entry.path()).collect();
-    ensure!(!files.is_empty(), "there are no pitfalls");
-    Ok(files)
-}
-
-fn every_pitfall_is_there(page: &Page, _: &Workspace) -> Result<()> {
-    let there = pitfalls()?;
-    let links = page.links.iter().filter(|link| link.target.starts_with("pitfalls/src/bin/"));
-    let wrong = links.filter(|link| {
-        let name = format!("{PITFALLS}/{}.rs", link.text);
-        name != link.target || !there.contains(Path::new(&name))
-    });
-    none(wrong.map(|link| format!("{}: {} is not {}", page.at(link.line), link.target, link.text)))
-}
-
-fn every_pitfall_is_caught() -> Result<()> {
-    let page = Page::read("docs/contract.md")?;
-    let missing = pitfalls()?.into_iter().filter(|file| {
-        let target = format!("../{}", file.display());
-        !page.links.iter().any(|link| link.target == target)
-    });
-    none(missing.map(|file| format!("{} is not in docs/contract.md", file.display())))
+/// Each pitfall has exactly one row.
+fn every_pitfall_has_a_row(page: &Page) -> Result<()> {
+    let folder = fs::read_dir("pitfalls/src/bin")?.flatten();
+    let pitfalls: BTreeSet<PathBuf> = folder.map(|entry| entry.path()).collect();
+    ensure!(!pitfalls.is_empty(), "there are no pitfalls");
+    let rows = page.tables.iter().flat_map(Table::body);
+    let linked: Vec<_> = rows
+        .flat_map(|row| row.cells.iter().flat_map(|cell| &cell.links))
+        .map(|link| links::file(page, link))
+        .filter(|file| file.starts_with("pitfalls"))
+        .collect();
+    let count = |pitfall: &PathBuf| linked.iter().filter(|file| *file == pitfall).count();
+    let wrong = pitfalls.iter().filter(|pitfall| count(pitfall) != 1);
+    expect_none(wrong.map(|pitfall| format!("{} has {} rows", pitfall.display(), count(pitfall))))
 }

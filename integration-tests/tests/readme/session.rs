@@ -1,4 +1,5 @@
-//! Commands and what they show, one after the other, as a reader types them in several terminals.
+//! Runs commands one after the other, as a reader types them in several terminals, and checks what
+//! they print.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, ExitStatus};
@@ -11,14 +12,14 @@ use integration_tests::{Binary, Workspace, workspace};
 use regex::Regex;
 use rustix::process::Signal;
 
-use crate::{Lack, conversation};
+use crate::{Unavailable, conversation};
 
-/// A program that sleeps in so many looks one after the other, for two seconds or more, waits for
-/// something to come: those that end by themselves do not sleep for so long.
+/// A program that is asleep in this many checks in a row, for two seconds or more, waits for input.
+/// A program that ends by itself does not sleep for so long.
 const ASLEEP: usize = 400;
 
-/// Held while Cargo builds something, which would have others wait for longer than they expect; and
-/// by a session, as the ports that the commands name are the same in many.
+/// Held while Cargo builds something, because a build slows down everything else. Also held by each
+/// session, because many of them use the same ports.
 static ALONE: Mutex<()> = Mutex::new(());
 
 /// See [`ALONE`].
@@ -26,7 +27,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A command, and the lines that follow on the screen.
+/// A command, and the lines below it on the screen.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub command: String,
@@ -38,7 +39,7 @@ impl Step {
         Self { command: command.into(), lines: Vec::new() }
     }
 
-    /// Those of a block in which commands begin with `$`.
+    /// The steps of a block in which commands begin with `$`.
     pub fn of_block(block: &str) -> Vec<Self> {
         let mut steps: Vec<Self> = Vec::new();
         for line in block.replace("\\\n", "").lines() {
@@ -61,7 +62,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// `None` for what is no `cargo run`.
+    /// Returns `None` if the command is not `cargo run`.
     pub fn parse(command: &str, workspace: &Workspace) -> Result<Option<Self>> {
         let shape = "^(RUST_LOG=trace )?cargo run (?:--release )?\
                      -p ([^ ]+)(?: --bin ([^ ]+))?(?: --)?(?: (.*))?$";
@@ -74,18 +75,18 @@ impl Run {
         }))
     }
 
-    /// A demonstration, which ends by itself.
+    /// Whether it is a demonstration, which ends by itself.
     fn is_demonstration(&self) -> bool {
         self.binary.is_mode() && self.arguments.is_empty()
     }
 
-    /// The port that it listens on, if it is a server.
+    /// The port on which it listens, if it is a server.
     fn port(&self) -> Result<u16> {
         let port = self.arguments.iter().find_map(|it| it.strip_prefix("127.0.0.1:"));
         Ok(port.map_or(Ok(if self.binary.is_chat() { 7001 } else { 7000 }), str::parse)?)
     }
 
-    /// Builds it, which may take its time.
+    /// Builds the program.
     pub fn build(&self) -> Result<()> {
         let Binary { package, name, .. } = &self.binary;
         let mut cargo = Command::new(workspace::cargo());
@@ -94,26 +95,26 @@ impl Run {
         Ok(())
     }
 
-    /// Ready to start with a line of shell.
+    /// Prepares to start the program with a shell command.
     pub fn launch(&self, line: &str) -> Launch {
-        // Once for each command of a page.
+        // The leak is small: one name per command.
         Launch::shell(self.binary.name.clone().leak(), line)
     }
 }
 
-/// Does what the steps say, sees what they show, stops what runs on, and sees it end well.
+/// Runs the steps, checks what they print, stops what still runs, and checks its exit status.
 pub fn run(steps: &[Step], workspace: &Workspace) -> Result<()> {
     let _alone = alone();
     let result = Session::new(workspace, Vec::new()).play(steps);
-    let taken = |error: &anyhow::Error| format!("{error:#}").contains("(os error 98)");
-    if !result.as_ref().is_err_and(taken) {
+    let in_use = |error: &anyhow::Error| format!("{error:#}").contains("(os error 98)");
+    if !result.as_ref().is_err_and(in_use) {
         return result;
     }
-    // Something else on this machine has one of the ports: the same on others.
+    // Another program on this machine uses one of the ports. Try again with other ports.
     Session::new(workspace, substitutes(steps)?).play(steps)
 }
 
-/// Free ports for those that are named, in the same order.
+/// A free port for each port that the steps name, in the same order.
 fn substitutes(steps: &[Step]) -> Result<Vec<(u16, u16)>> {
     let port = Regex::new(r"127\.0\.0\.1[: ]([0-9]+)")?;
     let mut named = vec![7000, 7001];
@@ -132,24 +133,24 @@ fn substitutes(steps: &[Step]) -> Result<Vec<(u16, u16)>> {
 
 struct Session<'a> {
     workspace: &'a Workspace,
-    /// Ports, and which to take instead.
+    /// Pairs of a port and the one to use instead.
     substitutes: Vec<(u16, u16)>,
     running: Vec<Process>,
 }
 
-/// What runs on.
+/// A program that still runs.
 struct Process {
     run: Run,
     running: Server,
-    /// What it shows sooner or later.
+    /// The lines that it has to print before the session ends.
     lines: Vec<String>,
-    /// What it listens on.
+    /// The address on which it listens.
     address: Option<SocketAddr>,
-    /// Somebody has talked to it.
+    /// Whether a client has talked to it.
     is_tried: bool,
 }
 
-/// How far a program has come that was just started.
+/// The state of a program that has just started.
 enum Start {
     Listens(SocketAddr),
     Sleeps,
@@ -176,8 +177,8 @@ impl<'a> Session<'a> {
         let command = self.translate(&step.command);
         let lines: Vec<_> = step.lines.iter().map(|line| self.translate(line)).collect();
         if let Some(run) = Run::parse(&step.command, self.workspace)? {
-            if let Some(lack) = run.binary.unavailable() {
-                bail!(Lack(lack));
+            if let Some(missing) = run.binary.unavailable() {
+                bail!(Unavailable(missing));
             }
             run.build()?;
             return if run.is_demonstration() {
@@ -186,7 +187,7 @@ impl<'a> Session<'a> {
                 Ok(())
             } else if run.is_traced && !lines.is_empty() {
                 self.start(&run, &command, &[])?;
-                self.running.last_mut().context("it has ended")?.tells(&lines)
+                self.running.last_mut().context("the program has ended")?.expect_log(&lines)
             } else {
                 self.start(&run, &command, &lines)
             };
@@ -195,31 +196,31 @@ impl<'a> Session<'a> {
             ["nc", options @ .., "127.0.0.1", port] => {
                 self.converse(options, port.parse()?, &lines)
             }
-            // Where it is not there, no harm is done.
+            // curl may not be installed.
             ["curl", _] if Command::new("curl").arg("--version").output().is_err() => Ok(()),
             ["curl", _] => {
                 let shown = Launch::shell("curl", &command).output()?.stdout;
-                ensure!(shown.lines().eq(&lines), "it shows {shown:?}");
+                ensure!(shown.lines().eq(&lines), "it prints {shown:?}");
                 Ok(())
             }
-            _ => bail!("how is that run? Teach tests/readme/session.rs"),
+            _ => bail!("how does this run? Add it to tests/readme/session.rs"),
         }
     }
 
-    /// The text with other ports.
+    /// The text with the substitutes in place of the ports.
     fn translate(&self, text: &str) -> String {
         self.substitutes.iter().fold(text.to_owned(), |text, (port, other)| {
             text.replace(&format!("127.0.0.1:{port}"), &format!("127.0.0.1:{other}"))
         })
     }
 
-    /// Starts a program that shows these lines, if any: now, if it ends by itself; or later.
+    /// Starts a program that has to print `lines`: before it ends, or before the session ends.
     ///
-    /// One that ends has some time for it: a reader takes longer from one command to the next than
-    /// parts that have to find each other.
+    /// A program that ends without having printed them starts again for a while, because a reader
+    /// takes longer from one command to the next than the parts of a program to find each other.
     fn start(&mut self, run: &Run, command: &str, lines: &[String]) -> Result<()> {
         let mut shown = String::new();
-        let result = wait_until("it showing what it should", TIMEOUT, || {
+        let result = wait_until("the program printing what it should", TIMEOUT, || {
             let (mut process, start) = self.begin(run, command)?;
             let Start::Ended(status) = start else {
                 lines.clone_into(&mut process.lines);
@@ -231,10 +232,10 @@ impl<'a> Session<'a> {
             ensure!(right || !lines.is_empty(), "{status}: {shown}");
             Ok(right.then_some(()))
         });
-        result.with_context(|| format!("it shows {shown:?} in place of {lines:?}"))
+        result.with_context(|| format!("the program prints {shown:?}, not {lines:?}"))
     }
 
-    /// Starts a program, and waits until it has ended, or waits itself.
+    /// Starts a program, and waits until it listens, sleeps, or has ended.
     fn begin(&self, run: &Run, command: &str) -> Result<(Process, Start)> {
         let mut line = command.to_owned();
         if run.arguments.is_empty() && !self.substitutes.is_empty() {
@@ -243,7 +244,7 @@ impl<'a> Session<'a> {
         let mut running = run.launch(&line).spawn()?;
         let listens = Regex::new(r" listening on (\S+)\n")?;
         let mut asleep = 0;
-        let start = wait_until("it being ready", TIMEOUT, || {
+        let start = wait_until("the program being ready", TIMEOUT, || {
             if let Some(address) = listens.captures(&running.log()?) {
                 return Ok(Some(Start::Listens(address[1].parse()?)));
             }
@@ -263,60 +264,61 @@ impl<'a> Session<'a> {
         Ok((Process { run, running, lines, address, is_tried: false }, start))
     }
 
-    /// Types and reads what `nc` types and shows.
+    /// Sends what the user of `nc` types, and expects what `nc` prints.
     fn converse(&mut self, options: &[&str], port: u16, lines: &[String]) -> Result<()> {
         let is_its = |it: &&mut Process| it.run.port().is_ok_and(|its| its == port);
-        let process = self.running.iter_mut().find(is_its).context("nothing listens there")?;
-        let address = process.address.context("it does not listen")?;
+        let process = self.running.iter_mut().find(is_its).context("no server listens there")?;
+        let address = process.address.context("the server does not listen")?;
         process.is_tried = !lines.is_empty();
         match options {
             ["-u"] => conversation::echo_datagrams(address, lines),
             [] if conversation::is_chat(lines) => conversation::chat(address, lines),
             [] => conversation::echo(address, lines),
-            _ => bail!("what does {options:?} do? Teach tests/readme/session.rs"),
+            _ => bail!("what does {options:?} do? Add it to tests/readme/session.rs"),
         }
     }
 }
 
 impl Process {
-    /// With `RUST_LOG=trace`: while somebody comes and, later, says hello, it tells these lines, if
-    /// times, ports and the numbers of descriptors are not looked at.
-    fn tells(&mut self, lines: &[String]) -> Result<()> {
-        let address = self.address.context("it does not listen")?;
+    /// Checks the log with `RUST_LOG=trace` while a client connects and, later, sends a line. Times,
+    /// ports, and the numbers of file descriptors may differ.
+    fn expect_log(&mut self, lines: &[String]) -> Result<()> {
+        let address = self.address.context("the server does not listen")?;
         let client = Client::connect_to(address)?;
-        wait_until("its waiting for the client", TIMEOUT, || {
+        wait_until("the server waiting for the client", TIMEOUT, || {
             let log = self.running.log()?;
-            Ok((log.contains(" came\n") && self.running.is_asleep()?).then_some(()))
+            Ok((log.contains(" connected\n") && self.running.is_asleep()?).then_some(()))
         })?;
         client.echo(b"hello\n")?;
-        let told = wait_until("its telling so many lines", TIMEOUT, || {
+        let logged = wait_until("the log having all lines", TIMEOUT, || {
             let log = self.running.log()?;
             Ok((log.lines().count() >= lines.len()).then_some(log))
         })?;
 
         let vary = Regex::new(r"^ *[0-9.]+ |127\.0\.0\.1:[0-9]+|\([0-9]+\)")?;
-        for (told, line) in told.lines().zip(lines) {
-            let (same, shown) = (vary.replace_all(told, "…"), vary.replace_all(line, "…"));
-            ensure!(same == shown, "it tells {told:?} where {line:?} is shown");
+        for (logged, line) in logged.lines().zip(lines) {
+            let (same, shown) = (vary.replace_all(logged, "…"), vary.replace_all(line, "…"));
+            ensure!(same == shown, "the server logs {logged:?}, not {line:?}");
         }
         client.finish()
     }
 
-    /// If nobody has talked to it, and all of its kind answer alike.
+    /// Talks to the server, unless a client already has, or it has a protocol of its own.
     fn greet(&self) -> Result<()> {
-        let unknown = |_: &SocketAddr| !self.is_tried && !self.run.binary.is_mode();
-        self.address.filter(unknown).map_or(Ok(()), |address| self.run.binary.greet(address))
+        let is_untried = |_: &SocketAddr| !self.is_tried && !self.run.binary.is_mode();
+        self.address.filter(is_untried).map_or(Ok(()), |address| self.run.binary.greet(address))
     }
 
-    /// Ends it, as `kill` would, when it has said what it should.
+    /// Ends the program with SIGTERM when it has printed what it should.
     fn stop(&mut self) -> Result<()> {
         if !self.lines.is_empty() {
             let mut shown = String::new();
-            let result = wait_until("it showing what it should", TIMEOUT, || {
+            let result = wait_until("the program printing what it should", TIMEOUT, || {
                 shown = self.running.log()?;
                 Ok(shows(&shown, &self.lines)?.then_some(()))
             });
-            result.with_context(|| format!("it shows {shown:?} in place of {:?}", self.lines))?;
+            result
+                .with_context(|| format!("the program prints {shown:?}, not {:?}", self.lines))?;
         }
         self.running.signal(Signal::TERM)?;
         let (status, _) = self.running.wait(TIMEOUT)?;
@@ -325,7 +327,7 @@ impl Process {
     }
 }
 
-/// Whether exactly these lines were shown, beside those of the log, which come with times.
+/// Whether the output has exactly these lines, besides those of the log, which begin with a time.
 fn shows(shown: &str, lines: &[String]) -> Result<bool> {
     let log = Regex::new("^ *[0-9]+[.][0-9]+ [A-Z]+ ")?;
     Ok(shown.lines().filter(|line| !log.is_match(line)).eq(lines))

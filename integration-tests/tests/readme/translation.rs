@@ -1,35 +1,41 @@
-//! The README in Chinese says the same, as far as a program can tell: the commands, the tables,
-//! the links, the servers and the numbers are the same, in the same order.
+//! A page and its Chinese edition agree, as far as a program can tell: the commands, tables, links,
+//! names, and numbers are the same, in the same order.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use integration_tests::Page;
-use integration_tests::markdown::{Code, Row, Table};
+use integration_tests::markdown::{Cell, Code, Row, Table};
 use libtest_mimic::Trial;
 use regex::Regex;
 
-use crate::{CHINESE, README, commands, trial};
+use crate::{commands, links, pages, trial};
 
-/// What a page has of a kind, each with its line.
+/// The parts of one kind that a page has, each with its line.
 type Parts = Vec<(usize, String)>;
 
-/// Finds them.
+/// Finds the parts of one kind.
 type Kind = fn(&Page) -> Result<Parts>;
 
-pub fn trials() -> Vec<Trial> {
-    let kinds: [(&str, Kind); 5] = [
-        ("commands", |page| Ok(commands(page))),
-        ("tables", |page| Ok(tables(page))),
-        ("links", links),
-        ("servers", |page| Ok(servers(page))),
-        ("numbers", numbers),
-    ];
-    let same = |(name, parts): (&str, Kind)| {
-        trial(format!("translation::{name}"), move || {
-            let (english, chinese) = (Page::read(README)?, Page::read(CHINESE)?);
-            compare(&english, &parts(&english)?, &chinese, &parts(&chinese)?)
-        })
-    };
-    kinds.into_iter().map(same).collect()
+const KINDS: [(&str, Kind); 5] = [
+    ("commands", commands),
+    ("tables", |page| Ok(tables(page))),
+    ("links", links),
+    ("names", |page| Ok(names(page))),
+    ("numbers", numbers),
+];
+
+pub fn trials() -> Result<Vec<Trial>> {
+    let mut trials = Vec::new();
+    for english in pages::english()? {
+        for (name, parts) in KINDS {
+            let english = english.clone();
+            trials.push(trial(format!("translation::{english}::{name}"), move || {
+                let chinese = Page::read(pages::chinese(&english))?;
+                let english = Page::read(&english)?;
+                compare(&english, &parts(&english)?, &chinese, &parts(&chinese)?)
+            }));
+        }
+    }
+    Ok(trials)
 }
 
 fn compare(english: &Page, one: &Parts, chinese: &Page, other: &Parts) -> Result<()> {
@@ -38,20 +44,22 @@ fn compare(english: &Page, one: &Parts, chinese: &Page, other: &Parts) -> Result
             (Some((_, one)), Some((_, other))) if one == other => {}
             (Some((line, one)), Some((other_line, other))) => {
                 let (here, there) = (english.at(*line), chinese.at(*other_line));
-                bail!("{here} has {one:?} where {there} has {other:?}")
+                bail!("{here} has {one:?}, but {there} has {other:?}")
             }
-            (Some((line, more)), None) => bail!("{} has {more:?} more", english.at(*line)),
-            (None, Some((line, more))) => bail!("{} has {more:?} more", chinese.at(*line)),
+            (Some((line, more)), None) => bail!("only {} has {more:?}", english.at(*line)),
+            (None, Some((line, more))) => bail!("only {} has {more:?}", chinese.at(*line)),
             (None, None) => {}
         }
     }
     Ok(())
 }
 
-/// All blocks, whole, and the commands within text.
-fn commands(page: &Page) -> Parts {
-    let wanted = |code: &&Code| code.language.is_some() || commands::is_one(&code.text);
-    page.codes.iter().filter(wanted).map(|code| (code.line, code.text.clone())).collect()
+/// All blocks, and the commands within text. Comments in blocks are translated.
+fn commands(page: &Page) -> Result<Parts> {
+    let comment = Regex::new(r"(?m)\s+# .*$")?;
+    let is_wanted = |code: &&Code| code.language.is_some() || commands::is_one(&code.text);
+    let wanted = page.codes.iter().filter(is_wanted);
+    Ok(wanted.map(|code| (code.line, comment.replace_all(&code.text, "").into_owned())).collect())
 }
 
 fn tables(page: &Page) -> Parts {
@@ -62,36 +70,42 @@ fn tables(page: &Page) -> Parts {
     page.tables.iter().filter_map(shape).collect()
 }
 
-/// Where to, with the number of the heading in place of its name; to the other language is the
-/// same as from it.
+/// The target of each link, with the number of the heading instead of its name. The two editions
+/// of a page count as the same target.
 fn links(page: &Page) -> Result<Parts> {
-    let mut links = Vec::new();
+    let mut targets = Vec::new();
     for link in &page.links {
-        let target = match link.target.strip_prefix('#') {
-            Some(anchor) => {
-                let number = page.anchors.iter().position(|it| it == anchor);
-                let number = number.with_context(|| format!("{}: no heading", page.at(link.line)));
-                format!("heading {}", number?)
-            }
-            None if [README, CHINESE].contains(&link.target.as_str()) => "the other".to_owned(),
-            None => link.target.clone(),
+        let target = if link.target.contains("://") {
+            link.target.clone()
+        } else {
+            let file = links::file(page, link);
+            let name = file.display().to_string().replace(".zh-CN.md", ".md");
+            let heading = if pages::is_page(&file) { links::heading(page, link)? } else { None };
+            heading.map_or(name.clone(), |heading| format!("{name}, heading {heading}"))
         };
-        links.push((link.line, target));
+        targets.push((link.line, target));
     }
-    Ok(links)
+    Ok(targets)
 }
 
-/// All names in the first cells of rows.
-fn servers(page: &Page) -> Parts {
-    let names = |row: &Row| Some((row.line, row.cells.first()?.codes.join(", ")));
-    page.tables.iter().flat_map(Table::body).filter_map(names).collect()
+/// What is in backticks in each cell, sorted because the order of words differs.
+fn names(page: &Page) -> Parts {
+    let names = |cell: &Cell| {
+        let mut codes = cell.codes.clone();
+        codes.sort();
+        codes.join(", ")
+    };
+    let rows = page.tables.iter().flat_map(|Table(rows)| rows);
+    let row = |row: &Row| (row.line, row.cells.iter().map(names).collect::<Vec<_>>().join(" | "));
+    rows.map(row).collect()
 }
 
-/// The digits in each cell and each item.
+/// The numbers and check marks in each cell and list item. A number that follows a letter belongs
+/// to a name, such as C10K or IPv6.
 fn numbers(page: &Page) -> Result<Parts> {
-    let number = Regex::new("[0-9]+(?:[.,][0-9]+)*")?;
+    let number = Regex::new("(?:^|[^A-Za-z0-9])([0-9]+(?:[.,][0-9]+)*|✓|·)")?;
     let all = |text: &str| {
-        let numbers: Vec<_> = number.find_iter(text).map(|it| it.as_str()).collect();
+        let numbers: Vec<_> = number.captures_iter(text).map(|it| it[1].to_owned()).collect();
         numbers.join(" ")
     };
     let mut parts = Vec::new();

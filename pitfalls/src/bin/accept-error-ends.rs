@@ -1,37 +1,36 @@
 //! Mistake: an error from `accept` ends the server.
 //!
-//! Seen: the server is gone, with all its clients, when the first one too many has come.
+//! Symptom: when more clients connect than the process has file descriptors for, the server exits,
+//! and all its clients lose their connections.
 //!
-//! Rule: `accept(2)` fails for reasons of the moment (EMFILE, ENFILE, ENOMEM: out of
-//! descriptors or memory) and of one connection (ECONNABORTED and what the network made of it).
-//! None of them concerns the listening socket.
+//! Rule: the errors of accept(2) that occur in practice do not concern the listening socket.
+//! EMFILE, ENFILE, ENOBUFS and ENOMEM mean that the process or the system is out of file
+//! descriptors or memory at the moment. ECONNABORTED and the network errors belong to the one
+//! connection that failed while it was in the queue.
 //!
-//! Show: once it is built, `(ulimit -n 20; cargo run -p pitfalls --bin accept-error-ends)`, then
-//! `for i in $(seq 30); do (sleep 9 | nc 127.0.0.1 7000 &) done`.
+//! Reproduce:
+//! 1. `cargo build -p pitfalls`
+//! 2. `(ulimit -n 20; cargo run -p pitfalls --bin accept-error-ends)`
+//! 3. In a second terminal: `for i in $(seq 30); do (sleep 9 | nc 127.0.0.1 7000 &) done`. The
+//!    server exits with "Too many open files".
 //!
-//! Right: `accepted` in `common/src/socket.rs` tells the errors apart.
+//! Correct: `Accepted::from_result` in `common/src/socket.rs` has no variant for an error. A server
+//! takes the next connection or pauses accepting.
 
-use std::io;
-use std::net::TcpStream;
 use std::process::ExitCode;
 use std::thread;
 
 use common::{ECHO_ADDR, announce, exit_on_stop, listen, run};
+use pitfalls::echo;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
         let listener = listen(&addr)?;
+        exit_on_stop()?;
         announce(listener.local_addr()?);
         loop {
             let (stream, _) = listener.accept()?; // <- the mistake
-            stream.set_nodelay(true)?;
             thread::Builder::new().spawn(move || echo(&stream))?;
         }
     })
-}
-
-/// Its end is this client's only.
-fn echo(stream: &TcpStream) {
-    let _ = io::copy(&mut &*stream, &mut &*stream);
 }

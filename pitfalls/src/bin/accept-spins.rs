@@ -1,48 +1,45 @@
-//! Mistake: out of descriptors, the server waits for the listener as before.
+//! Mistake: after `accept` failed with EMFILE, the server waits for the listener as before.
 //!
-//! Seen: when all descriptors are taken it uses all of a core, and serves its clients the
-//! slower for it.
+//! Symptom: when the process is out of file descriptors, it uses a full core, and its clients are
+//! served more slowly.
 //!
-//! Rule: a listener is readable while somebody waits to be accepted. An `accept(2)` that fails
-//! for want of a descriptor takes nobody off the queue: the next `poll` returns at once, and so
-//! on.
+//! Rule: a listener is readable while a connection is in its queue. An accept(2) that fails with
+//! EMFILE takes nothing from the queue. So the listener stays readable, and the next `poll` returns
+//! at once.
 //!
-//! Show: once it is built, `(ulimit -n 20; cargo run -p pitfalls --bin accept-spins)`, then
-//! `for i in $(seq 30); do (sleep 60 | nc 127.0.0.1 7000 &) done`, and `top`.
+//! Reproduce:
+//! 1. `cargo build -p pitfalls`
+//! 2. `(ulimit -n 20; cargo run -p pitfalls --bin accept-spins)`
+//! 3. In a second terminal: `for i in $(seq 30); do (sleep 60 | nc 127.0.0.1 7000 &) done; top`.
+//!    The server uses 100 % of a core.
 //!
-//! Right: `starved` in `epoll-echo/src/main.rs`: the listener is left out of the wait until a
-//! connection closes or a moment has gone by.
+//! Correct: `set_accept_paused` in `epoll-echo/src/main.rs` stops watching the listener until a
+//! connection closes or `ACCEPT_RETRY` has passed.
 
-use std::io;
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pitfalls::echo;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
+        exit_on_stop()?;
+        announce(listener.local_addr()?);
         loop {
-            // It can fail with EINTR: then nobody waits.
-            let _ =
-                poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+            let mut watched = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            // If it fails with EINTR, `accept` returns `WouldBlock`.
+            let _ = poll(&mut watched, PollTimeout::NONE);
             match accept(&listener) {
                 Accepted::Connection(stream, _) => {
                     thread::Builder::new().spawn(move || echo(&stream))?;
                 }
-                Accepted::WouldBlock | Accepted::Pause => {} // <- the mistake
+                Accepted::WouldBlock | Accepted::Pause => {} // <- the mistake: `Pause` needs a wait
             }
         }
     })
-}
-
-/// Its end is this client's only.
-fn echo(stream: &TcpStream) {
-    let _ = io::copy(&mut &*stream, &mut &*stream);
 }

@@ -1,18 +1,22 @@
-//! Mistake: the connection of an idle client is closed while an `aio_read` on it is in flight.
+//! Mistake: the server closes the socket of an idle client while an `aio_read` on it is in
+//! progress.
 //!
-//! Seen: the client is not sent away at all; and the next one, which gets the same descriptor,
-//! is not answered.
+//! Symptom: the idle client is not disconnected. The next client, which gets the same file
+//! descriptor, receives no replies.
 //!
-//! Rule: the helper thread sits in `read(2)`, which keeps the connection open and is not woken
-//! by `close(2)`. glibc knows a request by the descriptor's number, so those of the next client
-//! queue behind it; one that had not begun yet would read the next client's bytes.
+//! Rule: glibc performs `aio_read` in a helper thread that blocks in read(2). close(2) does not
+//! wake that thread, and the blocked read keeps the connection open. glibc identifies requests by
+//! the number of the file descriptor. The requests of the next client therefore wait behind the old
+//! one, and an old request that has not started yet reads the bytes of the next client.
 //!
-//! Show: `cargo run -p pitfalls --bin aio-close-in-flight 127.0.0.1:7001 1`, then `nc 127.0.0.1
-//! 7001`: it says goodbye and stays.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin aio-close-in-flight 127.0.0.1:7001 1`
+//! 2. In a second terminal: `nc 127.0.0.1 7001`. After a second it prints the goodbye, but the
+//!    connection stays open.
 //!
-//! Right: `InFlight` in `aio-echo/src/lib.rs` has the socket until the operation is done, so
-//! that it cannot be closed before; `Connection::shut_down` in `proactor-chat/src/connection.rs`
-//! completes what is in flight.
+//! Correct: in `aio-echo/src/lib.rs`, an operation in progress owns its socket, so the socket
+//! cannot be closed early. `proactor-chat/src/connection.rs` calls shutdown(2), which completes the
+//! operations, and closes the socket afterwards.
 
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -24,19 +28,19 @@ use aio_echo::start_helpers;
 use common::chat::idle;
 use common::{CHAT_ADDR, IDLE, run};
 use libc::aio_read;
-use pitfalls::{aio, threads, welcome};
+use pitfalls::{aio, join, threads};
 
 fn main() -> ExitCode {
     start_helpers(200);
     run([CHAT_ADDR, IDLE], |[addr, seconds]| {
         let idle = idle(&seconds)?;
-        threads(&addr, move |stream| client(stream, idle))
+        threads(&addr, move |stream| serve(stream, idle))
     })
 }
 
-/// A room in which nobody listens: it is about who stays too long.
-fn client(mut stream: TcpStream, idle: Option<Duration>) -> io::Result<()> {
-    welcome(&stream, |_| Ok(()))?;
+/// Disconnects the client when it has been idle. This room forwards nothing to other clients.
+fn serve(mut stream: TcpStream, idle: Option<Duration>) -> io::Result<()> {
+    join(&stream, |_| Ok(()))?;
     loop {
         match aio(aio_read, stream.as_raw_fd(), vec![0; 1024], idle)? {
             Some((_, 0)) => return Ok(()),
@@ -44,7 +48,7 @@ fn client(mut stream: TcpStream, idle: Option<Duration>) -> io::Result<()> {
             None => {
                 let seconds = idle.unwrap_or_default().as_secs();
                 stream.write_all(format!("* idle for {seconds} s, goodbye\n").as_bytes())?;
-                drop(stream); // <- the mistake: the read has not completed
+                drop(stream); // <- the mistake: the read is still in progress
                 return Ok(());
             }
         }

@@ -1,17 +1,19 @@
-//! Mistake: POSIX AIO as glibc has it by default.
+//! Mistake: the server uses POSIX AIO with glibc's default number of helper threads.
 //!
-//! Seen: twenty clients that say nothing, and the twenty-first gets no answer; nor do the
-//! twenty.
+//! Symptom: when twenty clients are connected and idle, no client receives replies: neither the
+//! next one nor any of the twenty.
 //!
-//! Rule: glibc's `aio_read(3)` is a thread that blocks in `read(2)`, and there are twenty of
-//! them. A request that no thread is free for waits until one of the others has completed:
-//! writes, too.
+//! Rule: glibc's `aio_read(3)` is a helper thread that blocks in read(2), and by default there are
+//! at most twenty of them. A request without a free helper waits until another request is complete.
+//! That applies to writes too.
 //!
-//! Show: `cargo run -p pitfalls --bin aio-pool-of-twenty`, then `for i in $(seq 20); do (sleep
-//! 60 | nc 127.0.0.1 7000 &) done; sleep 1; echo hello | timeout 2 nc 127.0.0.1 7000`.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin aio-pool-of-twenty`
+//! 2. In a second terminal: `for i in $(seq 20); do (sleep 60 | nc 127.0.0.1 7000 &) done`
+//! 3. `echo hello | timeout 2 nc 127.0.0.1 7000` prints nothing.
 //!
-//! Right: `start_helpers` in `aio-echo/src/lib.rs`, and `CONNECTIONS` in
-//! `aio-echo/src/main.rs`.
+//! Correct: `start_helpers` in `aio-echo/src/lib.rs` calls `aio_init` before the first operation,
+//! and `aio-echo/src/main.rs` refuses clients beyond that number.
 
 use std::io;
 use std::net::TcpStream;
@@ -23,28 +25,28 @@ use libc::{aio_read, aio_write};
 use pitfalls::{aio, threads};
 
 fn main() -> ExitCode {
-    // <- the mistake: `aio_init` is missing here
-    run([ECHO_ADDR], |[addr]| threads(&addr, |stream| echo(&stream)))
+    // <- the mistake: the call of `aio_init` is missing here
+    run([ECHO_ADDR], |[addr]| threads(&addr, |stream| serve(&stream)))
 }
 
-/// Each client has a thread here, so that nothing but glibc's pool can be too small.
-fn echo(stream: &TcpStream) -> io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
+/// Runs in a thread of its own for each client, so that only glibc's helpers can be too few.
+fn serve(stream: &TcpStream) -> io::Result<()> {
     loop {
-        buffer.resize(16 * 1024, 0);
-        let Some((read, count)) = aio(aio_read, stream.as_raw_fd(), buffer, None)? else {
+        let Some((mut buffer, count)) = aio(aio_read, stream.as_raw_fd(), vec![0; 16_384], None)?
+        else {
             return Ok(());
         };
-        buffer = read;
+        if count == 0 {
+            return Ok(()); // EOF
+        }
         buffer.truncate(count);
         while !buffer.is_empty() {
-            let written = aio(aio_write, stream.as_raw_fd(), buffer, None)?;
-            let Some((mut rest, count)) = written else { return Ok(()) };
-            rest.drain(..count);
+            let Some((mut rest, written)) = aio(aio_write, stream.as_raw_fd(), buffer, None)?
+            else {
+                return Ok(());
+            };
+            rest.drain(..written);
             buffer = rest;
-        }
-        if count == 0 {
-            return Ok(());
         }
     }
 }

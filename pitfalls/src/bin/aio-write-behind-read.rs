@@ -1,16 +1,17 @@
-//! Mistake: `aio_write` on the descriptor on which an `aio_read` waits.
+//! Mistake: the server submits `aio_write` on a file descriptor on which an `aio_read` is waiting.
 //!
-//! Seen: a client that listens hears nothing before it says something itself.
+//! Symptom: a client receives the lines of the others only after it has sent something itself.
 //!
-//! Rule: glibc does the requests on one descriptor one after another: the write waits behind
-//! the read, and the read for its client.
+//! Rule: glibc performs the requests on one file descriptor one after another. The write waits
+//! until the read is complete, and the read waits for the client.
 //!
-//! Show: `cargo run -p pitfalls --bin aio-write-behind-read`, then twice `nc 127.0.0.1 7001`:
-//! what one says the other one sees after Enter.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin aio-write-behind-read`
+//! 2. In two more terminals: `nc 127.0.0.1 7001`. A line typed in one of them appears in the other
+//!    only after Enter is pressed there.
 //!
-//! Right: `Connection::new` in `proactor-chat/src/connection.rs`: a descriptor to read from, and a
-//! duplicate (`try_clone`) to write to, which has a queue of its own. It is one of the rules at the
-//! top of `aio-echo/src/lib.rs`.
+//! Correct: `Connection::new` in `proactor-chat/src/connection.rs` reads from one file descriptor
+//! and writes to a duplicate (`try_clone`), which has a queue of its own.
 
 use std::io;
 use std::net::TcpStream;
@@ -21,28 +22,28 @@ use std::sync::Mutex;
 use aio_echo::start_helpers;
 use common::{CHAT_ADDR, run};
 use libc::{aio_read, aio_write};
-use pitfalls::{aio, lock, threads, welcome};
+use pitfalls::{aio, join, lock, threads};
 
 static ROOM: Mutex<Vec<(u64, RawFd)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
     start_helpers(200);
-    run([CHAT_ADDR], |[addr]| threads(&addr, client))
+    run([CHAT_ADDR], |[addr]| threads(&addr, serve))
 }
 
-fn client(stream: TcpStream) -> io::Result<()> {
+fn serve(stream: TcpStream) -> io::Result<()> {
     let fd = stream.as_raw_fd();
-    let (own, name) = welcome(&stream, |id| {
+    let (id, name) = join(&stream, |id| {
         lock(&ROOM).push((id, fd));
         Ok(())
     })?;
     while let Some((bytes, count @ 1..)) = aio(aio_read, fd, vec![0; 1024], None)? {
         let line = [name.as_bytes(), b": ", &bytes[..count]].concat();
-        for &(_, other) in lock(&ROOM).iter().filter(|(id, _)| *id != own) {
+        for &(_, other) in lock(&ROOM).iter().filter(|(other, _)| *other != id) {
             let _ = aio(aio_write, other, line.clone(), None); // <- the mistake
         }
     }
-    lock(&ROOM).retain(|(id, _)| *id != own);
-    drop(stream); // not while it is in the room
+    lock(&ROOM).retain(|(other, _)| *other != id);
+    drop(stream); // after the file descriptor is out of the room
     Ok(())
 }

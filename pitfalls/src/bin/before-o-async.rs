@@ -1,15 +1,18 @@
-//! Mistake: after `O_ASYNC` is set on a connection, the server waits for its signal.
+//! Mistake: after the server has set `O_ASYNC` on a new connection, it waits for a signal.
 //!
-//! Seen: a client that sends at once, before the server gets to accept it, is never answered.
+//! Symptom: a client that sends its data at once, before the server accepts the connection, never
+//! gets a reply.
 //!
-//! Rule: SIGIO tells that something comes. What had come before `O_ASYNC` was set is told to
-//! nobody: after setting it, try once.
+//! Rule: SIGIO reports that data arrives. Data that arrived before `O_ASYNC` was set causes no
+//! signal. So after `O_ASYNC` is set, try to read once.
 //!
-//! Show: `cargo run -p pitfalls --bin before-o-async`, then `for i in 1 2 3 4 5 6; do echo
-//! hello | timeout 2 nc 127.0.0.1 7000; done`: some of them get nothing.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin before-o-async`
+//! 2. In a second terminal: `for i in {1..9}; do echo hello | timeout 1 nc 127.0.0.1 7000; done`.
+//!    Fewer than nine replies are printed.
 //!
-//! Right: `Server::add` in `sigio-echo/src/main.rs`: a new connection is tried in the round in
-//! which it came.
+//! Correct: `add` in `sigio-echo/src/main.rs`: a new connection is read from in the iteration in
+//! which it was accepted.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,41 +24,42 @@ use common::{
 };
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::alarm;
-use pitfalls::arm;
+use pitfalls::{MAX_STEPS, enable_sigio};
 use signal_hook::flag;
-
-/// Steps of the copy for one connection in a round.
-const STEPS: usize = 4;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
-        // Blocked except in `sigsuspend`.
-        [Signal::SIGIO, Signal::SIGALRM].into_iter().collect::<SigSet>().thread_block()?;
-        let news = Arc::new(AtomicBool::new(true));
-        flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
-        flag::register(Signal::SIGALRM as i32, Arc::clone(&news))?;
         let listener = listen(&addr)?;
+        exit_on_stop()?;
+        // These signals stay blocked except in `sigsuspend`.
+        [Signal::SIGIO, Signal::SIGALRM].into_iter().collect::<SigSet>().thread_block()?;
+        let ready = Arc::new(AtomicBool::new(false));
+        flag::register(Signal::SIGIO as i32, Arc::clone(&ready))?;
+        flag::register(Signal::SIGALRM as i32, Arc::clone(&ready))?;
+        enable_sigio(&listener)?;
         announce(listener.local_addr()?);
-        arm(&listener)?;
-        let (mut connections, mut buffer): (Vec<Connection>, _) =
-            (Vec::new(), vec![0; BUFFER_SIZE]);
+        let mut connections: Vec<Connection> = Vec::new();
+        let mut buffer = vec![0; BUFFER_SIZE];
         loop {
-            while news.swap(false, Ordering::Relaxed) {
+            while ready.swap(false, Ordering::Relaxed) {
                 connections.retain_mut(|connection| {
-                    let step = |_| connection.step(&mut buffer);
-                    let next =
-                        (0..STEPS).map(step).find(|next| !matches!(next, Progress::Echoed(_)));
-                    // No signal will tell of what is left.
-                    news.fetch_or(next.is_none(), Ordering::Relaxed);
-                    next != Some(Progress::Closed)
+                    for _ in 0..MAX_STEPS {
+                        match connection.step(&mut buffer) {
+                            Progress::Echoed(_) => {}
+                            Progress::WantRead | Progress::WantWrite => return true,
+                            Progress::Closed => return false,
+                        }
+                    }
+                    ready.store(true, Ordering::Relaxed); // no signal will report the rest
+                    true
                 });
-                // <- the mistake: this comes last, and then it sleeps: nobody tries the new ones
+                // <- the mistake: nothing reads from these connections before the next signal
                 loop {
                     match accept(&listener) {
                         Accepted::Connection(stream, peer) => {
-                            connections.push(Connection::new(stream, peer)?);
-                            connections.last().map_or(Ok(()), arm)?;
+                            let connection = Connection::new(stream, peer)?;
+                            enable_sigio(&connection)?;
+                            connections.push(connection);
                         }
                         Accepted::WouldBlock => break,
                         Accepted::Pause => {

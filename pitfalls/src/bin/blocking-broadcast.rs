@@ -1,18 +1,19 @@
-//! Mistake: a line is written to one client after the other, and a write blocks while its
-//! client does not read.
+//! Mistake: the server writes a line to one client after another, and each write can block.
 //!
-//! Seen: the whole room stands still when one client stops reading (its terminal is suspended,
-//! its machine is asleep).
+//! Symptom: when one client stops reading (its terminal is suspended, its machine sleeps), no
+//! client receives anything any more.
 //!
-//! Rule: `write(2)` on a socket that blocks waits until there is room in its send buffer, which
-//! is when the peer reads: never, if it likes.
+//! Rule: write(2) on a blocking socket waits until the send buffer has room. It gets room only when
+//! the peer reads, and a peer may never read.
 //!
-//! Show: `cargo run -p pitfalls --bin blocking-broadcast`, then `nc 127.0.0.1 7001` with
-//! Ctrl-Z, `yes | nc 127.0.0.1 7001`, and a third sees the lines stop.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin blocking-broadcast`
+//! 2. In a second terminal: `nc 127.0.0.1 7001`, then Ctrl-Z.
+//! 3. In a third terminal: `nc 127.0.0.1 7001`
+//! 4. In a fourth terminal: `yes | nc 127.0.0.1 7001`. The lines in the third terminal soon stop.
 //!
-//! Right: `Member::give` in `common/src/chat.rs`: what waits for a client is kept for it, up to
-//! `BOUND`; `Worker::follow_up` in `reactor-chat/src/worker.rs`: who has a line for others has them
-//! registered, and each is written to when it is writable.
+//! Correct: the room in `common/src/chat.rs` queues the lines for each client, up to a limit, and
+//! `reactor-chat/src/main.rs` writes to a client when its socket is writable.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -20,25 +21,25 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use common::{CHAT_ADDR, run};
-use pitfalls::{lock, threads, welcome};
+use pitfalls::{join, lock, threads};
 
 static ROOM: Mutex<Vec<(u64, TcpStream)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
-    run([CHAT_ADDR], |[addr]| threads(&addr, client))
+    run([CHAT_ADDR], |[addr]| threads(&addr, serve))
 }
 
-fn client(stream: TcpStream) -> io::Result<()> {
-    let (own, name) = welcome(&stream, |id| {
+fn serve(stream: TcpStream) -> io::Result<()> {
+    let (id, name) = join(&stream, |id| {
         lock(&ROOM).push((id, stream.try_clone()?));
         Ok(())
     })?;
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
         let line = format!("{name}: {line}\n");
-        for (_, other) in lock(&ROOM).iter_mut().filter(|(id, _)| *id != own) {
-            let _ = other.write_all(line.as_bytes()); // <- the mistake: for how long?
+        for (_, other) in lock(&ROOM).iter_mut().filter(|(other, _)| *other != id) {
+            let _ = other.write_all(line.as_bytes()); // <- the mistake: it can block for ever
         }
     }
-    lock(&ROOM).retain(|(id, _)| *id != own);
+    lock(&ROOM).retain(|(other, _)| *other != id);
     Ok(())
 }

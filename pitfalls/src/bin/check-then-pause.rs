@@ -1,15 +1,18 @@
-//! Mistake: a look at the flag that the signal handler sets, and then `pause`.
+//! Mistake: the server checks the flag that the signal handler sets, and then calls `pause`.
 //!
-//! Seen: now and then a client gets no answer, until the next one sends something.
+//! Symptom: now and then a client gets no reply until another client sends something.
 //!
-//! Rule: a signal that comes between the look and `pause(2)` has set the flag for nobody:
-//! `pause` waits for the *next* one. `sigsuspend(2)` unblocks the signal and sleeps in one
-//! step.
+//! Rule: a signal that arrives between the check and pause(2) sets the flag too late for the check
+//! and too early for `pause`, which waits for the *next* signal. Block the signal, and wait with
+//! sigsuspend(2): it unblocks the signal and sleeps in one atomic step.
 //!
-//! Show: `cargo run -p pitfalls --bin check-then-pause`, then `for i in 1 2 3 4 5 6; do echo
-//! hello | timeout 1 nc 127.0.0.1 7000; done`: some of them get nothing.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin check-then-pause`
+//! 2. In a second terminal: `for i in {1..9}; do echo hello | timeout 1 nc 127.0.0.1 7000; done`.
+//!    Fewer than nine replies are printed.
 //!
-//! Right: `main` (blocked) and `Server::serve` (`suspend`) in `sigio-echo/src/main.rs`.
+//! Correct: `main` in `sigio-echo/src/main.rs` blocks the signals, and `serve` waits with
+//! `suspend`.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,46 +26,45 @@ use common::{
 };
 use nix::sys::signal::Signal;
 use nix::unistd::{alarm, pause};
-use pitfalls::arm;
+use pitfalls::{MAX_STEPS, enable_sigio};
 use signal_hook::flag;
-
-/// Steps of the copy for one connection in a round.
-const STEPS: usize = 4;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
-        let news = Arc::new(AtomicBool::new(true));
-        flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
-        flag::register(Signal::SIGALRM as i32, Arc::clone(&news))?;
         let listener = listen(&addr)?;
+        exit_on_stop()?;
+        let ready = Arc::new(AtomicBool::new(true));
+        flag::register(Signal::SIGIO as i32, Arc::clone(&ready))?;
+        flag::register(Signal::SIGALRM as i32, Arc::clone(&ready))?;
+        enable_sigio(&listener)?;
         announce(listener.local_addr()?);
-        arm(&listener)?;
-        let (mut connections, mut buffer): (Vec<Connection>, _) =
-            (Vec::new(), vec![0; BUFFER_SIZE]);
+        let mut connections: Vec<Connection> = Vec::new();
+        let mut buffer = vec![0; BUFFER_SIZE];
         loop {
-            while news.swap(false, Ordering::Relaxed) {
+            while ready.swap(false, Ordering::Relaxed) {
                 match accept(&listener) {
                     Accepted::Connection(stream, peer) => {
                         let connection = Connection::new(stream, peer)?;
-                        arm(&connection)?;
+                        enable_sigio(&connection)?;
                         connections.push(connection);
-                        news.store(true, Ordering::Relaxed);
+                        ready.store(true, Ordering::Relaxed); // there may be more
                     }
                     Accepted::WouldBlock => {}
                     Accepted::Pause => drop(alarm::set(1)),
                 }
                 connections.retain_mut(|connection| {
-                    let step = |_| connection.step(&mut buffer);
-                    let next =
-                        (0..STEPS).map(step).find(|next| !matches!(next, Progress::Echoed(_)));
-                    // No signal will tell of what is left.
-                    news.fetch_or(next.is_none(), Ordering::Relaxed);
-                    next != Some(Progress::Closed)
+                    for _ in 0..MAX_STEPS {
+                        match connection.step(&mut buffer) {
+                            Progress::Echoed(_) => {}
+                            Progress::WantRead | Progress::WantWrite => return true,
+                            Progress::Closed => return false,
+                        }
+                    }
+                    ready.store(true, Ordering::Relaxed); // no signal will report the rest
+                    true
                 });
             }
-            // Whatever stands here, the signal may come meanwhile. It would be lost without this
-            // too, only less often.
+            // Stands for any work here. Without it the signal would be lost too, but rarely.
             thread::sleep(Duration::from_millis(1));
             pause(); // <- the mistake
         }

@@ -1,16 +1,15 @@
-//! Mistake: edge-triggered, and each socket is read until nothing is left, however long that
-//! takes.
+//! Mistake: with edge-triggered epoll, the server reads each socket until EAGAIN, without a limit.
 //!
-//! Seen: one client that sends without a pause, and all the others wait until it ends.
+//! Symptom: while one client sends without a pause, no other client is served.
 //!
-//! Rule: to drain the socket until EAGAIN is what `EPOLLET` asks for; but where the peer sends
-//! as fast as the server reads, EAGAIN never comes.
+//! Rule: EPOLLET requires to read until EAGAIN. If the peer sends as fast as the server reads,
+//! EAGAIN never comes. So stop after a number of steps, remember the connection, and continue with
+//! it in the next iteration.
 //!
-//! Show: `cargo test edge_without_budget`. It takes a client that is faster than the server, as
-//! one over two threads is; `nc` is not.
+//! Reproduce: `cargo test edge_without_budget`. It needs a client that sends and receives in two
+//! threads and is faster than the server. `nc` is not.
 //!
-//! Right: `STEPS` and `ready` in `epoll-echo/src/bin/epoll-echo-edge.rs`: so many steps, and
-//! the rest in the next round.
+//! Correct: `MAX_STEPS` and `ready` in `epoll-echo/src/bin/epoll-echo-edge.rs`.
 
 use std::process::ExitCode;
 
@@ -21,10 +20,10 @@ use pitfalls::epoll;
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let mut buffer = vec![0; BUFFER_SIZE];
-        let news = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        epoll(&addr, news, Connection::new, |_, connection, _| {
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll(&addr, interest, Connection::new, |_, connection, _| {
             loop {
-                // <- the mistake: without a budget
+                // <- the mistake: nothing limits this loop
                 match connection.step(&mut buffer) {
                     Progress::Echoed(_) => {}
                     Progress::WantRead | Progress::WantWrite => return Ok(true),

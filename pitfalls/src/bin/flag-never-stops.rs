@@ -1,36 +1,38 @@
-//! Mistake: a signal handler sets a flag, and the loop that looks at it blocks in `accept`.
+//! Mistake: a signal handler sets a flag, and the loop that checks the flag blocks in `accept`.
 //!
-//! Seen: `kill` and Ctrl-C do nothing, until the next client comes.
+//! Symptom: `kill` and Ctrl-C have no effect until the next client connects.
 //!
-//! Rule: handlers are installed with `SA_RESTART` by nearly every library (and `signal(3)`):
-//! `accept(2)` goes on as if nothing had happened; std repeats it even without. And between the
-//! look and the call there is always room for a signal.
+//! Rule: signal(3) and most libraries install handlers with `SA_RESTART`, so accept(2) continues
+//! after the handler has run. std's `accept` repeats the call even without `SA_RESTART`. And even
+//! if `accept` returned, a signal could still arrive between the check of the flag and the call.
 //!
-//! Show: `cargo run -p pitfalls --bin flag-never-stops`, then Ctrl-C.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin flag-never-stops`
+//! 2. Press Ctrl-C: the server keeps running. It exits when `nc 127.0.0.1 7000` connects.
 //!
-//! Right: `exit_on_stop` in `common/src/signals.rs`: where threads block, the handler itself
-//! ends the process; `stop_socket`: where they wait for many descriptors, it is one of them.
+//! Correct: in `common/src/signals.rs`, the handler of `exit_on_stop` ends the process, for servers
+//! that block in `accept` and `read`. `stop_socket` returns a socket that becomes readable, for
+//! servers that wait for many file descriptors.
 
-use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, listen, run, stop_flag};
+use pitfalls::{ACCEPT_RETRY, echo};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let stop = stop_flag()?;
         let listener = listen(&addr)?;
+        let stop = stop_flag()?;
         announce(listener.local_addr()?);
         while !stop.load(Ordering::Relaxed) {
-            // <- the mistake: nobody comes here
+            // <- the mistake: the thread is blocked here when the signal arrives
             match accept(&listener) {
                 Accepted::Connection(stream, _) => {
-                    thread::Builder::new().spawn(move || io::copy(&mut &stream, &mut &stream))?;
+                    thread::Builder::new().spawn(move || echo(&stream))?;
                 }
-                _ => thread::sleep(Duration::from_millis(100)),
+                Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
             }
         }
         Ok(())

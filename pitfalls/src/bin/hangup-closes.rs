@@ -1,17 +1,21 @@
-//! Mistake: `EPOLLRDHUP` is taken for "the client is gone", and the connection is closed.
+//! Mistake: EPOLLRDHUP is treated as "the client is gone", and the connection is closed.
 //!
-//! Seen: a client that sends its request and then its FIN, as `nc -N` does, gets no answer, or
-//! a part.
+//! Symptom: a client sends a request and then half-closes, as `nc -N` does. It gets no response, or
+//! only part of one.
 //!
-//! Rule: `EPOLLRDHUP` says that the peer will send no more; it may well read, and what it sent
-//! before may still be unread here. (`EPOLLHUP` is when both directions are down.)
+//! Rule: EPOLLRDHUP means that the peer will send no more data. The peer may still be reading, and
+//! data that it sent earlier may still be unread in our socket. (EPOLLHUP means that both
+//! directions are closed.)
 //!
-//! Show: `cargo run -p pitfalls --bin hangup-closes`, Ctrl-Z; `echo hello | nc -N 127.0.0.1
-//! 7000` in another terminal; and `fg`: data and FIN are both there when the server looks, and
-//! nothing comes back.
+//! Reproduce (with OpenBSD's `nc`):
+//! 1. Start `cargo run -p pitfalls --bin hangup-closes`, and press Ctrl-Z to suspend it.
+//! 2. In a second terminal: `echo hello | nc -N 127.0.0.1 7000`
+//! 3. In the first terminal: `fg`. The server finds the data and the FIN together, and `nc` prints
+//!    nothing.
 //!
-//! Right: `Connection::copy` in `common/src/connection.rs`: it closes at the end of what it
-//! reads, which comes after all that was sent, and when nothing is owed.
+//! Correct: `Connection::try_step` in `common/src/connection.rs` closes when `read` returns 0. That
+//! happens after all data has been read. `try_step` never reads while output is pending, so by then
+//! everything has been written too.
 
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
@@ -24,15 +28,15 @@ fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let mut buffer = vec![0; BUFFER_SIZE];
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
-        epoll(&addr, interest, Connection::new, |epoll, connection, news| {
-            if news.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP) {
+        epoll(&addr, interest, Connection::new, |epoll, connection, events| {
+            if events.intersects(EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP) {
                 return Ok(false); // <- the mistake
             }
-            let next = connection.step(&mut buffer);
-            let interest =
-                if connection.has_pending_output() { EpollFlags::EPOLLOUT } else { interest };
+            let progress = connection.step(&mut buffer);
+            let pending = connection.has_pending_output();
+            let interest = if pending { EpollFlags::EPOLLOUT } else { interest };
             epoll.modify(&*connection, &mut event(interest, connection.as_raw_fd()))?;
-            Ok(next != Progress::Closed)
+            Ok(progress != Progress::Closed)
         })
     })
 }

@@ -1,16 +1,18 @@
-//! Mistake: edge-triggered, and one read of 2 KiB for each event.
+//! Mistake: with edge-triggered epoll, the server reads once per event.
 //!
-//! Seen: messages of up to 2 KiB work; of a larger one the first 2 KiB come back, and the rest
-//! when the client sends something more, which it does not, as it waits for the rest.
+//! Symptom: messages of up to 2 KiB work. Of a larger message the first 2 KiB come back. The rest
+//! comes back when the client sends more, which it does not do while it waits for the rest.
 //!
-//! Rule: `EPOLLET` reports that something has come, once. What is left unread is not news: no
-//! event will tell of it (epoll(7), "Level-triggered and edge-triggered").
+//! Rule: with EPOLLET, an event reports that data has arrived. Data that is left unread causes no
+//! further event (epoll(7), "Level-triggered and edge-triggered"). So read until EAGAIN.
 //!
-//! Show: `cargo run -p pitfalls --bin one-read-per-edge`, then `head -c 10000 /dev/zero |
-//! timeout 2 nc 127.0.0.1 7000 | wc -c` counts 2048.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin one-read-per-edge`
+//! 2. In a second terminal: `head -c 10000 /dev/zero | timeout 2 nc 127.0.0.1 7000 | wc -c` prints
+//!    2048.
 //!
-//! Right: `Server::go_on` in `epoll-echo/src/bin/epoll-echo-edge.rs` copies until nothing is
-//! left, and notes who has something left after so many steps.
+//! Correct: `on_ready` in `epoll-echo/src/bin/epoll-echo-edge.rs` repeats its step until the socket
+//! is empty or full. After `MAX_STEPS` it continues in the next iteration.
 
 use std::process::ExitCode;
 
@@ -21,9 +23,9 @@ use pitfalls::epoll;
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let mut buffer = vec![0; 2048];
-        let news = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        epoll(&addr, news, Connection::new, |_, connection, _| {
-            Ok(connection.step(&mut buffer) != Progress::Closed) // <- the mistake: once
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll(&addr, interest, Connection::new, |_, connection, _| {
+            Ok(connection.step(&mut buffer) != Progress::Closed) // <- the mistake: one step
         })
     })
 }

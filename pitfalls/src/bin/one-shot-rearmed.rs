@@ -1,21 +1,23 @@
-//! Mistake: several workers, one-shot events, and whoever has a line for a client registers it
-//! again.
+//! Mistake: worker threads use one-shot events, and a worker re-arms clients that another worker is
+//! processing, because it has output for them.
 //!
-//! Seen: under load lines come out of order, or two of them in one.
+//! Symptom: under load, lines arrive out of order, or two lines arrive as one.
 //!
-//! Rule: `EPOLLONESHOT` gives an event to one thread, until somebody registers the descriptor
-//! again: then the next event goes to another thread, even while the first one still works on
-//! its own.
+//! Rule: EPOLLONESHOT reports an event to one thread and disarms the file descriptor.
+//! `EPOLL_CTL_MOD` arms it again. If that happens too early, the next event goes to a second thread
+//! while the first one still processes its data.
 //!
-//! Show: `cargo run -p pitfalls --bin one-shot-rearmed`, then twice `seq 1000000 | timeout 3 nc
-//! 127.0.0.1 7001 | tail -n +2 | cut -d' ' -f2- | sort -nc`: it names a line that came too
-//! early, or two in one.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin one-shot-rearmed`
+//! 2. In two more terminals:
+//!    `seq 1000000 | timeout 3 nc 127.0.0.1 7001 | tail -n +2 | cut -d' ' -f2- | sort -nc`. `sort`
+//!    reports a line that is out of order.
 //!
-//! Right: `Interest` in `reactor-chat/src/connection.rs`: `held` while a worker has the client
-//! in hand, and nothing is registered meanwhile.
+//! Correct: in `reactor-chat/src/connection.rs`, a connection is marked while a worker processes
+//! it, and is not armed in the meantime.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::ExitCode;
@@ -23,49 +25,52 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::chat::BOUND;
 use common::{CHAT_ADDR, run};
 use nix::sys::epoll::{Epoll, EpollFlags};
-use pitfalls::{event, lines, lock, unless_it_blocks, welcome, workers};
+use pitfalls::{event, join, lock, take_lines, workers};
 
-/// A client's socket and name, its unfinished line, and what it is owed.
-type Room = BTreeMap<RawFd, (Arc<TcpStream>, String, Vec<u8>, Vec<u8>)>;
-static ROOM: Mutex<Room> = Mutex::new(Room::new());
+/// The most output that a client can have pending, in bytes.
+const MAX_PENDING: usize = 256 * 1024;
+
+/// A client's socket, name, unfinished line and pending output.
+type Client = (Arc<TcpStream>, String, Vec<u8>, Vec<u8>);
+static ROOM: Mutex<BTreeMap<RawFd, Client>> = Mutex::new(BTreeMap::new());
 
 fn main() -> ExitCode {
-    run([CHAT_ADDR], |[addr]| workers(&addr, enter, go_on))
+    run([CHAT_ADDR], |[addr]| workers(&addr, add, on_ready))
 }
 
-fn enter(epoll: &Epoll, stream: TcpStream) -> io::Result<()> {
-    let (fd, mut room) = (stream.as_raw_fd(), lock(&ROOM));
-    let (_, name) = welcome(&stream, |_| stream.set_nonblocking(true))?;
+fn add(epoll: &Epoll, stream: TcpStream) -> io::Result<()> {
+    let mut room = lock(&ROOM);
+    let (_, name) = join(&stream, |_| stream.set_nonblocking(true))?;
+    let fd = stream.as_raw_fd();
     epoll.add(&stream, event(EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT, fd))?;
     room.insert(fd, (Arc::new(stream), name, Vec::new(), Vec::new()));
     Ok(())
 }
 
-/// A worker has an event of `own`: nobody else has one before it is registered again.
-fn go_on(epoll: &Epoll, own: RawFd) {
+fn on_ready(epoll: &Epoll, own: RawFd) {
     let Some(stream) = lock(&ROOM).get(&own).map(|it| Arc::clone(&it.0)) else { return };
     let mut buffer = [0; 512];
-    let read = unless_it_blocks((&*stream).read(&mut buffer)).unwrap_or(Some(0));
-    // Handling takes its time, or there would be no need of workers. And meanwhile another one may
-    // have the next bytes of this client, and be done with them earlier.
+    let read = common::read(&stream, &mut buffer).unwrap_or(Some(0));
+    // Stands for the processing. Meanwhile another worker can read the next bytes of this client
+    // and finish earlier.
     thread::sleep(Duration::from_micros(read.unwrap_or(0) as u64));
     let mut room = lock(&ROOM);
     let Some((_, name, unfinished, _)) = room.get_mut(&own) else { return };
-    let said = lines(name, unfinished, &buffer[..read.unwrap_or(0)]);
-    room.retain(|&fd, (stream, _, _, owed)| {
+    let lines = take_lines(name, unfinished, &buffer[..read.unwrap_or(0)]);
+    room.retain(|&fd, (stream, _, _, pending)| {
         if fd == own {
-            owed.drain(..(&**stream).write(owed).unwrap_or(0));
-        } else if said.is_empty() {
+            let written = common::write(stream, pending).unwrap_or(0);
+            pending.drain(..written);
+        } else if lines.is_empty() {
             return true;
         } else {
-            owed.extend(&said);
+            pending.extend(&lines);
         }
         let mut interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
-        interest.set(EpollFlags::EPOLLOUT, !owed.is_empty());
+        interest.set(EpollFlags::EPOLLOUT, !pending.is_empty());
         let _ = epoll.modify(&**stream, &mut event(interest, fd)); // <- the mistake, if not `own`
-        owed.len() < BOUND && (fd != own || read != Some(0))
+        pending.len() < MAX_PENDING && (fd != own || read != Some(0))
     });
 }

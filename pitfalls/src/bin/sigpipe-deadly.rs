@@ -1,19 +1,21 @@
-//! Mistake: SIGPIPE does what it does by default.
+//! Mistake: SIGPIPE has its default action.
 //!
-//! Seen: the server is gone, without a word in its log, when a client leaves before it has its
-//! answers.
+//! Symptom: the server is gone, without a line in its log, after a client left before it received
+//! its replies.
 //!
-//! Rule: `write(2)` to a connection that the peer has reset fails with EPIPE, and raises
-//! SIGPIPE, which ends the process (send(2) with `MSG_NOSIGNAL` does not raise it). In C every
-//! server has to ignore it. A Rust program does from its start; a library with a handler of its
-//! own, or `SIG_DFL` as here, undoes that.
+//! Rule: write(2) to a connection that the peer has reset fails with EPIPE and raises SIGPIPE,
+//! which by default ends the process. send(2) with `MSG_NOSIGNAL` does not raise it. A server in C
+//! must ignore SIGPIPE. A Rust program starts with SIGPIPE ignored, but a library can restore the
+//! default action, as this program does.
 //!
-//! Show: `cargo run -p pitfalls --bin sigpipe-deadly`, then `head -c 1M /dev/zero | nc -q 0
-//! 127.0.0.1 7000 | true`, once or twice.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin sigpipe-deadly`
+//! 2. In a second terminal, once or twice: `head -c 1M /dev/zero | nc -q 0 127.0.0.1 7000 | true`.
+//!    The server is gone, and `echo $?` in the first terminal prints 141, which is 128 + SIGPIPE.
 //!
-//! Right: nothing in our servers: Rust's runtime ignores SIGPIPE, and std sends with
-//! `MSG_NOSIGNAL`; `Connection::go_on` in `common/src/connection.rs` takes EPIPE for the end of
-//! this peer.
+//! Correct: our servers do nothing about it. The Rust runtime ignores SIGPIPE, and std sends with
+//! `MSG_NOSIGNAL`. `Connection::step` in `common/src/connection.rs` handles EPIPE as the end of
+//! this connection.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -26,14 +28,14 @@ use pitfalls::threads;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        // SAFETY: no handler is installed.
+        // SAFETY: this installs no handler.
         unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) }?; // <- the mistake
-        threads(&addr, |stream| echo(OwnedFd::from(stream).into()))
+        threads(&addr, |stream| serve(OwnedFd::from(stream).into()))
     })
 }
 
-/// A `File` reads with `read(2)` and writes with `write(2)`, as a C program would.
-fn echo(mut stream: File) -> io::Result<()> {
+/// Uses a `File`, which calls read(2) and write(2) as a C program would.
+fn serve(mut stream: File) -> io::Result<()> {
     let mut buffer = [0; 4096];
     loop {
         let count = stream.read(&mut buffer)?;

@@ -1,45 +1,47 @@
-//! Mistake: out of descriptors, a spare one is closed so that the next connection can be
-//! accepted and closed; and this goes on until `accept` says that nobody waits.
+//! Mistake: after EMFILE the server closes a spare file descriptor, accepts one connection, closes
+//! it, and reopens the spare. It repeats this until `accept` returns EAGAIN.
 //!
-//! Seen: once all descriptors are taken the server uses all of a core, for ever, and where it
-//! has one thread serves nobody any more.
+//! Symptom: when the process is out of file descriptors, it uses a full core for ever. A server
+//! with one thread also stops serving its clients.
 //!
-//! Rule: `accept(2)` takes a descriptor before it looks at its queue: with a full table it
-//! fails with EMFILE even when nobody waits, and never says EAGAIN.
+//! Rule: accept(2) allocates the file descriptor before it looks at the queue. With a full table it
+//! returns EMFILE even if the queue is empty, and never EAGAIN.
 //!
-//! Show: once it is built, `(ulimit -n 20; cargo run -p pitfalls --bin spare-descriptor)`, then
-//! `for i in $(seq 30); do (sleep 60 | nc 127.0.0.1 7000 &) done`, and `top`.
+//! Reproduce:
+//! 1. `cargo build -p pitfalls`
+//! 2. `(ulimit -n 20; cargo run -p pitfalls --bin spare-descriptor)`
+//! 3. In a second terminal: `for i in $(seq 30); do (sleep 60 | nc 127.0.0.1 7000 &) done; top`.
+//!    The server uses 100 % of a core.
 //!
-//! Right: `accept_some` in `epoll-echo/src/main.rs`: at the first such error it stops asking.
-//! Those who wait are served when there is room.
+//! Correct: `accept_some` in `epoll-echo/src/main.rs` stops at the first such error. The clients in
+//! the queue are served when there are file descriptors again.
 
 use std::fs::File;
-use std::io;
-use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pitfalls::echo;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
         let mut spare = File::open("/dev/null").ok();
+        exit_on_stop()?;
+        announce(listener.local_addr()?);
         loop {
-            // It can fail with EINTR: then nobody waits.
-            let _ =
-                poll(&mut [PollFd::new(listener.as_fd(), PollFlags::POLLIN)], PollTimeout::NONE);
+            let mut watched = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+            // If it fails with EINTR, `accept` returns `WouldBlock`.
+            let _ = poll(&mut watched, PollTimeout::NONE);
             loop {
                 match accept(&listener) {
                     Accepted::Connection(stream, _) => {
                         thread::Builder::new().spawn(move || echo(&stream))?;
                     }
-                    Accepted::WouldBlock => break, // <- the mistake: it never says that
+                    Accepted::WouldBlock => break, // <- the mistake: this is never returned
                     Accepted::Pause => {
                         drop(spare.take());
                         drop(accept(&listener));
@@ -49,9 +51,4 @@ fn main() -> ExitCode {
             }
         }
     })
-}
-
-/// Its end is this client's only.
-fn echo(stream: &TcpStream) {
-    let _ = io::copy(&mut &*stream, &mut &*stream);
 }

@@ -1,18 +1,19 @@
-//! Mistake: an answer is written in two parts, as header and body often are, with Nagle's
-//! algorithm on.
+//! Mistake: the server writes each reply in two parts, such as a header and a body, while Nagle's
+//! algorithm is on.
 //!
-//! Seen: each answer takes 40 ms longer than it should, on the fastest network.
+//! Symptom: each reply takes 40 ms longer than it should, even on the fastest network.
 //!
-//! Rule: Nagle's algorithm keeps a small segment back while one before it is not acknowledged;
-//! and the peer delays its acknowledgement (40 ms on Linux), in the hope of an answer to send
-//! it with. Each waits for the other.
+//! Rule: Nagle's algorithm holds a small segment back while an earlier one is not acknowledged. The
+//! peer delays the acknowledgment, by 40 ms on Linux, in order to send it together with data. So
+//! each side waits for the other.
 //!
-//! Show: `cargo run -p pitfalls --bin two-small-writes`, then in bash `exec
-//! 3<>/dev/tcp/127.0.0.1/7000; time for i in {1..50}; do echo hello there >&3; read -u 3;
-//! done`: two seconds.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin two-small-writes`
+//! 2. In a second terminal, in bash: `exec 3<>/dev/tcp/127.0.0.1/7000; time for i in {1..50}; do
+//!    echo hello there >&3; read -u 3; done` takes two seconds.
 //!
-//! Right: `Connection::copy` in `common/src/connection.rs`: one write for all there is; and
-//! `accepted` in `common/src/socket.rs`: `set_nodelay`.
+//! Correct: `Connection::try_step` in `common/src/connection.rs` writes everything with one call,
+//! and `common/src/socket.rs` sets `TCP_NODELAY`.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -22,11 +23,11 @@ use common::{ECHO_ADDR, run};
 use pitfalls::threads;
 
 fn main() -> ExitCode {
-    run([ECHO_ADDR], |[addr]| threads(&addr, echo))
+    run([ECHO_ADDR], |[addr]| threads(&addr, serve))
 }
 
-fn echo(mut stream: TcpStream) -> io::Result<()> {
-    stream.set_nodelay(false)?; // <- the mistake, with the two writes below
+fn serve(mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(false)?; // <- the mistake, together with the two writes below
     let mut buffer = [0; 16 * 1024];
     loop {
         let count = stream.read(&mut buffer)?;

@@ -1,18 +1,20 @@
-//! Mistake: what waits for a client is queued without a bound.
+//! Mistake: the queue of output for a client has no limit.
 //!
-//! Seen: memory grows with every line while one client does not read, until the server is
-//! killed.
+//! Symptom: the server's memory grows with every line while one client does not read, until the
+//! kernel kills the server.
 //!
-//! Rule: there is no backpressure from one client to another: those who talk have no reason to
-//! stop because somebody does not listen. What a client does not take has to end somewhere: at
-//! a bound, and then the client goes.
+//! Rule: in a chat there is no backpressure from a client that does not read to the clients that
+//! send. So the output that is pending for a client needs a limit. A client that reaches it has to
+//! be disconnected.
 //!
-//! Show: `cargo run -p pitfalls --bin unbounded-queue`, then `nc 127.0.0.1 7001` with Ctrl-Z,
-//! `yes | nc 127.0.0.1 7001`, and look at the server in `top`. (It ends at 1 GiB, by its own
-//! limit.)
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin unbounded-queue`
+//! 2. In a second terminal: `nc 127.0.0.1 7001`, then Ctrl-Z.
+//! 3. In a third terminal: `yes | nc 127.0.0.1 7001`
+//! 4. In a fourth terminal: `top`. The server's memory grows. (This one ends at 1 GiB, because it
+//!    sets that limit itself.)
 //!
-//! Right: `BOUND` in `common/src/chat.rs`: `Member::give` finds who is beyond it, and
-//! `Room::publish` sends them away.
+//! Correct: `Room` in `common/src/chat.rs` limits the pending output of a client to 256 KiB.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -23,31 +25,31 @@ use std::thread;
 
 use common::{CHAT_ADDR, run};
 use nix::sys::resource::{Resource, setrlimit};
-use pitfalls::{lock, threads, welcome};
+use pitfalls::{join, lock, threads};
 
 static ROOM: Mutex<Vec<(u64, Sender<String>)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
     run([CHAT_ADDR], |[addr]| {
         setrlimit(Resource::RLIMIT_AS, 1 << 30, 1 << 30)?;
-        threads(&addr, client)
+        threads(&addr, serve)
     })
 }
 
-fn client(stream: TcpStream) -> io::Result<()> {
-    let (sender, queue) = mpsc::channel::<String>(); // <- the mistake: no bound
-    let mut taker = stream.try_clone()?;
+fn serve(stream: TcpStream) -> io::Result<()> {
+    let (sender, queue) = mpsc::channel::<String>(); // <- the mistake: it has no limit
+    let mut output = stream.try_clone()?;
     thread::Builder::new()
-        .spawn(move || queue.iter().try_for_each(|line| taker.write_all(line.as_bytes())))?;
-    let (own, name) = welcome(&stream, |id| {
+        .spawn(move || queue.iter().try_for_each(|line| output.write_all(line.as_bytes())))?;
+    let (id, name) = join(&stream, |id| {
         lock(&ROOM).push((id, sender));
         Ok(())
     })?;
     for line in BufReader::new(stream).lines().map_while(Result::ok) {
-        for (_, other) in lock(&ROOM).iter().filter(|(id, _)| *id != own) {
+        for (_, other) in lock(&ROOM).iter().filter(|(other, _)| *other != id) {
             let _ = other.send(format!("{name}: {line}\n"));
         }
     }
-    lock(&ROOM).retain(|(id, _)| *id != own);
+    lock(&ROOM).retain(|(other, _)| *other != id);
     Ok(())
 }

@@ -1,37 +1,32 @@
-//! Mistake: the result of `bind` is unwrapped.
+//! Mistake: the server unwraps the result of `bind`.
 //!
-//! Seen: a port that is taken, or a typing error in the address, is answered with a panic and
-//! its backtrace, in which the address is not named.
+//! Symptom: if the port is in use, or the address has a typing error, the server panics with a
+//! backtrace that does not name the address.
 //!
-//! Rule: `bind(2)` fails in daily use (EADDRINUSE, EADDRNOTAVAIL, EACCES), and so does the
-//! look-up of a name: these are answers to the user.
+//! Rule: bind(2) fails in normal operation (EADDRINUSE, EADDRNOTAVAIL, EACCES), and so does the
+//! look-up of a host name. These errors are for the user, not for the programmer.
 //!
-//! Show: `cargo run -p pitfalls --bin unwrap-at-start nonsense`.
+//! Reproduce: `cargo run -p pitfalls --bin unwrap-at-start nonsense`
 //!
-//! Right: `listen` in `common/src/socket.rs` returns an error that names the address, and `run`
-//! in `common/src/start.rs` prints it in one line.
+//! Correct: `listen` in `common/src/socket.rs` returns an error that names the address and the
+//! call, and `run` in `common/src/start.rs` prints it in one line.
 
-use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::process::ExitCode;
 use std::thread;
 
-use common::{ECHO_ADDR, exit_on_stop, run};
+use common::{ECHO_ADDR, announce, exit_on_stop, run};
+use pitfalls::echo;
 
 #[expect(clippy::unwrap_used)]
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        exit_on_stop()?;
         let listener = TcpListener::bind(addr).unwrap(); // <- the mistake
-        println!("unwrap-at-start listening on {}", listener.local_addr()?);
+        exit_on_stop()?;
+        announce(listener.local_addr()?);
         for stream in listener.incoming().flatten() {
             thread::Builder::new().spawn(move || echo(&stream))?;
         }
         Ok(())
     })
-}
-
-/// Its end is this client's only.
-fn echo(stream: &TcpStream) {
-    let _ = io::copy(&mut &*stream, &mut &*stream);
 }

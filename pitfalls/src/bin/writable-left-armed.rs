@@ -1,14 +1,17 @@
-//! Mistake: the wait is always for writability too, owed or not.
+//! Mistake: the server always waits for EPOLLOUT too, with and without pending output.
 //!
-//! Seen: it works, and uses all of a core from the first client on, even when nobody talks.
+//! Symptom: the server works, but it uses a full core from the first client on, even if all clients
+//! are idle.
 //!
-//! Rule: a socket is writable whenever its send buffer has room, which is nearly always;
-//! level-triggered, each `epoll_wait` returns at once to say so.
+//! Rule: a socket is writable while its send buffer has room, which is almost always. With
+//! level-triggered epoll, each `epoll_wait` then returns at once.
 //!
-//! Show: `cargo run -p pitfalls --bin writable-left-armed`, then `nc 127.0.0.1 7000` and `top`.
+//! Reproduce:
+//! 1. `cargo run -p pitfalls --bin writable-left-armed`
+//! 2. In a second terminal: `nc 127.0.0.1 7000`
+//! 3. In a third terminal: `top`. The server uses 100 % of a core.
 //!
-//! Right: `Server::go_on` in `epoll-echo/src/main.rs`: interest in `EPOLLOUT` while something
-//! is owed, and not longer.
+//! Correct: `on_ready` in `epoll-echo/src/main.rs` watches EPOLLOUT only while output is pending.
 
 use std::process::ExitCode;
 

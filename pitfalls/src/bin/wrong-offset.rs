@@ -1,29 +1,28 @@
-//! Mistake: after the second short write of a message, the next one starts where the first had
+//! Mistake: after the second short write of a message, the next write starts where the first one
 //! ended.
 //!
-//! Seen: large messages come back with parts of them doubled, where the client reads slowly.
+//! Symptom: if the client reads slowly, large messages come back with parts of them twice.
 //!
-//! Rule: the count that `write(2)` returns is of this call, not of the message: it has to be
-//! added up.
+//! Rule: write(2) returns the count of this call, not of the message. The counts have to be added
+//! up.
 //!
-//! Show: `cargo test wrong_offset`. It takes a client whose window is narrower than the
-//! server's buffer: with `nc` on loopback the kernel has room for the rest at once.
+//! Reproduce: `cargo test wrong_offset`. It needs a client whose receive window is smaller than the
+//! server's buffer. With `nc` on loopback, the second write already takes everything.
 //!
-//! Right: `Connection::copy` in `common/src/connection.rs`: `self.sent += write(…)`.
+//! Correct: `Connection::try_step` in `common/src/connection.rs`: `self.offset += write(…)`.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::process::ExitCode;
 
-use common::{BUFFER_SIZE, ECHO_ADDR, run};
+use common::{BUFFER_SIZE, ECHO_ADDR, read, run, write};
 use nix::sys::epoll::EpollFlags;
-use pitfalls::{epoll, event, unless_it_blocks};
+use pitfalls::{epoll, event};
 
 struct Client {
     stream: TcpStream,
-    owed: Vec<u8>,
-    sent: usize,
+    pending: Vec<u8>,
+    offset: usize,
 }
 
 impl AsFd for Client {
@@ -35,25 +34,25 @@ impl AsFd for Client {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let mut buffer = vec![0; BUFFER_SIZE];
-        let new = |stream, _| Ok(Client { stream, owed: Vec::new(), sent: 0 });
-        epoll(&addr, EpollFlags::EPOLLIN, new, |epoll, client: &mut Client, _| {
-            let Client { stream, owed, sent } = client;
-            if owed.is_empty() {
-                match unless_it_blocks(stream.read(&mut buffer))? {
+        let new = |stream, _| Ok(Client { stream, pending: Vec::new(), offset: 0 });
+        epoll(&addr, EpollFlags::EPOLLIN, new, |epoll, Client { stream, pending, offset }, _| {
+            if pending.is_empty() {
+                match read(stream, &mut buffer)? {
                     None => return Ok(true),
-                    Some(0) => return Ok(false),
-                    Some(count) => owed.extend(&buffer[..count]),
+                    Some(0) => return Ok(false), // EOF
+                    Some(count) => pending.extend(&buffer[..count]),
                 }
             }
-            if let Some(count) = unless_it_blocks(stream.write(&owed[*sent..]))? {
-                let done = *sent + count == owed.len();
-                *sent = if done { 0 } else { count }; // <- the mistake: `*sent + count`
-                if done {
-                    owed.clear();
-                }
+            let written = write(stream, &pending[*offset..])?;
+            if *offset + written == pending.len() {
+                pending.clear();
+                *offset = 0;
+            } else if written > 0 {
+                *offset = written; // <- the mistake: it has to be `+=`
             }
-            let next = if owed.is_empty() { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
-            epoll.modify(&*stream, &mut event(next, stream.as_raw_fd()))?;
+            let interest =
+                if pending.is_empty() { EpollFlags::EPOLLIN } else { EpollFlags::EPOLLOUT };
+            epoll.modify(&*stream, &mut event(interest, stream.as_raw_fd()))?;
             Ok(true)
         })
     })

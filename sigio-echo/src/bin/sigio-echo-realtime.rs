@@ -1,23 +1,26 @@
-//! Signal-driven, with real-time signals: they queue, and each names the descriptor that it is
-//! about. They are fetched from the queue, one by one, so no handler is needed.
+//! Signal-driven I/O with real-time signals: the signals queue, and each carries the file
+//! descriptor of its socket. The process takes them from the queue one by one.
 //!
 //! ```text
 //!      application                              kernel
-//!      fcntl(8, F_SETSIG, SIGRTMIN) ─ once ──▶  tell this process, by a signal that queues,
-//!      fcntl(8, O_ASYNC) ─────── once ───────▶  of listener, 7, 8, 9 …
+//!      fcntl(8, F_SETSIG, SIGRTMIN) ─ once ──▶  send SIGRTMIN instead of SIGIO
+//!      fcntl(8, O_ASYNC) ─────── once ───────▶  for listener, 7, 8, 9 …
 //!  (1) sigtimedwait ─────────────────────────▶  ┐
-//!        blocked                                │ wait: until something *comes*
+//!        asleep                                 │ wait: until something happens on a socket
 //!  (2) SIGRTMIN, si_fd = 8 ◀─────────────────   ┘ a message for 8 has arrived
 //!  (3) read(8), write(8) ────────────────────▶    copy
-//!  (4) … until nothing is left ──────────────▶    what is left unread is never signalled again
+//!  (4) … until EAGAIN ───────────────────────▶    data that is left unread raises no signal
 //! ```
 //!
-//! A message: (1) the thread waits for the next signal; (2) it takes what is queued and notes whom
-//! it names: they are *ready*, and the *copy* is still the process's own; (3) it copies, one step
-//! for each that is noted, (4) round by round until nothing is left; these rounds do not block.
-//! (5) The queue is bounded (`RLIMIT_SIGPENDING`, one for all processes of a user). Where it is
-//! full, the kernel sends SIGIO, which names nobody: everybody may be ready. Either is a hint: by
-//! the time it is taken, the bytes may have been read, or the descriptor be another connection's.
+//! How a message travels: (1) The thread waits for the next signal. (2) It takes the signals that
+//! are queued, and puts their file descriptors into a set, `ready`. (3) It reads once and writes once
+//! for each of them. (4) It repeats that, without blocking, until the read returns EAGAIN. No handler
+//! runs: the signals are always blocked, and stay in the queue until `sigtimedwait` takes them.
+//!
+//! The catch: the queue is limited (`RLIMIT_SIGPENDING`, shared by all processes of the user). (5) If
+//! it is full, the kernel sends a plain SIGIO without a file descriptor, and the server has to try
+//! every socket. And a signal can be out of date: until it is taken, the data may have been read, or
+//! its socket closed and the number given to a new connection. So a signal only says where to try.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-realtime`
 //!
@@ -27,184 +30,188 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/sigio-echo-realtime.svg`.
+//! Figure: `docs/figures/sigio-echo-realtime.svg`.
 //!
-//! Use it when: you keep a program from before epoll, which was made to replace this.
-//! Limits: Linux only. A signal an event, and a call to fetch each: with 64 busy connections 3.0
-//! system calls a message for `epoll-echo`'s 2.0, and the same CPU. Idle ones cost none
-//! (docs/benchmarks: 64 active, what idle connections add).
+//! Use it when: you maintain a program that is older than epoll, which has replaced this.
+//! Limits: Linux only. Each event is a signal, and each signal a system call: with 64 busy
+//! connections 3.0 system calls per message (epoll-echo: 2.0) and the same CPU. Idle connections
+//! cost nothing (docs/benchmarks: 64 active, what idle connections add).
 //! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which
-//! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`.
+//! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`
+//! (the same loop, with events from epoll).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::{self, MaybeUninit};
-use std::net::TcpListener;
+use std::io;
+use std::mem;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::ExitCode;
-use std::ptr;
+use std::time::Duration;
 
-use common::{
-    Accepted, BUFFER_SIZE, Connection, ECHO_ADDR, Progress, accept, announce, listen, run,
-};
-use libc::{SIGINT, SIGIO, SIGRTMIN, SIGTERM, c_int, c_long, siginfo_t, timespec};
-use log::{trace, warn};
-use nix::errno::Errno;
+use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, Progress, accept, announce, listen, run};
+use libc::{SIGINT, SIGIO, SIGTERM};
+use log::{info, trace, warn};
 use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::getpid;
+use sigio_echo::{
+    discard_realtime_signals, enable_realtime_signals, next_signal, realtime_signals_and,
+};
 
-/// Signals taken from the queue at once: however fast it fills, the sockets get their turn.
-const SIGNALS: usize = 256;
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Until `accept` is tried again while descriptors are short.
-const RETRY: timespec = timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-const NOW: timespec = timespec { tv_sec: 0, tv_nsec: 0 };
-
-/// fcntl(2): the signal to send instead of SIGIO. The libc crate does not have it.
-const F_SETSIG: c_int = 10;
-
-/// sigaction(2): how `siginfo_t` begins where the signal is about a descriptor.
-#[repr(C)]
-struct PollInfo {
-    signo_errno_code: [c_int; 3],
-    band: c_long,
-    fd: c_int,
-}
+/// The most signals taken per iteration, so that sockets are served however fast the queue fills.
+const MAX_EVENTS: usize = 256;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
     listener: TcpListener,
-    /// What to wait for.
+    /// The signals to wait for.
     signals: SigSet,
     connections: BTreeMap<RawFd, Connection>,
-    /// Who may have something left to copy.
+    /// The listener may have more connections, and no signal will announce them.
+    accept_pending: bool,
+    /// True after `accept` failed, for example for lack of file descriptors.
+    accept_paused: bool,
+    /// File descriptors that may have more to read or space to write.
     ready: BTreeSet<RawFd>,
-    /// Somebody may still wait to be accepted: no signal will say so again.
-    incoming: bool,
-    /// Out of descriptors.
-    starved: bool,
-    /// Where a step of the copy keeps its bytes: shared, for no connection leaves any in it.
+    /// The read buffer. All connections share it.
     buffer: Vec<u8>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Bytes that were read and that the socket did not take.
+    pending: Vec<u8>,
+    /// How many bytes of `pending` have been written since.
+    offset: usize,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        // Blocked for good, so that they queue.
-        let mut signals = SigSet::all();
-        // nix has no names for the real-time ones: without those that it can name, they are left.
-        Signal::iterator().for_each(|named| signals.remove(named));
-        signals.extend([Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM]);
-        signals.thread_block()?;
         let listener = listen(&addr)?;
+        let signals = realtime_signals_and(&[Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM]);
+        signals.thread_block()?; // for good, so that they queue
+        enable_realtime_signals(&listener)?;
         announce(listener.local_addr()?);
-        arm(&listener)?;
-        let (connections, ready, buffer) = (BTreeMap::new(), BTreeSet::new(), vec![0; BUFFER_SIZE]);
-        // Somebody may have come before the listener was armed.
-        let (incoming, starved) = (true, false);
-        Server { listener, signals, connections, ready, incoming, starved, buffer }.serve()
+        Server {
+            listener,
+            signals,
+            connections: BTreeMap::new(),
+            accept_pending: true, // clients may have connected before that
+            accept_paused: false,
+            ready: BTreeSet::new(),
+            buffer: vec![0; BUFFER_SIZE],
+        }
+        .serve()
     })
-}
-
-/// From now on signals tell this process of what comes to `socket`, which does not block.
-fn arm(socket: &impl AsRawFd) -> nix::Result<()> {
-    let owner = (libc::F_SETOWN, getpid().as_raw()); // without one, the signal goes to nobody
-    let signal = (F_SETSIG, SIGRTMIN());
-    let flags = (libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK);
-    for (command, argument) in [owner, signal, flags] {
-        // SAFETY: these commands take a number and touch no memory.
-        Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), command, argument) })?;
-    }
-    Ok(())
 }
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         loop {
-            let more = !self.ready.is_empty() || self.incoming && !self.starved; // (4)
-            let mut timeout = if more { Some(&NOW) } else { self.starved.then_some(&RETRY) };
-            trace!("wait: sigtimedwait"); // (1)
-            for _ in 0..SIGNALS {
-                // The lowest number comes first: SIGTERM never waits behind the queue.
-                match self.next_signal(timeout)? {
-                    (0, _) => break,
-                    (SIGINT | SIGTERM, _) => return Ok(()),
-                    (SIGIO, _) => self.note_all(), // (5)
-                    (_, fd) if fd == self.listener.as_raw_fd() => self.incoming = true,
-                    (_, fd) => drop(self.ready.insert(fd)), // (2)
-                }
-                timeout = Some(&NOW);
+            let unfinished = !self.ready.is_empty() || self.accept_pending && !self.accept_paused;
+            let mut timeout = self.accept_paused.then_some(ACCEPT_RETRY);
+            if unfinished {
+                timeout = Some(Duration::ZERO); // (4)
             }
-            trace!("wait: sigtimedwait = {} may be ready", self.ready.len());
+            trace!("wait: sigtimedwait"); // (1)
+            for _ in 0..MAX_EVENTS {
+                // The signal with the lowest number comes first, so SIGTERM does not queue.
+                match next_signal(&self.signals, timeout)? {
+                    None => break,
+                    Some((SIGINT | SIGTERM, _)) => return Ok(()),
+                    Some((SIGIO, _)) => self.on_overflow(), // (5)
+                    Some((_, fd)) if fd == self.listener.as_raw_fd() => self.accept_pending = true,
+                    Some((_, fd)) => {
+                        self.ready.insert(fd); // (2)
+                    }
+                }
+                timeout = Some(Duration::ZERO);
+            }
+            trace!("wait: sigtimedwait = {} ready", self.ready.len());
 
             for fd in mem::take(&mut self.ready) {
-                self.go_on(fd);
+                self.on_ready(fd);
             }
-            // Last: what has closed above has left descriptors for these.
-            if self.incoming {
-                self.accept_some()?;
+            // Last, because existing clients come first, and because the connections that were
+            // closed above have freed file descriptors.
+            if self.accept_pending {
+                self.accept_some();
             }
         }
     }
 
-    /// The number of the next signal and the descriptor it names; number 0 if none comes in time.
-    fn next_signal(&self, timeout: Option<&timespec>) -> nix::Result<(c_int, RawFd)> {
-        let mut info = MaybeUninit::<siginfo_t>::zeroed();
-        let (set, at) = (self.signals.as_ref(), timeout.map_or(ptr::null(), ptr::from_ref));
-        // SAFETY: the set and the time-out are only read; `info` has room for what is written.
-        match Errno::result(unsafe { libc::sigtimedwait(set, info.as_mut_ptr(), at) }) {
-            // SAFETY: `info` was zeroed first, so all of it is initialised; it is the larger one.
-            Ok(signal) => Ok((signal, unsafe { info.as_ptr().cast::<PollInfo>().read() }.fd)),
-            Err(Errno::EAGAIN | Errno::EINTR) => Ok((0, -1)),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn note_all(&mut self) {
-        // What is still queued says no more than this. To ignore a signal empties its queue.
-        for action in [libc::SIG_IGN, libc::SIG_DFL] {
-            // SAFETY: no handler is installed.
-            unsafe { libc::signal(SIGRTMIN(), action) };
-        }
+    /// Notes that signals were lost, because the queue was full: every socket may be ready (5).
+    fn on_overflow(&mut self) {
+        discard_realtime_signals(); // they have nothing to add
         self.ready.extend(self.connections.keys());
-        self.incoming = true;
+        self.accept_pending = true;
     }
 
-    /// One step of the copy (3). The signal's `si_code` said what came then; this says what is so.
-    fn go_on(&mut self, fd: RawFd) {
+    /// Echoes once (3). What the signal was about does not matter: the result of the calls does.
+    fn on_ready(&mut self, fd: RawFd) {
         let Some(connection) = self.connections.get_mut(&fd) else { return };
         match connection.step(&mut self.buffer) {
-            Progress::Echoed(_) => drop(self.ready.insert(fd)),
-            // A signal will tell: of a write, because it has just found no room.
-            Progress::WantRead | Progress::WantWrite => {}
-            Progress::Closed => drop(self.connections.remove(&fd)),
+            Ok(Progress::Echoed(_)) => {
+                self.ready.insert(fd); // (4)
+                return;
+            }
+            Ok(Progress::WantRead | Progress::WantWrite) => return, // a signal will announce it
+            Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
+            // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
+            Err(error) => info!("{} disconnected: {error}", connection.peer),
         }
+        self.connections.remove(&fd);
     }
 
-    fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.starved = false;
-        for _ in 0..ACCEPTS {
+    fn accept_some(&mut self) {
+        self.accept_paused = false;
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => self.add(Connection::new(stream, peer)?),
+                Accepted::Connection(stream, peer) => self.add(stream, peer),
                 Accepted::WouldBlock => {
-                    self.incoming = false;
-                    break;
+                    self.accept_pending = false;
+                    return;
                 }
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.starved = true;
-                    break;
+                    self.accept_paused = true;
+                    return;
                 }
             }
         }
-        Ok(())
     }
 
-    fn add(&mut self, connection: Connection) {
-        let fd = connection.as_raw_fd();
-        match arm(&connection) {
-            Ok(()) => drop(self.connections.insert(fd, connection)),
-            // The kernel is out of memory.
-            Err(error) => warn!("descriptor {fd} refused: {error}"),
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
+        if let Err(error) = enable_realtime_signals(&stream) {
+            return warn!("{peer} refused: {error:#}"); // ENOMEM
         }
-        self.ready.insert(fd); // it may have sent already; pitfall: before-o-async
+        let fd = stream.as_raw_fd();
+        self.connections.insert(fd, Connection { stream, peer, pending: Vec::new(), offset: 0 });
+        self.ready.insert(fd); // it may have sent data before that. Pitfall: before-o-async
+    }
+}
+
+impl Connection {
+    /// Writes pending output. If none is left, reads once and writes that back (3).
+    fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
+        if self.offset < self.pending.len() {
+            self.offset += common::write(&self.stream, &self.pending[self.offset..])?;
+            if self.offset < self.pending.len() {
+                return Ok(Progress::WantWrite); // EAGAIN. A signal announces space.
+            }
+            self.pending = Vec::new();
+            self.offset = 0;
+        }
+        let Some(count) = common::read(&self.stream, buffer)? else {
+            return Ok(Progress::WantRead); // EAGAIN. A signal announces the next data.
+        };
+        if count == 0 {
+            return Ok(Progress::Closed); // EOF. No output is pending here.
+        }
+        let written = common::write(&self.stream, &buffer[..count])?;
+        self.pending = buffer[written..count].to_vec();
+        Ok(Progress::Echoed(count))
     }
 }

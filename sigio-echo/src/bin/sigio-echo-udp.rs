@@ -1,27 +1,30 @@
-//! Signal-driven, with datagrams, as the textbooks show it: SIGIO says that something has come to
-//! the one socket there is, so there is no question which.
+//! Signal-driven I/O with datagrams, as the textbooks show it: there is one socket, so SIGIO need
+//! not say on which socket something has happened.
 //!
 //! ```text
 //!      application                              kernel
-//!      fcntl(3, O_ASYNC) ─────── once ───────▶  tell this process of 3
+//!      fcntl(3, O_ASYNC) ─────── once ───────▶  send SIGIO for 3
 //!  (1) sigsuspend ───────────────────────────▶  ┐
-//!        blocked                                │ wait: until something *comes*
+//!        asleep                                 │ wait: until something happens on the socket
 //!  (2) SIGIO: the handler sets a flag ◀──────   ┘ a datagram has arrived
-//!  (3) recvmsg ──────────────────────────────▶  ┐ copy: it is there already,
-//!        6 bytes, from whom, to whom ◀───────   ┘ so the call does not block
-//!  (4) sendmsg ──────────────────────────────▶    copy: all of it, or nothing
-//!      … until nothing is left ──────────────▶    what is left is never signalled again
+//!  (3) recvmsg ──────────────────────────────▶  ┐ copy: the datagram is already there,
+//!        6 bytes, peer, our address ◀────────   ┘ so the call does not block
+//!  (4) sendmsg ──────────────────────────────▶    copy: the whole datagram, or nothing
+//!      … until EAGAIN ───────────────────────▶    datagrams that are left raise no signal
 //! ```
 //!
-//! A message: (1) the thread sleeps; a program with work of its own would do that instead. (2) The
-//! signal comes at the end of the *wait*: the *copy* is still the process's own. (3) It receives
-//! one datagram, (4) answers from the address that was asked, and so on until nothing is left.
-//! (5) After so many it looks at its flags; no signal will tell of the rest: it sends itself one.
-//! (6) An answer that the socket has no room for is owed; nothing is received before it is gone.
+//! How a message travels: (1) The thread sleeps until a signal arrives. (2) The kernel sends SIGIO
+//! when the *wait* is over. The *copy* is still to be done. (3) The server receives one datagram, and
+//! (4) sends a reply from the address that the peer has used. It repeats this until EAGAIN. (5) After
+//! `MAX_STEPS` datagrams it lets SIGINT and SIGTERM in. No signal announces the datagrams that are
+//! left, so it sends SIGIO to itself. (6) If the send buffer is full, the reply is pending output, and
+//! nothing is received before it has been sent.
 //!
-//! Textbooks receive in the handler. It may (`recvmsg` is async-signal-safe), but does not return
-//! while datagrams come: one call of such a handler was seen to answer 9000, and all that while
-//! the program got nothing else done.
+//! The catch: textbooks receive in the signal handler. That is allowed (`recvmsg` is
+//! async-signal-safe), but the handler does not return while datagrams arrive. One call of such a
+//! handler has replied to 9000 datagrams, and the program did nothing else in that time. Here the
+//! handler only sets a flag, and SIGIO is blocked except during `sigsuspend`. So it does not
+//! interrupt the work of the program either: the program itself decides when to look.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-udp`
 //!
@@ -31,25 +34,27 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/sigio-echo-udp.svg`.
+//! Figure: `docs/figures/sigio-echo-udp.svg`.
 //!
-//! Use it when: a program that computes has a datagram socket to answer on the side.
-//! Limits: what comes while the receive buffer is full is lost, as UDP has it. All peers share one
-//! send buffer: answers to a few that cannot be reached fill it, and until the kernel gives them up
-//! (three seconds for one that ARP does not find) everybody waits: so this server keeps neither the
-//! isolation nor the fairness of the others. And a sender's address may be false: on an open
-//! network one datagram can set two echo servers on each other, for ever.
-//! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (one socket,
-//! and messages that come whole).
+//! Use it when: you maintain such a program. A new one waits with `poll`, in a second thread if the
+//! first one computes.
+//! Limits: datagrams that arrive while the receive buffer is full are lost, as always with UDP. All
+//! peers share one send buffer. Replies to a few unreachable peers fill it, and until the kernel
+//! drops them (after three seconds if ARP finds nobody) all peers wait. So this server keeps neither
+//! isolation nor fairness. And a sender's address can be forged: on an open network, one datagram can
+//! make two echo servers reply to each other for ever.
+//! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (one socket, and
+//! messages that arrive whole).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem;
-use std::net::UdpSocket;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context;
 use common::{ECHO_ADDR, announce, bind_udp, run, stop_flag};
 use libc::in6_pktinfo;
 use log::{debug, trace};
@@ -60,137 +65,156 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
     sockopt,
 };
-use nix::unistd::getpid;
+use sigio_echo::enable_sigio;
 use signal_hook::flag;
 
-/// The largest datagram: 65507 bytes over IPv4, 65527 over IPv6.
-const DATAGRAM: usize = 65_527;
-/// Datagrams answered between two looks at the flags.
-const DATAGRAMS: usize = 64;
-/// Bytes that may wait in the kernel; it takes the lower of this and `net.core.rmem_max`. It counts
-/// even the smallest datagram as some 800: a burst of 300 overflows the usual 208 KiB.
-const ROOM: usize = 16 * 1024 * 1024;
+/// Size of the largest datagram in bytes: 65,507 over IPv4, 65,527 over IPv6.
+const BUFFER_SIZE: usize = 65_527;
+/// The most datagrams per iteration, so that a flood does not keep SIGTERM blocked.
+const MAX_STEPS: usize = 64;
+/// Size of the socket's receive buffer in bytes. The kernel uses the lower of this and
+/// `net.core.rmem_max`. It counts about 800 bytes even for the smallest datagram: a burst of 300
+/// overflows the usual 208 KiB.
+const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
 struct Server {
     socket: UdpSocket,
-    /// What the send buffer had no room for; its bytes are in `buffer`.
-    owed: Option<Answer>,
-    /// Something is left to do that no signal will tell of.
+    /// A reply for which the send buffer had no space. Its bytes are in `buffer`.
+    pending: Option<Reply>,
+    /// Something is left to do that no signal will announce.
     unfinished: bool,
     buffer: Vec<u8>,
 }
 
-/// Where the first `len` bytes of the buffer are to go, and from which of our addresses.
-struct Answer {
+/// A reply that consists of the first `len` bytes of the buffer.
+struct Reply {
     len: usize,
-    to: SockaddrStorage,
-    from: Option<ControlMessageOwned>,
+    peer: SockaddrStorage,
+    /// The address of this host to which the peer has sent its datagram.
+    source: Option<ControlMessageOwned>,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        // Blocked except in `sigsuspend`: a signal that comes between a look at the flags and the
-        // sleep stays pending, and ends the sleep at once. It would be slept over otherwise.
+        let socket = bind_udp(&addr)?;
+        // Blocked, except while `sigsuspend` sleeps. A signal that arrives between the check of the
+        // flags and the sleep then stays pending, and ends the sleep at once. If it were not
+        // blocked, its handler would run before the sleep, and nothing would end the sleep.
         let signals = [Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM];
         signals.into_iter().collect::<SigSet>().thread_block()?;
         // The handlers set these flags, and do nothing else. Pitfall: handler-prints
-        let (stop, news) = (stop_flag()?, Arc::new(AtomicBool::new(false)));
-        flag::register(Signal::SIGIO as i32, Arc::clone(&news))?;
-        let socket = bind_udp(&addr)?;
+        let stop = stop_flag()?;
+        let signaled = Arc::new(AtomicBool::new(false));
+        flag::register(Signal::SIGIO as i32, Arc::clone(&signaled))?;
         if socket.local_addr()?.is_ipv4() {
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
+                .context("setsockopt(IP_PKTINFO)")?;
         } else {
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
+                .context("setsockopt(IPV6_RECVPKTINFO)")?;
         }
-        setsockopt(&socket, sockopt::RcvBuf, &ROOM)?;
-        arm(&socket)?;
+        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).context("setsockopt(SO_RCVBUF)")?;
+        enable_sigio(&socket)?;
         announce(socket.local_addr()?);
-        // Something may have come before the socket was armed.
-        Server { socket, owed: None, unfinished: true, buffer: vec![0; DATAGRAM] }
-            .serve(&news, &stop)
+        Server {
+            socket,
+            pending: None,
+            unfinished: true, // datagrams may have arrived before `enable_sigio`
+            buffer: vec![0; BUFFER_SIZE],
+        }
+        .serve(&signaled, &stop)
     })
 }
 
-/// From now on SIGIO tells this process of what comes to `socket`, which does not block.
-fn arm(socket: &impl AsRawFd) -> nix::Result<()> {
-    let owner = (libc::F_SETOWN, getpid().as_raw()); // without one, the signal goes to nobody
-    let flags = (libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK);
-    for (command, argument) in [owner, flags] {
-        // SAFETY: these commands take a number and touch no memory.
-        Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), command, argument) })?;
-    }
-    Ok(())
-}
-
 impl Server {
-    fn serve(&mut self, news: &AtomicBool, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn serve(&mut self, signaled: &AtomicBool, stop: &AtomicBool) -> anyhow::Result<()> {
         while !stop.load(Ordering::Relaxed) {
-            if news.swap(false, Ordering::Relaxed) {
-                self.answer_some();
+            if signaled.swap(false, Ordering::Relaxed) {
+                self.echo_some();
             }
             if mem::take(&mut self.unfinished) {
-                raise(Signal::SIGIO)?; // (5)
+                // (5) The signal that announced the other datagrams is used up. `raise` replaces it:
+                // SIGIO is blocked now, so it stays pending, and `sigsuspend` returns at once.
+                raise(Signal::SIGIO)?;
             }
             trace!("wait: sigsuspend"); // (1)
             SigSet::empty().suspend()?; // Pitfall: check-then-pause
-            trace!("wait: sigsuspend, ended by a signal"); // (2)
+            trace!("wait: sigsuspend = EINTR"); // (2): a signal handler has run
         }
         Ok(())
     }
 
-    fn answer_some(&mut self) {
-        for _ in 0..DATAGRAMS {
-            let answer = match self.owed.take().map_or_else(|| self.receive(), Ok) {
-                Ok(answer) => answer,
-                Err(Errno::EAGAIN) => return trace!("copy: recvmsg: nothing there"),
-                // What became of an earlier answer.
-                Err(error) => {
-                    debug!("recvmsg: {error}");
-                    continue;
-                }
+    fn echo_some(&mut self) {
+        for _ in 0..MAX_STEPS {
+            let reply = match self.pending.take() {
+                Some(reply) => reply,
+                None => match self.receive() {
+                    Ok(reply) => reply,
+                    Err(Errno::EAGAIN) => return trace!("copy: recvmsg = EAGAIN"),
+                    // What has become of an earlier reply, such as ECONNREFUSED.
+                    Err(error) => {
+                        debug!("recvmsg: {error}");
+                        continue;
+                    }
+                },
             };
-            match self.send(&answer) {
+            match self.send(&reply) {
                 Ok(count) => trace!("copy: sendmsg = {count}"),
-                // A signal will tell when there is room.
                 Err(Errno::EAGAIN) => {
-                    trace!("copy: sendmsg: no room");
-                    self.owed = Some(answer); // (6)
+                    trace!("copy: sendmsg = EAGAIN"); // SIGIO announces space
+                    self.pending = Some(reply); // (6)
                     return;
                 }
-                // No route, a firewall, a sender whom nobody can answer (port 0).
-                Err(error) => debug!("no answer to {}: {error}", answer.to),
+                // No route, a firewall, or a peer that nobody can reply to (port 0).
+                Err(error) => debug!("no reply to {}: {error}", reply.peer),
             }
         }
         self.unfinished = true;
     }
 
-    /// Receives one datagram (3) into the buffer.
-    fn receive(&mut self) -> nix::Result<Answer> {
-        let mut control = cmsg_space!(in6_pktinfo); // the larger one
+    /// Receives one datagram into the buffer (3).
+    fn receive(&mut self) -> nix::Result<Reply> {
+        let mut control = cmsg_space!(in6_pktinfo); // in_pktinfo is smaller
         let mut bytes = [IoSliceMut::new(&mut self.buffer)];
         let fd = self.socket.as_raw_fd();
         let message = recvmsg(fd, &mut bytes, Some(&mut control), MsgFlags::empty())?;
         trace!("copy: recvmsg = {}", message.bytes);
-        let mut from = message.cmsgs()?.next();
-        // Which interface the answer takes is for the routes to say.
-        match &mut from {
+        let mut source = message.cmsgs()?.next();
+        // Let the routing table choose the interface of the reply. Only a link-local address means
+        // nothing without the interface that it belongs to.
+        match &mut source {
             Some(ControlMessageOwned::Ipv4PacketInfo(info)) => info.ipi_ifindex = 0,
-            Some(ControlMessageOwned::Ipv6PacketInfo(info)) => info.ipi6_ifindex = 0,
+            Some(ControlMessageOwned::Ipv6PacketInfo(info))
+                if !Ipv6Addr::from(info.ipi6_addr.s6_addr).is_unicast_link_local() =>
+            {
+                info.ipi6_ifindex = 0;
+            }
             _ => {}
         }
-        let to = message.address.ok_or(Errno::EDESTADDRREQ)?;
-        Ok(Answer { len: message.bytes, to, from })
+        let peer = message.address.ok_or(Errno::EDESTADDRREQ)?;
+        Ok(Reply { len: message.bytes, peer, source })
     }
 
-    /// Sends `answer` whole (4), or not at all.
-    fn send(&self, answer: &Answer) -> nix::Result<usize> {
-        let from = answer.from.as_ref().and_then(|from| match from {
-            ControlMessageOwned::Ipv4PacketInfo(info) => Some(ControlMessage::Ipv4PacketInfo(info)),
-            ControlMessageOwned::Ipv6PacketInfo(info) => Some(ControlMessage::Ipv6PacketInfo(info)),
+    /// Sends the whole of `reply` (4), or nothing.
+    fn send(&self, reply: &Reply) -> nix::Result<usize> {
+        let source = match &reply.source {
+            Some(ControlMessageOwned::Ipv4PacketInfo(info)) => {
+                Some(ControlMessage::Ipv4PacketInfo(info))
+            }
+            Some(ControlMessageOwned::Ipv6PacketInfo(info)) => {
+                Some(ControlMessage::Ipv6PacketInfo(info))
+            }
             _ => None,
-        });
-        let bytes = [IoSlice::new(&self.buffer[..answer.len])];
-        let (fd, to) = (self.socket.as_raw_fd(), Some(&answer.to));
-        sendmsg(fd, &bytes, from.as_slice(), MsgFlags::empty(), to)
+        };
+        let bytes = [IoSlice::new(&self.buffer[..reply.len])];
+        let send_from = |source: &[ControlMessage]| {
+            sendmsg(self.socket.as_raw_fd(), &bytes, source, MsgFlags::empty(), Some(&reply.peer))
+        };
+        match send_from(source.as_slice()) {
+            // The peer has sent its datagram to a multicast group or to a broadcast address. That
+            // cannot be the source of the reply, so let the kernel choose one.
+            Err(Errno::EINVAL | Errno::ENETUNREACH) => send_from(&[]),
+            result => result,
+        }
     }
 }

@@ -1,0 +1,57 @@
+//! Mistake: the server submits a multishot accept once and never looks at `IORING_CQE_F_MORE`.
+//!
+//! Symptom: the server works until `accept` fails for the first time, for example because it is out
+//! of file descriptors. From then on it accepts no connection, although its clients have left.
+//!
+//! Rule: a multishot operation continues as long as its completions have the flag
+//! `IORING_CQE_F_MORE`. A completion without it is the last one. After an error it is missing, and
+//! it can be missing at any time (`io_uring_prep_multishot_accept(3)`). Then submit the operation
+//! again.
+//!
+//! Reproduce:
+//! 1. `cargo build -p pitfalls`
+//! 2. `(ulimit -n 20; cargo run -p pitfalls --bin cqe-more-ignored)`
+//! 3. In a second terminal:
+//!    `for i in $(seq 30); do (sleep 3 | nc -N 127.0.0.1 7000 &) done; sleep 9`
+//! 4. `echo hello | timeout 2 nc 127.0.0.1 7000` prints nothing.
+//!
+//! Correct: `uring-echo/src/main.rs` submits an accept for each connection, and pauses after an
+//! error.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::process::ExitCode;
+use std::thread;
+
+use common::{ECHO_ADDR, announce, exit_on_stop, listen, run};
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode};
+use log::warn;
+use pitfalls::echo;
+
+fn main() -> ExitCode {
+    run([ECHO_ADDR], |[addr]| {
+        let listener = listen(&addr)?;
+        let mut ring = IoUring::new(256)?;
+        let accept = opcode::AcceptMulti::new(Fd(listener.as_raw_fd()));
+        let accept = accept.flags(libc::SOCK_CLOEXEC).build();
+        // SAFETY: the operation uses no memory of this process.
+        unsafe { ring.submission().push(&accept) }?;
+        exit_on_stop()?;
+        announce(listener.local_addr()?);
+        loop {
+            let _ = ring.submit_and_wait(1); // after EINTR, nothing is complete
+            for completion in ring.completion() {
+                if completion.result() < 0 {
+                    let error = io::Error::from_raw_os_error(-completion.result());
+                    warn!("accept: {error}");
+                    continue; // <- the mistake: this was the last completion
+                }
+                // SAFETY: the kernel has just opened this file descriptor for us.
+                let stream = unsafe { TcpStream::from_raw_fd(completion.result()) };
+                thread::Builder::new().spawn(move || echo(&stream))?;
+            }
+        }
+    })
+}
