@@ -45,8 +45,7 @@ impl Capture {
     pub fn pipe(reader: impl Into<std::os::fd::OwnedFd>) -> Result<Self> {
         let reader = File::from(reader.into());
         fcntl_setfl(&reader, OFlags::NONBLOCK)?;
-        let state =
-            State { reader: Some(reader), first: Vec::new(), last: Vec::new(), omitted: 0 };
+        let state = State { reader: Some(reader), first: Vec::new(), last: Vec::new(), omitted: 0 };
         let pipe = Arc::new(Pipe { state: Mutex::new(state) });
         let weak = Arc::downgrade(&pipe);
         thread::spawn(move || {
@@ -100,7 +99,7 @@ impl Pipe {
     /// Reads what is there. Returns whether more may come.
     fn read(&self) -> bool {
         let mut state = self.lock();
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = [0; 4096];
         loop {
             let Some(reader) = &mut state.reader else { return false };
             match reader.read(&mut buffer) {

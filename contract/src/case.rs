@@ -156,13 +156,10 @@ impl Need {
                 "needs control over the process, so it does not run with --connect",
             ),
             Self::Echo => (target.probe.is_echo(), "needs an echo server"),
-            Self::Concurrent => {
-                (target.is_concurrent(), "the server serves one client at a time")
+            Self::Concurrent => (target.is_concurrent(), "the server serves one client at a time"),
+            Self::Persistent => {
+                (target.probe.persistent, "the server closes each connection after one response")
             }
-            Self::Persistent => (
-                target.probe.persistent,
-                "the server closes each connection after one response",
-            ),
             Self::Workspace => (target.entry().is_some(), "is about the servers of this workspace"),
             Self::Property(has, reason) => (has(target), reason),
             Self::Machine(missing) => return missing().map(Skip::Unavailable),

@@ -4,7 +4,7 @@
 //! add its file and its entry here; the tests then say what else is missing.
 
 use crate::server::no_io_uring;
-use crate::target::Properties;
+use crate::target::{AtRest, Properties};
 
 /// A server of the workspace.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ pub const SERVERS: &[Entry] = &[
         quiet_argument: Some("20"),
         bad_arguments: &["-1", "501", "x", "", "NaN", "inf"],
         // Each iteration reads from every socket, so the cases connect fewer clients.
-        properties: Properties { polls: true, idle_clients: 500, ..DEFAULT },
+        properties: Properties { at_rest: AtRest::Polls, idle_clients: 500, ..DEFAULT },
         ..ECHO
     },
     Entry {
@@ -155,7 +155,7 @@ pub const SERVERS: &[Entry] = &[
         name: "sigio-echo-udp",
         kind: Kind::Datagram,
         // It keeps nothing about a peer between two datagrams.
-        properties: Properties { connectionless: true, idle_memory: Some(0), ..DEFAULT },
+        properties: Properties { idle_memory: Some(0), ..DEFAULT },
         ..ECHO
     },
     Entry {

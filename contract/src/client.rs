@@ -9,11 +9,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::Server;
 use crate::conversation::{self, event};
 use crate::pattern::Pattern;
 use crate::probe::{Probe, Responses, quote};
 use crate::wait::{TIMEOUT, seconds, timeout};
-use crate::Server;
 
 /// The size of an echo request, if the case does not depend on it.
 const REQUEST: usize = 100;
@@ -51,7 +51,11 @@ impl Client {
 
     /// Connects to this address, to speak this protocol.
     pub fn connect_with(address: SocketAddr, probe: &Probe) -> Result<Self> {
-        Self::connect_socket(Socket::new(Domain::for_address(address), Type::STREAM, None)?, address, probe)
+        Self::connect_socket(
+            Socket::new(Domain::for_address(address), Type::STREAM, None)?,
+            address,
+            probe,
+        )
     }
 
     /// Connects with tiny segments and a tiny receive buffer.
@@ -207,10 +211,10 @@ impl Client {
             Ok(_) => match self.expect_response(seed) {
                 Ok(()) => Ok(Reply::Response),
                 // A server may refuse a client with an error message.
-                Err(error) => match self.drain()? {
-                    true if !self.probe.is_echo() => Ok(Reply::Closed),
-                    _ => Err(error),
-                },
+                Err(error) => {
+                    let is_refusal = !self.probe.is_echo() && self.drain()?;
+                    if is_refusal { Ok(Reply::Closed) } else { Err(error) }
+                }
             },
         }
     }

@@ -87,7 +87,7 @@ impl Command {
 /// A port that nothing uses, and that was not returned before.
 ///
 /// Each start gets a new port: a server that does not set `SO_REUSEADDR` cannot bind a port again
-/// while a connection of the last start is in TIME_WAIT.
+/// while a connection of the last start is in `TIME_WAIT`.
 fn free_port(host: IpAddr) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let count = LAST_PORT - FIRST_PORT;
@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn fills_in_the_address() -> Result<()> {
         let host = Ipv4Addr::LOCALHOST.into();
-        let command = Command::new(words(&["server", "--at={addr}", "{host}", "{port}{port}"]), host)?;
+        let command =
+            Command::new(words(&["server", "--at={addr}", "{host}", "{port}{port}"]), host)?;
         let (program, arguments, address) = command.instance();
         let port = address.port();
         assert_eq!(program, "server");

@@ -275,7 +275,8 @@ pub fn unescape(text: &str) -> Result<Vec<u8>> {
             Some('\\') => b'\\',
             Some('x') => {
                 let digits: String = characters.by_ref().take(2).collect();
-                u8::from_str_radix(&digits, 16).with_context(|| format!("bad escape \\x{digits}"))?
+                u8::from_str_radix(&digits, 16)
+                    .with_context(|| format!("bad escape \\x{digits}"))?
             }
             other => bail!("bad escape \\{}", other.map_or(String::new(), String::from)),
         });

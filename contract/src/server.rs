@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::SigSet;
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process,
     kill_process_group, pidfd_getfd, pidfd_open, prlimit, set_parent_process_death_signal,
@@ -272,17 +272,16 @@ impl Launch {
             Readiness::Listens(address) | Readiness::Runs(address) => address,
         };
         let log = Capture::File(tempfile::tempfile()?);
-        let mut server = match stdout {
-            Some(stdout) => self.spawn_with(stdout.into(), log)?,
-            None => {
-                // Only a shell can start a program with a closed file descriptor. The standard
-                // library opens /dev/null instead.
-                let program = self.executable()?.into_os_string();
-                let mut words = vec!["-c".into(), "exec \"$0\" \"$@\" >&-".into(), program];
-                words.append(&mut self.arguments);
-                self.arguments = words;
-                self.program("/bin/sh").spawn_with(Stdio::null(), log)?
-            }
+        let mut server = if let Some(stdout) = stdout {
+            self.spawn_with(stdout.into(), log)?
+        } else {
+            // Only a shell can start a program with a closed file descriptor. The standard library
+            // opens /dev/null instead.
+            let program = self.executable()?.into_os_string();
+            let mut words = vec!["-c".into(), "exec \"$0\" \"$@\" >&-".into(), program];
+            words.append(&mut self.arguments);
+            self.arguments = words;
+            self.program("/bin/sh").spawn_with(Stdio::null(), log)?
         };
         server.address = address;
         server.wait_until_it_listens()?;
@@ -298,7 +297,11 @@ impl Launch {
         wait_until("the server to listen or to end", TIMEOUT, || {
             if server.process()?.has_ended()? {
                 let status = server.wait(TIMEOUT)?.0;
-                return Ok(Some(Err(Output { status, stdout: stdout.text()?, stderr: server.log()? })));
+                return Ok(Some(Err(Output {
+                    status,
+                    stdout: stdout.text()?,
+                    stderr: server.log()?,
+                })));
             }
             let line = stdout.text()?;
             let address = line.strip_suffix('\n').and_then(|line| line.rsplit(' ').next());

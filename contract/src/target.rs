@@ -50,12 +50,8 @@ pub struct Properties {
     pub descriptors_per_client: Option<usize>,
     /// The limit of file descriptors under which it runs out of them.
     pub fd_limit: u64,
-    /// Whether it has one socket for all peers, and no connections.
-    pub connectionless: bool,
-    /// Whether it polls: then it uses a core even if no client does anything.
-    pub polls: bool,
-    /// Whether it wakes up now and then although nothing happens, as many runtimes do.
-    pub has_timers: bool,
+    /// What it does while nothing happens.
+    pub at_rest: AtRest,
     /// Whether signals notify it of events on its sockets.
     pub uses_signals: bool,
     /// Bytes of memory that an idle client may cost. `None`: no limit, because a thread or a
@@ -74,6 +70,17 @@ pub struct Properties {
     pub idle_timeout: Option<Duration>,
 }
 
+/// What a server does while its clients do nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtRest {
+    /// It sleeps until something happens.
+    Sleeps,
+    /// It wakes up now and then, as many runtimes do, and uses little processor time.
+    WakesUp,
+    /// It polls, and may use a core.
+    Polls,
+}
+
 impl Properties {
     /// A server that serves all clients at the same time, with one file descriptor per client, and
     /// that uses no processor time while nothing happens.
@@ -83,9 +90,7 @@ impl Properties {
         fd_setsize: None,
         descriptors_per_client: Some(1),
         fd_limit: 64,
-        connectionless: false,
-        polls: false,
-        has_timers: false,
+        at_rest: AtRest::Sleeps,
         uses_signals: false,
         idle_memory: None,
         idle_clients: 1000,

@@ -33,6 +33,7 @@ const REQUESTS: u64 = 2000;
 /// With an echo server, the bytes of a [`Pattern`] come back. With other servers, the bytes are
 /// requests, and progress is counted in bytes of requests to which the response is complete.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // they are independent of each other
 pub struct Transfer {
     stream: TcpStream,
     content: Content,
@@ -434,7 +435,8 @@ mod tests {
         let mut greedy =
             with(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop))?;
         let error = greedy.send_until_blocked().map_err(|error| error.to_string());
-        let expected = format!("the server took all {TOTAL} bytes from a client that does not read");
+        let expected =
+            format!("the server took all {TOTAL} bytes from a client that does not read");
         assert_eq!(error, Err(expected));
         Ok(())
     }

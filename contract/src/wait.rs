@@ -54,7 +54,7 @@ pub fn wait_until<T>(
 
 /// `20 s`, `0.3 s`.
 pub(crate) fn seconds(duration: Duration) -> String {
-    format!("{} s", duration.as_millis() as f64 / 1000.0)
+    format!("{} s", f64::from(u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)) / 1000.0)
 }
 
 #[cfg(test)]

@@ -39,13 +39,9 @@ pub const CASES: &[Case] = &[
         accept_fails,
     )
     .needs(&[Need::Process, filter::SECCOMP]),
-    Case::new(
-        "wake_ups",
-        "a new connection wakes only the threads that handle it",
-        wake_ups,
-    )
-    .needs(&[Need::Process])
-    .exclusive(),
+    Case::new("wake_ups", "a new connection wakes only the threads that handle it", wake_ups)
+        .needs(&[Need::Process])
+        .exclusive(),
 ];
 
 /// Clients that send one request each. The server serves them when it can.
@@ -71,8 +67,7 @@ impl Burst {
     pub fn expect(&mut self, count: usize, may_refuse: bool) -> Result<()> {
         let goal = self.served.len() + count;
         let refused_before = self.refused;
-        let what =
-            format!("{count} more of {} waiting clients to be served", self.waiting.len());
+        let what = format!("{count} more of {} waiting clients to be served", self.waiting.len());
         wait_until(&what, timeout(), || {
             for (seed, client) in std::mem::take(&mut self.waiting) {
                 match client.has_response() {

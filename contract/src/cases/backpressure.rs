@@ -62,7 +62,9 @@ fn reads_late(target: &Target) -> Result<()> {
             check_memory(target, server, before)?;
             if blocked > 0 {
                 if !limited {
-                    others.iter_mut().for_each(|other| other.extend(100_000));
+                    for other in &mut others {
+                        other.extend(100_000);
+                    }
                 }
                 transfer::run(&mut others).context("beside a client that does not read")?;
             }

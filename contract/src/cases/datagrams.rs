@@ -21,7 +21,11 @@ use crate::{Case, Server, Target, case};
 pub const LINES: super::Lines = &[
     (
         "isolation",
-        &[Case::new("peers_that_have_left", "peers that have left do no harm", peers_that_have_left)],
+        &[Case::new(
+            "peers_that_have_left",
+            "peers that have left do no harm",
+            peers_that_have_left,
+        )],
     ),
     (
         "integrity",
@@ -68,8 +72,18 @@ pub const LINES: super::Lines = &[
             start::HELP,
         ],
     ),
-    ("idle", &[Case::new("no_processor_time", "the server does not wake up while nobody sends", idle)]),
-    ("log", &[Case::new("full_pipe", "the server serves and stops although nobody reads its log", full_pipe)]),
+    (
+        "idle",
+        &[Case::new("no_processor_time", "the server does not wake up while nobody sends", idle)],
+    ),
+    (
+        "log",
+        &[Case::new(
+            "full_pipe",
+            "the server serves and stops although nobody reads its log",
+            full_pipe,
+        )],
+    ),
 ];
 
 /// The largest payload over IPv4: 65,535 less the headers.

@@ -12,13 +12,9 @@ use crate::wait::seconds;
 use crate::{Client, Target, timeout, wait_until};
 
 pub const CASES: &[Case] = &[
-    Case::new(
-        "keepalive",
-        "TCP keepalive is on for each connection",
-        keepalive,
-    )
-    .needs(&[Need::Persistent])
-    .quick(),
+    Case::new("keepalive", "TCP keepalive is on for each connection", keepalive)
+        .needs(&[Need::Persistent])
+        .quick(),
     Case::new(
         "vanished_clients",
         "the connections of clients that have vanished are released",

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::accept::expect_low_cpu;
 use crate::case::{Case, MANY_DESCRIPTORS, Need};
 use crate::client::connect_many;
+use crate::target::AtRest;
 use crate::{Client, Server, Target};
 
 pub const CASES: &[Case] = &[
@@ -18,7 +19,7 @@ pub const CASES: &[Case] = &[
     )
     .needs(&[
         Need::Process,
-        Need::Property(|target| !target.properties.polls, "the server polls"),
+        Need::Property(|target| target.properties.at_rest != AtRest::Polls, "the server polls"),
         MANY_DESCRIPTORS,
     ])
     .quick(),
@@ -52,10 +53,9 @@ fn no_processor_time(target: &Target) -> Result<()> {
     let count = properties.idle_clients.min(properties.max_concurrent).min(1000);
     target.launch().serve(|server| {
         let _idle = connect_many(server, count)?;
-        let result = if properties.has_timers {
-            expect_low_cpu(server)
-        } else {
-            expect_no_wakeups(server)
+        let result = match properties.at_rest {
+            AtRest::WakesUp => expect_low_cpu(server),
+            _ => expect_no_wakeups(server),
         };
         result.with_context(|| format!("with {count} idle clients"))
     })

@@ -66,7 +66,8 @@ fn short_writes(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         for seed in 0..4 {
             let client = Client::connect_narrow(server)?;
-            let mut transfer = Transfer::new(client, seed, 120_000)?.slow_reader().then_half_close();
+            let mut transfer =
+                Transfer::new(client, seed, 120_000)?.slow_reader().then_half_close();
             transfer::run(slice::from_mut(&mut transfer))?;
         }
         Ok(())
@@ -84,8 +85,7 @@ fn large(target: &Target) -> Result<()> {
 fn many_clients(target: &Target) -> Result<()> {
     let count = target.properties.max_concurrent.min(200) as u64;
     target.launch().serve(|server| {
-        let clients: Vec<_> =
-            (0..count).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let clients: Vec<_> = (0..count).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         let mut transfers: Vec<_> = (0..)
             .zip(clients)
             .map(|(seed, client)| Ok(Transfer::new(client, seed, 100_000)?.then_half_close()))

@@ -10,12 +10,8 @@ pub const CASES: &[Case] = &[
     Case::new("idle", "SIGSTOP and SIGCONT do not disturb idle clients", idle)
         .needs(&[Need::Process])
         .quick(),
-    Case::new(
-        "in_mid_transfer",
-        "SIGSTOP and SIGCONT do not disturb transfers",
-        in_mid_transfer,
-    )
-    .needs(&[Need::Process]),
+    Case::new("in_mid_transfer", "SIGSTOP and SIGCONT do not disturb transfers", in_mid_transfer)
+        .needs(&[Need::Process]),
     Case::new(
         "out_of_descriptors",
         "SIGSTOP and SIGCONT do not disturb a server without free file descriptors",
@@ -39,7 +35,8 @@ fn idle(target: &Target) -> Result<()> {
             if server.probe().persistent {
                 client.exchange(seed)?;
             }
-            let client = if server.probe().persistent { &client } else { &Client::connect(server)? };
+            let client =
+                if server.probe().persistent { &client } else { &Client::connect(server)? };
             server.while_stopped(|| client.send_request(seed))?;
             client.expect_response(seed)?;
         }

@@ -36,12 +36,8 @@ pub const CASES: &[Case] = &[
     )
     .needs(&[Need::Process]),
     Case::new("garbage", "a client that sends arbitrary bytes does no harm", garbage).quick(),
-    Case::new(
-        "urgent_data",
-        "urgent data does not delay the data around it",
-        urgent_data,
-    )
-    .needs(&[Need::Process, Need::Echo]),
+    Case::new("urgent_data", "urgent data does not delay the data around it", urgent_data)
+        .needs(&[Need::Process, Need::Echo]),
     Case::new(
         "byte_at_a_time",
         "a client that sends one byte at a time is served, and delays nobody",
@@ -152,9 +148,11 @@ fn disconnected_before_read(target: &Target) -> Result<()> {
             Ok(())
         })?;
         // A server with a thread per client may come to them last.
-        wait_until("the server to close the connections of clients that have left", timeout(), || {
-            Ok((server.usage()?.descriptors <= before).then_some(()))
-        })?;
+        wait_until(
+            "the server to close the connections of clients that have left",
+            timeout(),
+            || Ok((server.usage()?.descriptors <= before).then_some(())),
+        )?;
         Client::connect(server)?.exchange(1).context("after 10 clients that did not wait")
     })
 }

@@ -65,9 +65,15 @@ fn refuses_surplus(target: &Target) -> Result<()> {
             }
         }
         let count = inside.len();
-        ensure!(count == space, "{count} more clients were served, but there was space for {space}");
+        ensure!(
+            count == space,
+            "{count} more clients were served, but there was space for {space}"
+        );
         if target.entry().is_some() {
-            ensure!(server.log()?.contains("refused"), "the log does not say that it refused clients");
+            ensure!(
+                server.log()?.contains("refused"),
+                "the log does not say that it refused clients"
+            );
         }
 
         inside.iter().try_for_each(|client| client.exchange(3))?;

@@ -23,14 +23,15 @@ pub const CASES: &[Case] = &[
     UNRESOLVABLE,
     NOT_ASSIGNED,
     NOT_UTF8,
-    Case::new("bad_argument", "a bad second argument is refused in one line", bad_argument)
-        .needs(&[
+    Case::new("bad_argument", "a bad second argument is refused in one line", bad_argument).needs(
+        &[
             Need::Workspace,
             Need::Property(
                 |target| target.entry().is_some_and(|entry| !entry.bad_arguments.is_empty()),
                 "the server has no second argument",
             ),
-        ]),
+        ],
+    ),
     SURPLUS_ARGUMENT,
     UNKNOWN_OPTION,
     HELP,
@@ -44,11 +45,15 @@ pub const CASES: &[Case] = &[
         serves_without_stdout(target, None)
     })
     .needs(&[Need::Process]),
-    Case::new("stdout_broken", "the server serves although its stdout is a broken pipe", |target| {
-        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        drop(reader);
-        serves_without_stdout(target, Some(writer))
-    })
+    Case::new(
+        "stdout_broken",
+        "the server serves although its stdout is a broken pipe",
+        |target| {
+            let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+            drop(reader);
+            serves_without_stdout(target, Some(writer))
+        },
+    )
     .needs(&[Need::Process]),
     Case::new(
         "few_descriptors",
@@ -321,10 +326,8 @@ fn sigterm_during_lookup(target: &Target) -> Result<()> {
     let silent = UdpSocket::bind("127.0.0.53:53").or_else(|_| UdpSocket::bind("127.0.0.9:53"));
     let silent = silent.context("cannot take the port of a name server")?;
     let configuration = format!("nameserver {}\n", silent.local_addr()?.ip());
-    let mut server = target
-        .launch_with(["slow.example.com:0"])
-        .resolver(&configuration)?
-        .spawn()?;
+    let mut server =
+        target.launch_with(["slow.example.com:0"]).resolver(&configuration)?.spawn()?;
     // It has asked when the question has arrived.
     silent.set_read_timeout(Some(TIMEOUT))?;
     silent.recv(&mut [0; 512]).context("the server asks no name server")?;

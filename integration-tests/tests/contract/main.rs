@@ -12,6 +12,7 @@ mod table;
 
 use std::process::ExitCode;
 
+use contract::case::Skip;
 use contract::catalog::SERVERS;
 use contract::pitfalls::{self, PITFALLS};
 use contract::{Case, Target, binaries, cases};
@@ -42,7 +43,7 @@ fn trials() -> Vec<Trial> {
     for entry in SERVERS {
         let target = Target::from(entry);
         for (line, cases) in cases::lines(entry.kind) {
-            for case in cases.iter().filter(|case| (case.applies)(&target)) {
+            for case in cases.iter().filter(|case| case.applies(&target)) {
                 let name = format!("{line}::{}::{}", entry.name.replace('-', "_"), case.name);
                 let target = target.clone();
                 trials.push(Trial::ignorable_test(name, move || {
@@ -82,8 +83,12 @@ fn complete(
     target: &Target,
     run: impl FnOnce(&Case) -> anyhow::Result<()>,
 ) -> Result<Completion, Failed> {
-    if let Some(missing) = (case.unavailable)().or_else(target.entry.unavailable) {
+    let missing = target.entry().and_then(|entry| (entry.unavailable)());
+    if let Some(missing) = missing {
         return Ok(Completion::ignored_with(missing));
+    }
+    if let Some(Skip::DoesNotApply(reason) | Skip::Unavailable(reason)) = case.skip(target) {
+        return Ok(Completion::ignored_with(reason));
     }
     run(case).map_err(|error| failed(&error))?;
     Ok(Completion::Completed)

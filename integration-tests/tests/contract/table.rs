@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use contract::cases::{CHAT, DATAGRAM, ECHO};
 use contract::pitfalls::PITFALLS;
+use contract::target::AtRest;
 use contract::{Case, Kind, Target, catalog};
 use integration_tests::Page;
 use integration_tests::markdown::Table;
@@ -54,6 +55,10 @@ fn targets(kind: Kind) -> impl Iterator<Item = Target> {
     catalog::servers(kind).map(Target::from)
 }
 
+fn is_datagram(target: &Target) -> bool {
+    target.entry().is_some_and(|entry| entry.kind == Kind::Datagram)
+}
+
 fn root(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
@@ -68,17 +73,17 @@ fn why_not(line: &str, target: &Target) -> Option<&'static str> {
         "isolation" | "fairness" if !target.is_concurrent() => {
             Some("The server serves one client at a time. The others wait, however slow it is.")
         }
-        "isolation" | "fairness" if target.properties.connectionless => Some(
+        "isolation" | "fairness" if is_datagram(target) => Some(
             "All peers share one socket. Unreachable peers can fill its send buffer for seconds, and \
              a flood can fill its receive buffer.",
         ),
-        "backpressure" if target.properties.connectionless => {
+        "backpressure" if is_datagram(target) => {
             Some("UDP has no flow control: a datagram that does not fit into a buffer is lost.")
         }
         "limits" if target.properties.max_concurrent < usize::MAX => {
             Some("A connection beyond the limit is not refused. It waits until a thread is free.")
         }
-        "idle" if target.properties.polls => {
+        "idle" if target.properties.at_rest == AtRest::Polls => {
             Some("Polling costs CPU time, whether data has arrived or not.")
         }
         "idle" if target.properties.idle_memory.is_none_or(|bytes| bytes >= SMALLEST_BUFFER) => {
@@ -91,7 +96,7 @@ fn why_not(line: &str, target: &Target) -> Option<&'static str> {
 /// Nothing of the line can be asked of the server: its model has no such limit, or no connections.
 fn has_nothing_to_keep(contract: &Contract, line: &str, target: &Target) -> bool {
     let mut all = contract.iter().filter(|(name, _)| *name == line).flat_map(|(_, cases)| *cases);
-    !all.any(|case| (case.applies)(target))
+    !all.any(|case| case.applies(target))
 }
 
 /// The generated parts of the page begin with the heads of their tables. The first one ends at the
@@ -295,7 +300,7 @@ fn every_pitfall_is_caught() -> Result<()> {
 fn every_gap_has_a_reason() -> Result<()> {
     for (line, cases) in ECHO.iter().filter(|(line, _)| !BESIDE.contains(line)) {
         for target in targets(Kind::Echo) {
-            let spared = cases.iter().find(|case| !(case.applies)(&target));
+            let spared = cases.iter().find(|case| !case.applies(&target));
             let Some(case) = spared else { continue };
             let about_others = matches!(*line, "limits" | "start");
             ensure!(

@@ -70,7 +70,7 @@ fn inject(target: &Target, injection: &Injection, server: &mut Server) -> Result
         witness = Some(peer);
     }
     let descriptors = open_descriptors(server)?;
-    let tracer = Tracer::attach(server.pid(), injection)?;
+    let tracer = Tracer::attach(server.pid()?, injection)?;
 
     if injection.response == Response::Ends {
         // The clients may see anything now.
@@ -130,7 +130,7 @@ fn inject(target: &Target, injection: &Injection, server: &mut Server) -> Result
 fn judge_losses(target: &Target, injection: &Injection, lost: usize) -> Result<()> {
     // strace counts per thread: a fault at the first calls of each of several threads is several
     // faults.
-    let is_one_thread = !THREADED.contains(&target.name);
+    let is_one_thread = !THREADED.contains(&target.name.as_str());
     let allowed = match injection.response {
         Response::Closes | Response::Refuses if is_one_thread => 1,
         Response::Closes | Response::Refuses => usize::MAX,
@@ -241,12 +241,12 @@ impl Drop for Tracer {
 
 /// Not `Usage::descriptors`, which counts those that a blocked `accept` has reserved.
 pub fn open_descriptors(server: &Server) -> Result<usize> {
-    let folder = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
+    let folder = format!("/proc/{}/fd", server.pid()?.as_raw_nonzero());
     Ok(fs::read_dir(folder)?.count())
 }
 
 fn is_chat(target: &Target) -> bool {
-    target.entry.kind == Kind::Chat
+    target.entry().is_some_and(|entry| entry.kind == Kind::Chat)
 }
 
 fn all_traced(server: Pid) -> Result<bool> {

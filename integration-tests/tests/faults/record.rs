@@ -40,7 +40,7 @@ pub fn calls(entry: &'static Entry) -> Result<BTreeSet<String>> {
 fn record(entry: &'static Entry) -> Result<BTreeSet<String>> {
     let server = Target::from(entry).quiet().launch().log_level("info").start()?;
     let file = tempfile::NamedTempFile::new()?;
-    let tracer = Tracer::start(server.pid(), &[OsStr::new("-o"), file.path().as_os_str()])?;
+    let tracer = Tracer::start(server.pid()?, &[OsStr::new("-o"), file.path().as_os_str()])?;
     load::run(server.address(), entry.kind == Kind::Chat)?;
     drop(tracer);
 

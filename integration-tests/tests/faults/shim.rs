@@ -57,7 +57,7 @@ pub fn check(entry: &'static Entry, mode: &str) -> Result<()> {
         binaries::path(entry.name)?.display().to_string(),
         "127.0.0.1:0".to_owned(),
     ];
-    arguments.extend(target.argument.map(str::to_owned));
+    arguments.extend(target.argument().map(str::to_owned));
     let is_chat = entry.kind == Kind::Chat;
     let launch = Launch::new(entry.name, arguments).program("env");
     launch.log_level("warn").serve(|server| {

@@ -37,7 +37,7 @@ fn inject(entry: &'static Entry, call: &str, error: &str, occurrence: u32) -> Re
         binaries::path(entry.name)?.display().to_string(),
         "127.0.0.1:0".to_owned(),
     ];
-    arguments.extend(target.argument.map(str::to_owned));
+    arguments.extend(target.argument().map(str::to_owned));
     let launch = Launch::new(entry.name, arguments).program("strace").log_level("error");
     let mut server = launch.spawn()?;
     // What it prints on stdout and stderr is in its log.

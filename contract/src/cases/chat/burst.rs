@@ -28,9 +28,11 @@ pub const CASES: &[Case] = &[
     Case::new("sixty_half_close", "sixty clients half-close in mid-line", |target| {
         sixty_half_close(target, false)
     }),
-    Case::new("sixty_half_close_at_once", "sixty clients half-close at once in mid-line", |target| {
-        sixty_half_close(target, true)
-    }),
+    Case::new(
+        "sixty_half_close_at_once",
+        "sixty clients half-close at once in mid-line",
+        |target| sixty_half_close(target, true),
+    ),
     Case::new("join_and_leave", "clients join and leave while others talk", join_and_leave),
 ];
 
@@ -69,10 +71,14 @@ fn a_thousand(target: &Target) -> Result<()> {
         let remaining = sessions.swap_remove(0);
         drop(sessions);
         let mut remaining = [remaining];
-        chat_session::run_until(&mut remaining, "a client to receive that 999 left", |remaining| {
-            let lines = remaining[0].received().iter();
-            lines.filter(|line| line.ends_with(" left")).count() == COUNT - 1
-        })?;
+        chat_session::run_until(
+            &mut remaining,
+            "a client to receive that 999 left",
+            |remaining| {
+                let lines = remaining[0].received().iter();
+                lines.filter(|line| line.ends_with(" left")).count() == COUNT - 1
+            },
+        )?;
         let new = ChatClient::join(server)?;
         ensure!(new.others() == 1, "after 999 left, {} others are in the room", new.others());
         new.expect_names(&[remaining[0].name(), new.name()])
@@ -96,11 +102,7 @@ fn join_sixty(server: &Server) -> Result<Vec<ChatSession>> {
     Ok(sixty)
 }
 
-fn sixty_leave(
-    target: &Target,
-    leave: fn(ChatSession) -> Result<()>,
-    at_once: bool,
-) -> Result<()> {
+fn sixty_leave(target: &Target, leave: fn(ChatSession) -> Result<()>, at_once: bool) -> Result<()> {
     leaving(target, at_once, |sixty| sixty.drain(..).try_for_each(leave))?;
     Ok(())
 }

@@ -10,11 +10,19 @@ use crate::{Case, ChatClient, Target};
 
 pub const CASES: &[Case] = &[
     Case::new("goodbye", "an idle client receives a goodbye and EOF", goodbye),
-    Case::new("counts_from_the_last_input", "input postpones the deadline", counts_from_the_last_input),
+    Case::new(
+        "counts_from_the_last_input",
+        "input postpones the deadline",
+        counts_from_the_last_input,
+    ),
     Case::new("active_client_stays", "an active client stays", active_client_stays),
     Case::new("receiving_is_idle", "a client that only receives is idle", receiving_is_idle),
     Case::new("two_hundred_at_once", "200 clients receive their goodbye", two_hundred_at_once),
-    Case::new("input_before_deadline", "input that arrived in time counts, even if it is read late", input_before_deadline),
+    Case::new(
+        "input_before_deadline",
+        "input that arrived in time counts, even if it is read late",
+        input_before_deadline,
+    ),
     Case::new("never", "with IDLE 0 a client may be idle for ever", never),
 ];
 

@@ -8,12 +8,12 @@ use rustix::process::Signal;
 
 use super::order::{self, TALK, Talk};
 use super::with_clients;
+use crate::case::{Case, MANY_DESCRIPTORS, Need};
 use crate::cases::accept::{expect_low_cpu, limited};
 use crate::cases::idle::expect_no_wakeups;
 use crate::cases::leaks::rounds;
 use crate::cases::log::expect_line;
 use crate::cases::shutdown::{self, ends, no_client};
-use crate::case::{Case, MANY_DESCRIPTORS, Need};
 use crate::chat_client::{join_many, read_greeting};
 use crate::{
     ChatClient, ChatSession, Client, Flood, Server, Target, chat_session, filter, timeout,
@@ -32,8 +32,16 @@ pub const ISOLATION: &[Case] = &[
         resets_one_after_another,
     ),
     Case::new("garbage", "a client that sends arbitrary bytes does no harm", garbage),
-    Case::new("byte_at_a_time", "a client that sends one byte at a time delays nobody", byte_at_a_time),
-    Case::new("flooding_client", "a client that sends as fast as it can delays nobody", flooding_client),
+    Case::new(
+        "byte_at_a_time",
+        "a client that sends one byte at a time delays nobody",
+        byte_at_a_time,
+    ),
+    Case::new(
+        "flooding_client",
+        "a client that sends as fast as it can delays nobody",
+        flooding_client,
+    ),
 ];
 
 pub const ACCEPT: &[Case] = &[
@@ -56,13 +64,21 @@ pub const ACCEPT: &[Case] = &[
 ];
 
 pub const CLOSING: &[Case] = &[
-    Case::new("quit_and_late_input", "input after /quit does not destroy `* bye`", quit_and_late_input),
+    Case::new(
+        "quit_and_late_input",
+        "input after /quit does not destroy `* bye`",
+        quit_and_late_input,
+    ),
     Case::new(
         "quit_and_late_input_small_window",
         "a client with a small receive buffer receives everything up to `* bye`",
         quit_and_late_input_small_window,
     ),
-    Case::new("goodbye_and_late_input", "late input does not destroy the goodbye", goodbye_and_late_input),
+    Case::new(
+        "goodbye_and_late_input",
+        "late input does not destroy the goodbye",
+        goodbye_and_late_input,
+    ),
 ];
 
 pub const FAIRNESS: &[Case] = &[Case::new(
@@ -518,9 +534,8 @@ fn departed_clients(target: &Target) -> Result<()> {
             let clients = join_many(server, limit * 3 / 4)?;
             drop(clients);
             // They connect at once, while the server is still busy with those that have left.
-            let new: Vec<_> = (0..limit / 2)
-                .map(|_| Client::connect(server))
-                .collect::<Result<_>>()?;
+            let new: Vec<_> =
+                (0..limit / 2).map(|_| Client::connect(server)).collect::<Result<_>>()?;
             for (number, client) in new.iter().enumerate() {
                 read_greeting(client).with_context(|| {
                     format!("client {number} joins after {} others left", limit * 3 / 4)

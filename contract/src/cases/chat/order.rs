@@ -45,11 +45,7 @@ fn all_send(target: &Target, talk: &Talk) -> Result<()> {
 }
 
 /// Runs the talk. Calls `meanwhile` after each eighth of a round.
-pub fn run(
-    server: &Server,
-    talk: &Talk,
-    meanwhile: impl Fn(&Server) -> Result<()>,
-) -> Result<()> {
+pub fn run(server: &Server, talk: &Talk, meanwhile: impl Fn(&Server) -> Result<()>) -> Result<()> {
     // The last client only receives. The order in which it does is the reference.
     let mut sessions = (0..=talk.senders)
         .map(|seed| {
@@ -90,11 +86,15 @@ pub fn run(
         // A sender does not receive its own lines.
         let expected = sent.iter().map(Vec::len).sum::<usize>() - talk.lines;
         for eighth in 1..=8 {
-            chat_session::run_until(&mut sessions, "all clients to receive all lines", |sessions| {
-                sessions.iter().all(|session| {
-                    session.has_ended() || session.received().len() >= expected * eighth / 8
-                })
-            })?;
+            chat_session::run_until(
+                &mut sessions,
+                "all clients to receive all lines",
+                |sessions| {
+                    sessions.iter().all(|session| {
+                        session.has_ended() || session.received().len() >= expected * eighth / 8
+                    })
+                },
+            )?;
             chat_session::expect_all_connected(&sessions)?;
             meanwhile(server)?;
         }

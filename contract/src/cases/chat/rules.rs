@@ -7,12 +7,20 @@ use crate::{Case, ChatClient, Client, Target};
 
 pub const CASES: &[Case] = &[
     Case::new("joining", "the greeting and `joined` tell who joins", joining),
-    Case::new("joining_finds_a_free_name", "no two clients get the same name", joining_finds_a_free_name),
+    Case::new(
+        "joining_finds_a_free_name",
+        "no two clients get the same name",
+        joining_finds_a_free_name,
+    ),
     Case::new("leaving", "`left` is sent once, however a client leaves", leaving),
     Case::new("talk", "a line goes to every other client", talk),
     Case::new("alone", "a line of the only client goes to nobody", alone),
     Case::new("nick", "/nick changes the name, and all are told", nick),
-    Case::new("nick_of_client_that_left", "the name of a client that has left is free", nick_of_client_that_left),
+    Case::new(
+        "nick_of_client_that_left",
+        "the name of a client that has left is free",
+        nick_of_client_that_left,
+    ),
     Case::new("nick_refused", "/nick refuses bad names and names in use", nick_refused),
     Case::new("who", "/who lists the clients in the order in which they joined", who),
     Case::new("quit", "/quit is answered with `* bye`, and then EOF", quit),
@@ -26,13 +34,29 @@ pub const CASES: &[Case] = &[
     Case::new("merged_lines", "several lines may arrive at once", merged_lines),
     Case::new("not_utf8", "a line that is not UTF-8 is refused", not_utf8),
     Case::new("control_characters", "control characters are removed", control_characters),
-    Case::new("invisible_characters", "bidirectional controls and invisible characters are removed", invisible_characters),
+    Case::new(
+        "invisible_characters",
+        "bidirectional controls and invisible characters are removed",
+        invisible_characters,
+    ),
     Case::new("longest_line", "a line may have 1024 bytes", longest_line),
     Case::new("line_too_long", "a longer line is refused once and dropped", line_too_long),
-    Case::new("megabytes_without_an_end", "a line without an end takes bounded memory", megabytes_without_an_end),
+    Case::new(
+        "megabytes_without_an_end",
+        "a line without an end takes bounded memory",
+        megabytes_without_an_end,
+    ),
     Case::new("half_close", "after FIN an unterminated last line counts", half_close),
-    Case::new("half_close_at_once", "lines and FIN that arrive before accept are handled", half_close_at_once),
-    Case::new("half_close_in_bad_lines", "FIN in a bad line is an error and then EOF", half_close_in_bad_lines),
+    Case::new(
+        "half_close_at_once",
+        "lines and FIN that arrive before accept are handled",
+        half_close_at_once,
+    ),
+    Case::new(
+        "half_close_in_bad_lines",
+        "FIN in a bad line is an error and then EOF",
+        half_close_in_bad_lines,
+    ),
     Case::new("half_close_in_quit", "FIN after /quit is one `left`", half_close_in_quit),
 ];
 
@@ -119,7 +143,9 @@ fn leaving(target: &Target) -> Result<()> {
                 other
                     .expect_line(&format!("* {name} left"))
                     .with_context(|| format!("a client that {way}"))?;
-                other.expect_names(&[a.name(), b.name()]).with_context(|| format!("a client that {way}"))?;
+                other
+                    .expect_names(&[a.name(), b.name()])
+                    .with_context(|| format!("a client that {way}"))?;
             }
         }
         Ok(())
@@ -205,8 +231,7 @@ fn nick_refused(target: &Target) -> Result<()> {
         ];
         for bad in bad {
             a.send_line(&format!("/nick {bad}"))?;
-            a.expect_line_starting_with("! ")
-                .with_context(|| format!("/nick {bad:?}"))?;
+            a.expect_line_starting_with("! ").with_context(|| format!("/nick {bad:?}"))?;
         }
         a.send_line("/nick")?;
         a.expect_line_starting_with("! ").context("without a name")?;

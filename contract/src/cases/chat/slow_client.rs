@@ -82,11 +82,7 @@ fn join_three(server: &Server) -> Result<Vec<ChatSession>> {
     (0..3).map(|_| ChatSession::join(server)).collect()
 }
 
-fn never_read(
-    target: &Target,
-    count: usize,
-    connect: fn(&Server) -> Result<Client>,
-) -> Result<()> {
+fn never_read(target: &Target, count: usize, connect: fn(&Server) -> Result<Client>) -> Result<()> {
     // All pending output, once more while it is written, and what an allocator takes.
     let allowed = (count * 2 * PENDING) as u64 + SPARE;
     target.launch().serve(|server| {
@@ -184,7 +180,10 @@ fn requests_and_never_reads(target: &Target) -> Result<()> {
             }
             let grown = server.usage()?.memory.saturating_sub(before.memory);
             let allowed = 2 * PENDING as u64 + SPARE;
-            ensure!(grown < allowed, "the server took {grown} bytes for a client that does not read");
+            ensure!(
+                grown < allowed,
+                "the server took {grown} bytes for a client that does not read"
+            );
         }
         drop(stalled);
         expect_usage(server, before.descriptors, before.memory + 2 * SPARE)
