@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use anyhow::Context;
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::{flag, low_level};
@@ -24,11 +25,12 @@ use signal_hook::{flag, low_level};
 /// Pitfalls: flag-never-stops, handler-prints
 ///
 /// # Errors
-/// The process is out of file descriptors.
-pub fn stop_socket() -> io::Result<UnixStream> {
-    let (stop, handler_end) = UnixStream::pair()?;
-    low_level::pipe::register(SIGINT, handler_end.try_clone()?)?;
-    low_level::pipe::register(SIGTERM, handler_end)?;
+/// The process is out of file descriptors. The message names the call.
+pub fn stop_socket() -> anyhow::Result<UnixStream> {
+    let (stop, handler_end) = UnixStream::pair().context("socketpair")?;
+    let second = handler_end.try_clone().context("fcntl(F_DUPFD_CLOEXEC)")?;
+    low_level::pipe::register(SIGINT, handler_end).context("sigaction(SIGINT)")?;
+    low_level::pipe::register(SIGTERM, second).context("sigaction(SIGTERM)")?;
     Ok(stop)
 }
 

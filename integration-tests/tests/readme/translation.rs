@@ -25,7 +25,7 @@ const KINDS: [(&str, Kind); 5] = [
 
 pub fn trials() -> Result<Vec<Trial>> {
     let mut trials = Vec::new();
-    for english in pages::english()? {
+    for english in pages::translated()? {
         for (name, parts) in KINDS {
             let english = english.clone();
             trials.push(trial(format!("translation::{english}::{name}"), move || {
