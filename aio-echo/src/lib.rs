@@ -23,21 +23,26 @@
 //!   `shutdown(2)` completes it. A program that needs this shares the socket:
 //!   `Idle<Arc<TcpStream>>`. Pitfall: aio-close-in-flight
 
+use std::collections::TryReserveError;
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::{self, NonNull};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use libc::{aiocb, c_int, c_void, pthread_t};
+use libc::{aiocb, c_int, c_void, pthread_attr_t, pthread_t};
 use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 
 /// Time after which an operation that no helper has started is submitted again.
 pub const START_RETRY: Duration = Duration::from_millis(100);
 /// How often that is tried before the operation fails.
 const MAX_RETRIES: u32 = 50;
+/// Memory in bytes that must remain available when a client is admitted.
+const MEMORY_RESERVE: usize = 1024 * 1024;
+/// Stack size of the threads of [`can_start_threads`] in bytes. A helper has about a third of it.
+const STACK_SIZE: usize = 64 * 1024;
 
 /// An operation that belongs to the program: a socket (`S` keeps it open) and a buffer.
 pub struct Idle<S = TcpStream>(Box<Operation<S>>);
@@ -252,27 +257,33 @@ pub fn set_max_helpers(count: c_int) {
 /// glibc does not report that it could not create a helper (see [`InFlight::is_started`]). The limits
 /// are many: `RLIMIT_NPROC`, the `pids.max` of a container, address space, memory mappings.
 ///
-/// These are bare threads of the C library, because std panics in a new thread that finds no memory
-/// for its signal stack.
+/// These are bare threads of the C library with a small stack, as glibc's helpers are. std panics in a
+/// new thread that finds no memory for its signal stack.
 #[must_use]
 pub fn can_start_threads(count: usize) -> bool {
     extern "C" fn wait_for(gate: *mut c_void) -> *mut c_void {
-        // SAFETY: the function that starts the threads joins them before it drops the mutex.
+        // SAFETY: the mutex exists until this thread has been joined.
         let gate = unsafe { &*gate.cast::<Mutex<()>>() };
         drop(gate.lock());
         ptr::null_mut()
     }
     let gate = Mutex::new(());
-    // All of the threads must exist at the same time, so they wait until this is unlocked.
-    let locked = gate.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut threads: Vec<pthread_t> = Vec::new();
+    // Locked until all threads have been started, because they must exist at the same time.
+    let locked = gate.lock();
+    let mut attributes = MaybeUninit::<pthread_attr_t>::uninit();
+    let mut threads: Vec<pthread_t> = Vec::with_capacity(count);
+    // SAFETY: `attributes` is valid for writing.
+    unsafe { libc::pthread_attr_init(attributes.as_mut_ptr()) };
+    // SAFETY: `attributes` is initialized.
+    unsafe { libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), STACK_SIZE) };
     for _ in 0..count {
         let mut thread: pthread_t = 0;
         let argument = (&raw const gate).cast_mut().cast();
-        // SAFETY: `thread` is valid for writing, null stands for the default attributes, and the
-        // argument is what `wait_for` expects.
-        let error =
-            unsafe { libc::pthread_create(&raw mut thread, ptr::null(), wait_for, argument) };
+        // SAFETY: `thread` is valid for writing, the attributes are initialized, and the argument is
+        // what `wait_for` expects.
+        let error = unsafe {
+            libc::pthread_create(&raw mut thread, attributes.as_ptr(), wait_for, argument)
+        };
         if error != 0 {
             break;
         }
@@ -280,10 +291,25 @@ pub fn can_start_threads(count: usize) -> bool {
     }
     drop(locked);
     for &thread in &threads {
-        // SAFETY: the thread was created above, and is joined once.
+        // SAFETY: the thread was started above, and nothing else joins it.
         unsafe { libc::pthread_join(thread, ptr::null_mut()) };
     }
     threads.len() == count
+}
+
+/// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated,
+/// too.
+///
+/// Rust ends the process if an allocation fails, unless it was one of the `try_` functions. The
+/// reserve keeps memory for the many small allocations that are not.
+///
+/// # Errors
+/// There is not enough memory or address space.
+pub fn allocate_buffer(size: usize) -> Result<Vec<u8>, TryReserveError> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(size + MEMORY_RESERVE)?;
+    buffer.shrink_to(size);
+    Ok(buffer)
 }
 
 /// Makes malloc map each buffer of `size` bytes or more separately (`mallopt`).

@@ -51,7 +51,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use aio_echo::{
-    Idle, InFlight, START_RETRY, can_start_threads, map_large_buffers, set_max_helpers,
+    Idle, InFlight, START_RETRY, allocate_buffer, can_start_threads, map_large_buffers,
+    set_max_helpers,
 };
 use anyhow::{Context, ensure};
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, accept, announce, listen, run, stop_socket};
@@ -168,9 +169,8 @@ impl Server {
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
         ensure!(self.connections.len() < MAX_CLIENTS, "all {MAX_CLIENTS} threads have a client");
+        let buffer = allocate_buffer(BUFFER_SIZE)?;
         ensure!(can_start_threads(1), "the system permits no more threads");
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(BUFFER_SIZE)?;
         let operation = Idle::new(stream, buffer, COMPLETED).submit_read()?; // (1)
         self.connections.push(Connection { peer, operation, pending: 0..0 });
         Ok(())
