@@ -76,7 +76,7 @@ struct Server {
     ready: HashSet<RawFd>,
     /// True if the listener had an edge and `accept` has not returned EAGAIN since.
     accept_pending: bool,
-    /// True after `accept` failed, for example for lack of file descriptors. It is tried again later.
+    /// True after `accept` failed, for example for lack of file descriptors.
     accept_paused: bool,
     /// The read buffer. All connections share it.
     buffer: Vec<u8>,
