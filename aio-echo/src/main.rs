@@ -1,21 +1,27 @@
-//! POSIX AIO: the process hands a socket and a buffer to the library, and a signal comes when the
-//! bytes are in the buffer.
+//! POSIX AIO: the process submits a read, and a signal reports that the bytes are in its buffer.
 //!
 //! ```text
-//!      application                glibc, a thread for each      kernel
-//!  (1) aio_read(8, buffer) ────▶  read(8) ───────────────────▶  ┐ wait: until the peer sends
-//!  (2) poll: for signals            blocked                     ┘ a message has arrived
-//!        blocked                    6 bytes ◀────────────────     copy: into the buffer
-//!        blocked  ◀── SIGUSR1 ──                                  completion
+//!      application                glibc, a helper thread        kernel
+//!  (1) aio_read(8, buffer) ────▶  read(8) ───────────────────▶  ┐ wait: until data for 8 arrives
+//!  (2) poll, for the signal         asleep                      ┘ a message has arrived
+//!        asleep                     6 bytes ◀────────────────     copy: into the buffer
+//!        asleep   ◀── SIGUSR1 ──                                  completion
 //!  (3) aio_error, aio_return = 6
-//!  (4) aio_write(8, buffer) ───▶  write(8) ──────────────────▶    copy; it blocks until all fits
+//!  (4) aio_write(8, buffer) ───▶  write(8) ──────────────────▶    copy: blocks until all is written
 //! ```
 //!
-//! The process is told after the second phase: *completion*. With SIGIO it is told after the first,
-//! *readiness*, and has the copy before it. A message: (1) socket and buffer are the library's from
-//! now on; (2) one thread waits for the signal, for new clients, and for the end; (3) the signal
-//! does not say which operation has completed, so all are asked; this one hands socket and buffer
-//! back; (4) they are handed over again, to write, and then from (1) on.
+//! This is completion: the signal arrives after the second phase. With SIGIO, it arrives after the
+//! first one (readiness), and the process then copies by itself.
+//!
+//! How a message travels: (1) The server submits a read. From now on, socket and buffer belong to
+//! glibc. (2) One thread waits for the signal, for new clients, and for the end. (3) The signal does
+//! not say which operation has completed, so the server asks all of them. A completed one gives
+//! socket and buffer back. (4) The server submits a write of the message, and then goes back to (1).
+//!
+//! The catch: each operation occupies a thread of glibc. If glibc cannot create one, it keeps quiet,
+//! and the operation waits until another one completes, which may be never. So the server admits a
+//! client only if one more thread can be started. (5) While it is not known that a thread has started
+//! an operation, the server asks again after `START_RETRY`, and the library submits it again.
 //!
 //! Run: `cargo run -p aio-echo`
 //!
@@ -25,179 +31,187 @@
 //! hello
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/aio-echo.svg`.
+//! Figure: `docs/figures/aio-echo.svg`.
 //!
-//! Use it when: you want to see it work. On Linux it is threads that block: with 64 busy clients,
-//! 12 system calls a message (epoll-echo: 2.0) and twice epoll-echo's CPU; with one beside 900 idle
-//! it is twenty times, for (3) asks them all (docs/benchmarks: 64 active, 1+900).
-//! Limits: glibc only. A connection occupies a thread and a buffer, 16 KiB even when idle; so 1024
-//! are served, and a client beyond that is refused: it is logged and closed.
-//! Compare with: `sigio-echo/src/main.rs` (a signal too, but for readiness),
-//! `blocking-echo/src/main.rs` (the same threads), `uring-echo/src/main.rs` (none).
+//! Use it when: you want to see how it works. On Linux it is a pool of blocking threads. With 64 busy
+//! clients it makes 12 system calls per message (epoll-echo: 2.0) and uses twice epoll-echo's CPU.
+//! With one busy and 900 idle clients it uses twenty times the CPU, because of (3) (docs/benchmarks:
+//! 64 active, 1+900).
+//! Limits: glibc only. A connection occupies a thread and a buffer, 16 KiB even when idle. The server
+//! refuses the 1025th client, and an earlier one if the system has no more threads or memory.
+//! Compare with: `sigio-echo/src/main.rs` (a signal for readiness), `blocking-echo/src/main.rs` (the
+//! same threads), `uring-echo/src/main.rs` (completion without threads).
 
-use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use aio_echo::{Idle, InFlight, own_pages, start_helpers};
-use common::{Accepted, ECHO_ADDR, accept, announce, listen, run, stop_socket};
+use aio_echo::{
+    Idle, InFlight, START_RETRY, allocate_buffer, can_start_threads, map_large_buffers,
+    set_max_helpers,
+};
+use anyhow::{Context, ensure};
+use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, accept, announce, listen, run, stop_socket};
 use log::{info, trace, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// Connections served, and threads that glibc may start: each connection has one operation in
-/// flight, always. More would work; but glibc looks through its list of them at each hand-over.
-const CONNECTIONS: usize = 1024;
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Bytes read at once: as many as where the process copies (`common/src/connection.rs`).
-const BUFFER: usize = 64 * 1024;
-/// Milliseconds until `accept` is tried again while descriptors are short.
-const RETRY: u16 = 100;
-/// Says that operations have completed. An ordinary signal: see [`Idle::new`].
+/// The most clients, and the most threads of glibc: each client always has one operation in flight.
+/// (glibc searches the list of all operations at each submission, so more would be slow.)
+const MAX_CLIENTS: usize = 1024;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// The signal that reports completions: a standard one, see [`Idle::new`].
 const COMPLETED: Signal = Signal::SIGUSR1;
 
 struct Server {
     listener: TcpListener,
-    /// Readable: SIGINT or SIGTERM has come.
+    /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
-    /// Readable: [`COMPLETED`] has come.
+    /// Readable while `COMPLETED` is pending.
     completed: SignalFd,
     connections: Vec<Connection>,
-    /// Out of descriptors: the listener is not waited for, as it would be ready all the time.
-    starved: bool,
+    /// True after `accept` failed, for example for lack of file descriptors.
+    accept_paused: bool,
 }
 
 struct Connection {
     peer: SocketAddr,
-    /// Has the socket and the buffer: they are not ours while it is in flight, which is always.
+    /// Owns the socket and the buffer.
     operation: InFlight,
-    /// What of the buffer is being written; empty while it is being read into.
-    owed: Range<usize>,
+    /// The part of the buffer that is being written. Empty while the connection reads.
+    pending: Range<usize>,
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        start_helpers(CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
-        own_pages(BUFFER as i32);
-        let stop = stop_socket()?;
+        set_max_helpers(MAX_CLIENTS as i32); // Pitfall: aio-pool-of-twenty
+        map_large_buffers(BUFFER_SIZE as i32);
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
-        // Blocked, it stays pending until it is read; unblocked, it would end the process.
+        let stop = stop_socket()?;
+        // A blocked signal stays pending until it is read. Otherwise it would end the process.
         let signals = SigSet::from(COMPLETED);
         signals.thread_block()?;
-        let completed = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
-        Server { listener, stop, completed, connections: Vec::new(), starved: false }.serve()
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let completed = SignalFd::with_flags(&signals, flags).context("signalfd")?;
+        announce(listener.local_addr()?);
+        let connections = Vec::with_capacity(MAX_CLIENTS);
+        Server { listener, stop, completed, connections, accept_paused: false }.serve()
     })
 }
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         loop {
-            let starved = self.starved;
-            let door = if starved { PollFlags::empty() } else { PollFlags::POLLIN };
-            let timeout = if starved { PollTimeout::from(RETRY) } else { PollTimeout::NONE };
-            let mut ready = [
+            let unstarted = self.connections.iter().any(|client| !client.operation.is_started());
+            let timeout = if unstarted || self.accept_paused {
+                PollTimeout::try_from(START_RETRY.min(ACCEPT_RETRY))?
+            } else {
+                PollTimeout::NONE
+            };
+            // A paused listener is not watched: it stays readable, and `poll` would return at once.
+            let accept = if self.accept_paused { PollFlags::empty() } else { PollFlags::POLLIN };
+            let mut list = [
                 PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.completed.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.listener.as_fd(), door),
+                PollFd::new(self.listener.as_fd(), accept),
             ];
             trace!("wait: poll"); // (2)
-            match poll(&mut ready, timeout) {
+            match poll(&mut list, timeout) {
                 Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
-                result => result?,
+                result => result.context("poll")?,
             };
-            let [stop, completed, incoming] = ready.map(|fd| fd.any().unwrap_or(true));
-            trace!("wait: poll = stop {stop}, completed {completed}, incoming {incoming}");
+            let [stop, completed, listener] = list.map(|entry| entry.any() != Some(false));
+            trace!("wait: poll = stop {stop}, completed {completed}, listener {listener}");
 
             if stop {
-                return Ok(());
+                return Ok(()); // ends the process with everything that is in flight
             }
-            if completed {
-                // Read it before asking: what completes later than this sends another one.
-                self.completed.read_signal()?;
+            // Before asking: an operation that completes after this sends another signal.
+            self.completed.read_signal().context("read(signalfd)")?;
+            if completed || unstarted {
                 let connections = mem::take(&mut self.connections).into_iter();
-                self.connections = connections.filter_map(Connection::go_on).collect(); // in place
+                self.connections = connections.filter_map(Connection::step).collect(); // in place
             }
-            if incoming || starved {
-                self.accept_some()?;
+            if listener || self.accept_paused {
+                self.accept_some();
             }
         }
     }
 
-    fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.starved = false;
-        for _ in 0..ACCEPTS {
+    fn accept_some(&mut self) {
+        self.accept_paused = false;
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => self.add(stream, peer),
-                Accepted::WouldBlock => break,
+                Accepted::Connection(stream, peer) => {
+                    if let Err(error) = self.add(stream, peer) {
+                        warn!("{peer} refused: {error:#}");
+                    }
+                }
+                Accepted::WouldBlock => return,
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.starved = true;
-                    break;
+                    self.accept_paused = true;
+                    return;
                 }
             }
         }
-        Ok(())
     }
 
-    fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
-        if self.connections.len() == CONNECTIONS {
-            warn!("{peer} refused: all {CONNECTIONS} helper threads have a connection");
-            return;
-        }
-        let idle = Idle::new(stream, Vec::with_capacity(BUFFER), COMPLETED);
-        // (1)
-        match idle.read() {
-            Ok(operation) => self.connections.push(Connection { peer, operation, owed: 0..0 }),
-            Err(error) => warn!("{peer} refused: {error}"),
-        }
+    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+        ensure!(self.connections.len() < MAX_CLIENTS, "all {MAX_CLIENTS} threads have a client");
+        let buffer = allocate_buffer(BUFFER_SIZE)?;
+        ensure!(can_start_threads(1), "the system permits no more threads");
+        let operation = Idle::new(stream, buffer, COMPLETED).submit_read()?; // (1)
+        self.connections.push(Connection { peer, operation, pending: 0..0 });
+        Ok(())
     }
 }
 
 impl Connection {
-    /// Takes the operation back if it has completed, and hands the next one over; `None` where
-    /// the peer is done, or lost: nothing is in flight then, and the socket is closed.
-    fn go_on(self) -> Option<Self> {
-        let Self { peer, operation, mut owed } = self;
-        let (idle, result) = match operation.done() {
-            Ok(done) => done, // (3)
-            Err(operation) => return Some(Self { peer, operation, owed }),
+    /// If the operation has completed, submits the next one. Returns `None` if the connection has
+    /// ended. That closes the socket, which is safe: nothing is in flight then.
+    fn step(self) -> Option<Self> {
+        let Self { peer, operation, mut pending } = self;
+        let (mut idle, result) = match operation.complete() {
+            Ok(completed) => completed,                                       // (3)
+            Err(operation) => return Some(Self { peer, operation, pending }), // (5)
         };
-        match result.and_then(|count| next(idle, count, &mut owed)) {
-            Ok(Some(operation)) => return Some(Self { peer, operation, owed }),
-            Ok(None) => info!("{peer} left"),
-            // A reset (`ECONNRESET`, `EPIPE`), a time-out, a lost route: of this peer only.
-            Err(error) => info!("{peer} left: {error}"),
+        let fd = idle.socket().as_raw_fd();
+        let next = match result {
+            Ok(0) if pending.is_empty() => Ok(None), // EOF. No output is pending here.
+            Ok(count) if pending.is_empty() => {
+                trace!("copy: aio_read({fd}) = {count}");
+                pending = 0..count;
+                idle.submit_write(0).map(Some) // (4)
+            }
+            Ok(count) => {
+                trace!("copy: aio_write({fd}) = {count} of {}", pending.len());
+                pending.start += count;
+                if pending.is_empty() {
+                    idle.buffer().clear();
+                    idle.submit_read().map(Some) // (1)
+                } else {
+                    idle.submit_write(pending.start).map(Some)
+                }
+            }
+            Err(error) => Err(error),
+        };
+        match next {
+            Ok(Some(operation)) => return Some(Self { peer, operation, pending }),
+            Ok(None) => info!("{peer} disconnected"),
+            // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
+            Err(error) => info!("{peer} disconnected: {error}"),
         }
         None
-    }
-}
-
-/// Hands over what follows on `count` bytes copied: nothing, at the end of the input.
-fn next(mut idle: Idle, count: usize, owed: &mut Range<usize>) -> io::Result<Option<InFlight>> {
-    let fd = idle.socket().as_raw_fd();
-    if Range::is_empty(owed) {
-        trace!("copy: aio_read({fd}) = {count}");
-        *owed = 0..count;
-        if count == 0 {
-            return Ok(None);
-        }
-    } else {
-        trace!("copy: aio_write({fd}) = {count} of {}", owed.len());
-        owed.start += count;
-    }
-    if Range::is_empty(owed) {
-        idle.buffer().clear();
-        idle.read().map(Some) // (1)
-    } else {
-        idle.write(owed.start).map(Some) // (4)
     }
 }

@@ -192,14 +192,13 @@ impl Server {
     }
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
-        match self.epoll.add(&stream, event(EpollFlags::EPOLLIN, &stream)) {
-            Ok(()) => {
-                let fd = stream.as_raw_fd();
-                self.connections.insert(fd, Connection::new(stream, peer)?);
-            }
+        let fd = stream.as_raw_fd();
+        if let Err(error) = self.epoll.add(&stream, event(EpollFlags::EPOLLIN, &stream)) {
             // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
-            Err(error) => warn!("{peer} refused: epoll_ctl(ADD): {error}"),
+            warn!("{peer} refused: epoll_ctl(ADD): {error}");
+            return Ok(());
         }
+        self.connections.insert(fd, Connection::new(stream, peer)?);
         Ok(())
     }
 }

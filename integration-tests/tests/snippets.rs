@@ -52,13 +52,14 @@ fn trials() -> Result<Vec<Trial>> {
 }
 
 /// What a server needs.
+#[derive(Clone, Default)]
 struct Snippet {
     /// Modules of its own and libraries, relative to the root of the repository.
     files: Vec<PathBuf>,
     /// Files of `common`.
     common: Vec<String>,
     /// Dependencies from elsewhere, each with its features.
-    packages: Vec<(String, Vec<String>)>,
+    packages: BTreeMap<String, Vec<String>>,
 }
 
 /// The rows of the table, by server.
@@ -72,13 +73,20 @@ fn snippets(workspace: &Workspace) -> Result<BTreeMap<String, Snippet>> {
     let found = page.tables.iter().find_map(|table| Some((table, columns(table)?)));
     let (table, columns) = found.with_context(|| format!("{PAGE} has no table of snippets"))?;
     let mut snippets = BTreeMap::new();
+    let mut every_server = Snippet::default();
     for row in table.body() {
         let cells: Option<Vec<_>> = columns.iter().map(|&column| row.cells.get(column)).collect();
         let cells = cells.context("a row is too short")?;
+        let snippet = Snippet::of(cells[1], cells[2], cells[3])?;
+        if cells[0].codes.is_empty() {
+            // The first row is about every server.
+            every_server = snippet;
+            continue;
+        }
         for server in &cells[0].codes {
             workspace.binary(server)?;
-            let twice = snippets.insert(server.clone(), Snippet::of(cells[1], cells[2], cells[3])?);
-            ensure!(twice.is_none(), "{server} has two rows");
+            let previous = snippets.insert(server.clone(), snippet.added_to(&every_server));
+            ensure!(previous.is_none(), "{server} has two rows");
         }
     }
     Ok(snippets)
@@ -96,6 +104,17 @@ impl Snippet {
             common: common.codes.clone(),
             packages: packages.collect(),
         })
+    }
+
+    /// What this row and another one list together.
+    fn added_to(&self, other: &Self) -> Self {
+        let mut both = other.clone();
+        both.files.extend(self.files.clone());
+        both.common.extend(self.common.clone());
+        for (package, features) in &self.packages {
+            both.packages.entry(package.clone()).or_default().extend(features.clone());
+        }
+        both
     }
 
     fn stands_alone(&self, server: &Binary, workspace: &Workspace) -> Result<Completion> {
@@ -159,7 +178,7 @@ impl Snippet {
 
     /// The dependencies, in the versions of the workspace.
     fn manifest(&self, workspace: &Workspace) -> Result<String> {
-        let line = |(package, features): &(String, Vec<String>)| {
+        let line = |(package, features): (&String, &Vec<String>)| {
             let known = workspace.dependencies.iter().find(|it| it.name == *package);
             let known =
                 known.with_context(|| format!("no package of the workspace uses {package}"))?;
@@ -177,7 +196,7 @@ impl Snippet {
             code.into_iter().filter(|it| !it.trim_start().starts_with("//")).collect();
         let code = code.join("\n");
         let is_used = |pattern: &str| -> Result<bool> { Ok(Regex::new(pattern)?.is_match(&code)) };
-        for (package, _) in &self.packages {
+        for package in self.packages.keys() {
             let path = format!(r"\b{}::", package.replace('-', "_"));
             ensure!(is_used(&path)?, "nothing uses {package}");
         }

@@ -107,14 +107,14 @@ fn entry(events: i16, fd: RawFd) -> pollfd {
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
-        let mut out_of_memory = false;
+        let mut wait_failed = false;
         loop {
             self.list[0].events = if self.accept_paused { 0 } else { POLLIN };
             let timeout = self.accept_paused.then_some(ACCEPT_RETRY);
             trace!("wait: poll"); // (1)
             match poll(&mut self.list, timeout) {
                 Ok(count) => {
-                    out_of_memory = false;
+                    wait_failed = false;
                     trace!("wait: poll = {count} ready"); // (2)
                 }
                 // A signal handler ran, or the process was stopped and continued.
@@ -124,10 +124,10 @@ impl Server {
                 // than RLIMIT_NOFILE, which somebody has lowered (EINVAL). The server goes on as if
                 // all sockets were ready. Trying all of them is safe, because no call blocks.
                 Err(error @ (Errno::ENOMEM | Errno::EINVAL)) => {
-                    if !out_of_memory {
+                    if !wait_failed {
                         warn!("poll: {error}; trying all sockets every {WAIT_RETRY:?}");
                     }
-                    out_of_memory = true;
+                    wait_failed = true;
                     thread::sleep(WAIT_RETRY);
                     for entry in &mut self.list {
                         entry.revents = entry.events;
@@ -145,8 +145,8 @@ impl Server {
                     continue;
                 }
                 if fd == self.stop.as_raw_fd() {
-                    // The read fails with EAGAIN if the socket is marked without being ready.
-                    if self.stop.read(&mut [0]).is_ok() {
+                    // If `poll` failed, `stop` is marked, but may have nothing to read.
+                    if !wait_failed || self.stop.read(&mut [0]).is_ok() {
                         return Ok(()); // ends the process, and the kernel closes all sockets
                     }
                 } else if fd == self.listener.as_raw_fd() {

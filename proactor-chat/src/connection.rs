@@ -55,12 +55,12 @@ impl Connection {
     /// Has the next bytes read (1).
     pub fn read(&mut self) -> io::Result<()> {
         self.reader.buffer().map(Vec::clear);
-        self.reader.give(Idle::read)
+        self.reader.give(Idle::submit_read)
     }
 
     /// Has all written that is in the buffer.
     pub fn write(&mut self) -> io::Result<()> {
-        self.writer.give(|writer| writer.write(0))
+        self.writer.give(|writer| writer.submit_write(0))
     }
 
     /// The result of a read that has completed.
@@ -130,7 +130,7 @@ impl Half {
     }
 
     fn take_back(&mut self) -> Option<io::Result<usize>> {
-        match self.in_flight.take()?.done() {
+        match self.in_flight.take()?.complete() {
             Ok((operation, result)) => {
                 self.ours = Some(operation);
                 Some(result)

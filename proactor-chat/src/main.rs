@@ -54,7 +54,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 
-use aio_echo::start_helpers;
+use aio_echo::set_max_helpers;
 use anyhow::Context;
 use common::chat::{self, Room};
 use common::{Accepted, CHAT_ADDR, IDLE, accept, announce, listen, run, stop_socket};
@@ -78,7 +78,7 @@ const RETRY: u16 = 100;
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
         let room = Room::new(chat::idle(&idle)?);
-        start_helpers(2 * CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
+        set_max_helpers(2 * CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
         let (hints, hint) = UnixStream::pair()?;
         hint.set_nonblocking(true)?; // full, it is readable, and that is all it is for
         pipe::register(COMPLETED as i32, hint.try_clone()?)?; // (4); pitfall: handler-prints

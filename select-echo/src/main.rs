@@ -109,7 +109,7 @@ fn fits(fd: RawFd) -> bool {
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut ready: Vec<RawFd> = Vec::new();
-        let mut out_of_memory = false;
+        let mut wait_failed = false;
         loop {
             let mut readable = FdSet::new();
             let mut writable = FdSet::new();
@@ -135,7 +135,7 @@ impl Server {
             trace!("wait: select"); // (1)
             match select(highest + 1, &mut readable, &mut writable, None, timeout.as_mut()) {
                 Ok(count) => {
-                    out_of_memory = false;
+                    wait_failed = false;
                     // (2) The error is handled outside of `trace!`. Pitfall: question-mark-in-log
                     trace!("wait: select = {count} ready");
                 }
@@ -145,17 +145,19 @@ impl Server {
                 // The kernel has no memory for its copy of the sets. It leaves ours as they are, as
                 // if all sockets were ready. Trying all of them is safe, because no call blocks.
                 Err(error @ Errno::ENOMEM) => {
-                    if !out_of_memory {
+                    if !wait_failed {
                         warn!("select: {error}; trying all sockets every {WAIT_RETRY:?}");
                     }
-                    out_of_memory = true;
+                    wait_failed = true;
                     thread::sleep(WAIT_RETRY);
                 }
                 Err(error) => return Err(error).context("select"),
             }
 
-            // The read fails with EAGAIN if the socket is in the set without being ready.
-            if readable.contains(self.stop.as_fd()) && (&self.stop).read(&mut [0]).is_ok() {
+            // If `select` failed, `stop` is in the set, but may have nothing to read.
+            if readable.contains(self.stop.as_fd())
+                && (!wait_failed || (&self.stop).read(&mut [0]).is_ok())
+            {
                 return Ok(()); // ends the process, and the kernel closes all sockets
             }
             let listener_ready = readable.contains(self.listener.as_fd());

@@ -1,5 +1,6 @@
 //! What the `io_uring` servers share: setting up a ring, or a message that says why there is none.
 
+use std::collections::TryReserveError;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{FromRawFd, RawFd};
@@ -10,6 +11,9 @@ use common::Accepted;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
 use log::info;
+
+/// Memory in bytes that must remain available when a client is admitted.
+const MEMORY_RESERVE: usize = 1024 * 1024;
 
 /// The operations that the servers use, with the version of Linux that added them.
 const OPERATIONS: [(u8, &str); 4] = [
@@ -113,6 +117,21 @@ pub fn accept_result(result: io::Result<usize>) -> Option<Accepted> {
             None
         }
     }
+}
+
+/// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated,
+/// too.
+///
+/// Rust ends the process if an allocation fails, unless it was one of the `try_` functions. The
+/// reserve keeps memory for the many small allocations that are not.
+///
+/// # Errors
+/// There is not enough memory or address space.
+pub fn allocate_buffer(size: usize) -> Result<Vec<u8>, TryReserveError> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(size + MEMORY_RESERVE)?;
+    buffer.shrink_to(size);
+    Ok(buffer)
 }
 
 /// Makes malloc map each buffer of `size` bytes or more separately (`mallopt`, glibc).

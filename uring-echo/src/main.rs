@@ -55,7 +55,7 @@ use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socke
 use io_uring::{IoUring, opcode, squeue, types::Fd};
 use log::{info, trace, warn};
 use socket2::SockRef;
-use uring_echo::{accept_result, enter, io_result, map_large_buffers, new_ring};
+use uring_echo::{accept_result, allocate_buffer, enter, io_result, map_large_buffers, new_ring};
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
@@ -105,9 +105,8 @@ impl Server {
         self.queue_accept()?;
         let mut completions = Vec::new();
         loop {
-            let timeout = self.accept_paused.then_some(ACCEPT_RETRY);
             trace!("wait: io_uring_enter"); // (2)
-            enter(&self.ring, 1, timeout)?;
+            enter(&self.ring, 1, self.accept_paused.then_some(ACCEPT_RETRY))?;
             completions.extend(self.ring.completion());
             trace!("wait: io_uring_enter = {} completed", completions.len());
 
@@ -183,22 +182,18 @@ impl Server {
         match accept_result(result) {
             Some(Accepted::Connection(stream, peer)) => self.add(stream, peer)?,
             // Accepts again after the next wait. Pitfalls: accept-spins, spare-descriptor
-            Some(Accepted::Pause) => {
-                self.accept_paused = true;
-                return Ok(());
-            }
+            Some(Accepted::Pause) => self.accept_paused = true,
             Some(Accepted::WouldBlock) | None => {}
         }
-        self.queue_accept()
+        if self.accept_paused { Ok(()) } else { self.queue_accept() }
     }
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
         let fd = stream.as_raw_fd();
-        let mut buffer = Vec::new();
-        if let Err(error) = buffer.try_reserve_exact(BUFFER_SIZE) {
-            warn!("{peer} refused: {error}");
+        let Ok(buffer) = allocate_buffer(BUFFER_SIZE) else {
+            warn!("{peer} refused: out of memory");
             return Ok(());
-        }
+        };
         let mut connection = Connection { stream, peer, buffer, pending: 0..0 };
         let operation = connection.next_operation();
         self.connections.insert(fd, connection);

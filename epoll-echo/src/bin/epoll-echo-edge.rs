@@ -14,9 +14,8 @@
 //!
 //! How a message travels: (1) One thread waits for an edge of any socket. (2) It adds each socket
 //! that had one to the set `ready`. (3) It reads and writes (4) until EAGAIN, and removes the
-//! socket from the set. (5) So that a client that never stops sending does not delay the others, it
-//! gets `MAX_STEPS` steps per iteration. Then it stays in the set, and the next wait returns at
-//! once.
+//! socket from the set. (5) A client that never stops sending gets `MAX_STEPS` steps per iteration.
+//! Then it stays in the set, the others are served, and the next wait returns at once.
 //!
 //! The catch: data that the server leaves unread is reported again only when more data arrives,
 //! which may be never. A short read does not prove that the socket is empty: read until EAGAIN.
@@ -62,7 +61,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 const MAX_EVENTS: usize = 256;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// The most reads per connection and iteration.
+/// The most read/write steps per connection and iteration.
 const MAX_STEPS: usize = 4;
 /// Time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -174,7 +173,7 @@ impl Server {
         for _ in 0..MAX_STEPS {
             match connection.step(&mut self.buffer) {
                 Ok(Progress::Echoed(_)) => continue,
-                // The kernel reports the next change as a new edge.
+                // EAGAIN: the kernel reports the next change as a new edge.
                 Ok(Progress::WantRead | Progress::WantWrite) => return false,
                 Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
                 // ECONNRESET, EPIPE, ETIMEDOUT: ends this connection only. Pitfall: peer-error-ends
@@ -191,8 +190,7 @@ impl Server {
         for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
-                // No event reports what is left in the queue before that.
-                // Pitfall: one-accept-per-edge
+                // No edge reports what is left in the queue. Pitfall: one-accept-per-edge
                 Accepted::WouldBlock => {
                     self.accept_pending = false;
                     break;
@@ -209,17 +207,15 @@ impl Server {
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
         stream.set_nonblocking(true)?;
+        let fd = stream.as_raw_fd();
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
         // If data has arrived already, this counts as an edge.
-        match self.epoll.add(&stream, event(interest, &stream)) {
-            Ok(()) => {
-                let fd = stream.as_raw_fd();
-                let connection = Connection { stream, peer, pending: Vec::new(), offset: 0 };
-                self.connections.insert(fd, connection);
-            }
+        if let Err(error) = self.epoll.add(&stream, event(interest, &stream)) {
             // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
-            Err(error) => warn!("{peer} refused: epoll_ctl(ADD): {error}"),
+            warn!("{peer} refused: epoll_ctl(ADD): {error}");
+            return Ok(());
         }
+        self.connections.insert(fd, Connection { stream, peer, pending: Vec::new(), offset: 0 });
         Ok(())
     }
 }
@@ -228,9 +224,13 @@ impl Connection {
     /// Writes pending output. If none is left, reads once into `buffer` and writes that back.
     fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
         if !self.pending.is_empty() {
-            self.offset += write(&self.stream, &self.pending[self.offset..])?;
+            let written = write(&self.stream, &self.pending[self.offset..])?;
+            if written == 0 {
+                return Ok(Progress::WantWrite); // EAGAIN
+            }
+            self.offset += written;
             if self.offset < self.pending.len() {
-                return Ok(Progress::WantWrite);
+                return Ok(Progress::Echoed(written)); // to be tried again until EAGAIN
             }
             self.pending = Vec::new(); // frees the memory; `clear` would keep it
             self.offset = 0;
@@ -241,13 +241,10 @@ impl Connection {
         if count == 0 {
             return Ok(Progress::Closed); // EOF. No output is pending here.
         }
+        // A short `count` does not prove that the socket is empty: a read also stops at the mark of
+        // urgent data, and what follows the mark raises no new edge.
         let written = write(&self.stream, &buffer[..count])?;
-        if written < count {
-            self.pending = buffer[written..count].to_vec();
-            return Ok(Progress::WantWrite);
-        }
-        // A short `count` would not prove that the socket is empty: a read also stops at the mark
-        // of urgent data, and what follows the mark raises no new edge.
-        Ok(Progress::Echoed(count))
+        self.pending.extend_from_slice(&buffer[written..count]);
+        Ok(Progress::Echoed(written))
     }
 }

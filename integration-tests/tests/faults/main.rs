@@ -61,8 +61,9 @@ fn main() -> ExitCode {
             Trial::test(format!("at_start::{server}"), || start::check(entry).map_err(failed))
                 .with_ignored_flag(ignored),
         );
-        let made = if ignored || arguments.list { None } else { record::calls(entry).ok() };
-        // A recording that failed is reported by the trial above.
+        let record = !ignored && !arguments.list;
+        // A recording that fails is reported by the trial `calls`.
+        let made = record.then(|| record::calls(entry).unwrap_or_default());
         let used = |call: &&str| made.as_ref().is_none_or(|made| made.contains(*call));
         for call in calls(entry).into_iter().filter(used) {
             trials.push(

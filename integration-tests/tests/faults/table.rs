@@ -89,8 +89,8 @@ impl Row {
         Self { occurrences, persists: false, ..self }
     }
 
-    /// The signal handler makes the call too, to report SIGTERM. There it cannot fail.
-    const fn in_handler(self) -> Self {
+    /// The call also serves to report SIGTERM, on the server's own socket pair. There it cannot fail.
+    const fn on_stop_socket(self) -> Self {
         Self { stops: false, ..self }
     }
 
@@ -171,10 +171,10 @@ pub const ROWS: &[Row] = &[
     row("pselect6", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued"),
     row("pselect6", &["ENOMEM"], Response::Retries, "the kernel copies the sets at each call and can lack the memory; the server waits and calls again").first(6),
     row("pselect6", &["EBADF", "EINVAL"], Response::Ends, "a programming error: the server cannot wait any more"),
-    row("recvfrom", OF_THE_PEER, Response::Closes, "the connection is lost, and its unread bytes with it").except(AIO),
+    row("recvfrom", OF_THE_PEER, Response::Closes, "the connection is lost, and its unread bytes with it").on_stop_socket().except(AIO),
     row("recvfrom", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
-    row("sendto", OF_THE_PEER, Response::Closes, "the connection is lost").in_handler().except(AIO),
-    row("sendto", &["EPIPE"], Response::Closes, "the peer has reset the connection; Rust programs ignore SIGPIPE").in_handler().except(AIO),
+    row("sendto", OF_THE_PEER, Response::Closes, "the connection is lost").on_stop_socket().except(AIO),
+    row("sendto", &["EPIPE"], Response::Closes, "the peer has reset the connection; Rust programs ignore SIGPIPE").on_stop_socket().except(AIO),
     row("sendto", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
     row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc reads; the connection is lost").only(AIO),
     row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc writes; the connection is lost").only(AIO),

@@ -7,6 +7,7 @@
 //! - `cargo test` would run this suite too: see [`listing`].
 //! - `bench` and `trace` take minutes, or overwrite committed files: see [`tools`].
 
+use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,7 +17,7 @@ use libtest_mimic::Trial;
 use regex::Regex;
 
 use crate::session::{Run, Step};
-use crate::{conversation, listing, pages, servers, session, tools, trial};
+use crate::{Unavailable, conversation, listing, pages, servers, session, tools, trial};
 
 /// Whether code within text is a command that can run. `nc -N`, without an address, is not.
 pub fn is_one(code: &str) -> bool {
@@ -129,6 +130,9 @@ fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
 }
 
 fn differ(command: &str) -> Result<()> {
+    if Command::new("diff").arg("--version").output().is_err() {
+        bail!(Unavailable("diff is not installed"));
+    }
     let output = Launch::shell("diff", command).output()?;
     // 0 if the files are the same, 2 if one does not exist.
     ensure!(output.status.code() == Some(1), "{}: {}", output.status, output.stderr);

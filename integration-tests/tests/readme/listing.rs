@@ -15,9 +15,9 @@ static LISTINGS: Mutex<Option<HashMap<String, String>>> = Mutex::new(None);
 
 /// Fails if `cargo test` with these arguments runs no test.
 pub fn selects_a_test(arguments: &[&str]) -> Result<()> {
-    // All options that may come before the filter take a value.
+    // The profile does not change the names. All other options take a value.
     let mut options = Vec::new();
-    let mut rest = arguments.iter();
+    let mut rest = arguments.iter().filter(|word| **word != "--release");
     let mut filter = "";
     while let Some(&word) = rest.next() {
         if word.starts_with('-') {

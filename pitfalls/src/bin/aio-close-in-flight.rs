@@ -24,14 +24,14 @@ use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use aio_echo::start_helpers;
+use aio_echo::set_max_helpers;
 use common::chat::idle;
 use common::{CHAT_ADDR, IDLE, run};
 use libc::aio_read;
 use pitfalls::{aio, join, threads};
 
 fn main() -> ExitCode {
-    start_helpers(200);
+    set_max_helpers(200);
     run([CHAT_ADDR, IDLE], |[addr, seconds]| {
         let idle = idle(&seconds)?;
         threads(&addr, move |stream| serve(stream, idle))

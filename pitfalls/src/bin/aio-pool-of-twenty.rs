@@ -12,7 +12,7 @@
 //! 2. In a second terminal: `for i in $(seq 20); do (sleep 60 | nc 127.0.0.1 7000 &) done`
 //! 3. `echo hello | timeout 2 nc 127.0.0.1 7000` prints nothing.
 //!
-//! Correct: `start_helpers` in `aio-echo/src/lib.rs` calls `aio_init` before the first operation,
+//! Correct: `set_max_helpers` in `aio-echo/src/lib.rs` calls `aio_init` before the first operation,
 //! and `aio-echo/src/main.rs` refuses clients beyond that number.
 
 use std::io;

@@ -19,7 +19,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use aio_echo::start_helpers;
+use aio_echo::set_max_helpers;
 use common::{CHAT_ADDR, run};
 use libc::{aio_read, aio_write};
 use pitfalls::{aio, join, lock, threads};
@@ -27,7 +27,7 @@ use pitfalls::{aio, join, lock, threads};
 static ROOM: Mutex<Vec<(u64, RawFd)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
-    start_helpers(200);
+    set_max_helpers(200);
     run([CHAT_ADDR], |[addr]| threads(&addr, serve))
 }
 
