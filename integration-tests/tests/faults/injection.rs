@@ -110,7 +110,7 @@ fn inject(target: &Target, injection: &Injection, server: &mut Server) -> Result
         let count = log.lines().filter(|line| line.contains(expected)).count();
         // The fault may not have occurred, when the server makes fewer calls than that.
         // Each thread meets the fault once.
-        let allowed = if THREADED.contains(&target.name) { 8 } else { 1 };
+        let allowed = if THREADED.contains(&target.name.as_str()) { 8 } else { 1 };
         ensure!(
             count <= allowed || injection.response == Response::Refuses,
             "{count} lines say {expected:?}"
