@@ -113,6 +113,12 @@ impl Case {
         reasons.min_by_key(|reason| matches!(reason, Skip::Unavailable(_)))
     }
 
+    /// Whether the case only makes sense for the servers of this workspace.
+    #[must_use]
+    pub fn is_about_workspace(&self) -> bool {
+        self.needs.iter().any(|need| matches!(need, Need::Workspace))
+    }
+
     /// Whether the server promises what the case checks.
     #[must_use]
     pub fn applies(&self, target: &Target) -> bool {

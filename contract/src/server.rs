@@ -517,6 +517,17 @@ impl Server {
         Ok((0..limit).filter(|number| !open.contains(number)).collect())
     }
 
+    /// The highest number of an open file descriptor in any process of the server.
+    pub fn highest_descriptor(&self) -> Result<u64> {
+        let mut highest = 0;
+        for process in usage::group(self.pid()?)? {
+            let Some(pid) = Pid::from_raw(process.pid()) else { continue };
+            let open = usage::open_descriptors(pid).unwrap_or_default();
+            highest = highest.max(open.into_iter().max().unwrap_or(0));
+        }
+        Ok(highest)
+    }
+
     /// Sets the soft `RLIMIT_NOFILE` of the running server. Returns the previous limit.
     pub fn set_fd_limit(&self, limit: Option<u64>) -> Result<Option<u64>> {
         self.set_limit(Resource::Nofile, limit)

@@ -119,6 +119,7 @@ pub fn run_out_of_descriptors(
                 .expect(next, may_refuse)
                 .with_context(|| format!("after {closed} connections were closed"))?;
         }
+        burst.served.clear();
         Client::connect(server)?.exchange(1).context("after all clients have left")
     })
 }

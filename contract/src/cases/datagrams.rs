@@ -38,7 +38,7 @@ pub const LINES: super::Lines = &[
             Case::new("link_local", "a link-local address answers", link_local)
                 .needs(&[start::IPV6, LINK_LOCAL]),
             Case::new("multicast", "a datagram to a multicast group is answered", multicast)
-                .needs(&[start::IPV6]),
+                .needs(&[start::IPV6, LINK_LOCAL]),
         ],
     ),
     (
@@ -183,43 +183,49 @@ fn dual_stack(target: &Target) -> Result<()> {
     })
 }
 
-/// The first link-local address of this machine, with its interface.
-fn link_local_address() -> Option<SocketAddrV6> {
-    let table = fs::read_to_string("/proc/net/if_inet6").ok()?;
-    table.lines().find_map(|line| {
+/// The IPv6 addresses of this machine, each with its interface.
+fn ipv6_addresses() -> Vec<SocketAddrV6> {
+    let table = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let parse = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let address = u128::from_str_radix(fields.next()?, 16).ok()?;
         let interface = u32::from_str_radix(fields.next()?, 16).ok()?;
-        let address = Ipv6Addr::from(address);
-        let is_link_local = address.segments()[0] & 0xffc0 == 0xfe80;
-        is_link_local.then(|| SocketAddrV6::new(address, 0, 0, interface))
-    })
+        Some(SocketAddrV6::new(Ipv6Addr::from(address), 0, 0, interface))
+    };
+    table.lines().filter_map(parse).collect()
+}
+
+/// The first link-local address of this machine.
+fn link_local_address() -> Option<SocketAddrV6> {
+    ipv6_addresses().into_iter().find(|address| address.ip().is_unicast_link_local())
 }
 
 /// A link-local address means nothing without its interface, so the reply needs both.
 fn link_local(target: &Target) -> Result<()> {
     let mut asked = link_local_address().context("there is no link-local address")?;
+    let global = ipv6_addresses().into_iter().find(|address| {
+        address.scope_id() == asked.scope_id() && !address.ip().is_unicast_link_local()
+    });
     target.launch_with(["[::]:0"]).serve(|server| {
         asked.set_port(server.address().port());
         echo(&peer(asked.into())?, b"hello").context("from a link-local address")?;
-        // The peer has another, global address: here that of the loopback interface.
-        let global = UdpSocket::bind("[::1]:0")?;
-        global.set_read_timeout(Some(TIMEOUT))?;
-        global.send_to(b"hello", asked).context("cannot send from ::1")?;
-        let (count, from) = global.recv_from(&mut [0; 16]).context("from a global address")?;
-        ensure!(count == 5 && from.ip() == *asked.ip(), "the reply came from {from}");
-        Ok(())
+        let Some(global) = global else { return Ok(()) };
+        let socket = UdpSocket::bind((*global.ip(), 0))?;
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.connect(asked)?;
+        echo(&socket, b"hello").context("from a global address")
     })
 }
 
 /// No reply can have a multicast group as its source address, so the kernel has to choose one.
 fn multicast(target: &Target) -> Result<()> {
+    let interface = link_local_address().context("there is no link-local address")?.scope_id();
     target.launch_with(["[::]:0"]).serve(|server| {
-        // All nodes on the loopback interface (RFC 4291).
-        let group = SocketAddrV6::new("ff01::1".parse()?, server.address().port(), 0, 1);
+        // All nodes on the link (RFC 4291, section 2.7.1).
+        let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let group = SocketAddrV6::new(all_nodes, server.address().port(), 0, interface);
         let socket = UdpSocket::bind("[::]:0")?;
         socket.set_read_timeout(Some(TIMEOUT))?;
-        SockRef::from(&socket).set_multicast_if_v6(1)?;
         socket.set_multicast_loop_v6(true)?;
         socket.send_to(b"hello", group).context("cannot send to the group")?;
         let (count, from) = socket.recv_from(&mut [0; 16]).context("from a multicast group")?;

@@ -48,6 +48,38 @@ pub const DATAGRAM: Lines = datagrams::LINES;
 /// The lines for the chat servers: the rules of the room, and then the lines of the contract.
 pub const CHAT: Lines = chat::LINES;
 
+/// What holds for every chat server, even the smallest: for a server that is not of the workspace.
+pub const SMALL_CHAT: Lines = chat::SMALL;
+
+/// What a line of the contract promises.
+#[must_use]
+pub fn promise(line: &str) -> &'static str {
+    match line {
+        "isolation" => "whatever one client does, only that client is affected",
+        "accept" => "no failure of accept ends the server or makes it spin",
+        "integrity" => "every byte comes back once, in order; every request is answered",
+        "backpressure" => "the server does not read from a client that does not read",
+        "half_close" => "after the client's FIN all pending output arrives, and then EOF",
+        "closing" => "if the server closes first, everything that it has written arrives",
+        "fairness" => "beside clients that flood the server, others wait milliseconds",
+        "limits" => "clients beyond the limit are refused or wait; none hangs",
+        "interruption" => "EINTR, SIGSTOP and SIGCONT change nothing",
+        "shutdown" => "SIGINT and SIGTERM end the server at once, whatever the clients do",
+        "leaks" => "when the clients have left, the server's resources are as before",
+        "dead_peers" => "the connection of a client that has vanished is released",
+        "start" => "if the server cannot start, it says why and ends",
+        "idle" => "idle connections use no processor time and no buffer",
+        "log" => "the log shows what happens, and never blocks the server",
+        "chat_rules" => "the rules of the room",
+        "chat_order" => "all clients receive the lines in the same order; none is lost",
+        "chat_slow_client" => "a client that does not read is disconnected; nobody waits for it",
+        "chat_burst" => "many clients may join and leave at once",
+        "chat_idle_timeout" => "idle clients are sent away",
+        "chat_room" => "every client receives the lines of the others",
+        _ => "",
+    }
+}
+
 /// The lines for servers of this kind.
 #[must_use]
 pub fn lines(kind: Kind) -> Lines {

@@ -18,12 +18,7 @@ pub const CASES: &[Case] = &[
     })
     .needs(&[Need::Process])
     .exclusive(),
-    Case::new("sigterm_no_client", "SIGTERM ends the server", |target| {
-        no_client(target, Signal::TERM)
-    })
-    .needs(&[Need::Process])
-    .exclusive()
-    .quick(),
+    SIGTERM_NO_CLIENT,
     Case::new("sigint_idle_clients", "SIGINT ends the server beside idle clients", |target| {
         idle_clients(target, Signal::INT)
     })
@@ -66,6 +61,14 @@ pub const CASES: &[Case] = &[
     .exclusive(),
     SIGNALS_BLOCKED,
 ];
+
+pub const SIGTERM_NO_CLIENT: Case =
+    Case::new("sigterm_no_client", "SIGTERM ends the server", |target| {
+        no_client(target, Signal::TERM)
+    })
+    .needs(&[Need::Process])
+    .exclusive()
+    .quick();
 
 /// For every kind of server.
 pub const SIGNALS_BLOCKED: Case = Case::new(

@@ -36,6 +36,13 @@ pub const LINES: super::Lines = &[
     ("log", LOG),
 ];
 
+/// What even the smallest chat server keeps.
+pub const SMALL: super::Lines = &[
+    ("chat_room", room::CASES),
+    ("shutdown", &[super::shutdown::SIGTERM_NO_CLIENT]),
+    ("start", &[start::IN_USE]),
+];
+
 const LOG: &[Case] = &[lines::CONNECTED_AND_DISCONNECTED, lines::TWO_PHASES, log::FULL_PIPE];
 
 /// Lets `N` clients join. Each has received the lines about those that joined after it.

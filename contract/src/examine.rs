@@ -1,0 +1,62 @@
+//! Starts the server once, to learn what it needs.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use contract::client::Reply;
+use contract::target::Origin;
+use contract::{Client, Server, Target};
+
+use crate::options::Options;
+
+/// File descriptors that the server gets for its clients when it is to run out of them. Some
+/// servers reserve some: redis 32.
+const FOR_CLIENTS: u64 = 64;
+/// The largest limit that is tried, if the server does not start with a lower one.
+const HIGHEST_LIMIT: u64 = 4096;
+
+/// Checks that the server starts and responds. Returns the target with what was learned.
+pub fn examine(mut target: Target, options: &Options) -> Result<Target> {
+    let mut server = target.launch().start().context(match target.origin {
+        Origin::Running(_) => "cannot reach the server",
+        _ => "cannot start the server",
+    })?;
+    let result = responds(&server);
+    let result = if target.is_started_here() { server.check_result(result) } else { result };
+    result.context("the server does not respond as expected; is --probe right?")?;
+    target.probe.persistent = keeps_connections(&server)?;
+    if target.is_started_here() && options.fd_limit.is_none() {
+        let open = server.highest_descriptor().context("cannot look at the server's process")?;
+        drop(server);
+        target.properties.fd_limit = lowest_limit(&target, open + 1 + FOR_CLIENTS);
+    }
+    Ok(target)
+}
+
+fn responds(server: &Server) -> Result<()> {
+    Client::connect(server)?.exchange(1)
+}
+
+/// Whether a connection is still open some time after a response.
+fn keeps_connections(server: &Server) -> Result<bool> {
+    const TIME: Duration = Duration::from_millis(300);
+    let client = Client::connect(server)?;
+    client.exchange(1)?;
+    if client.wait_for_input(TIME).is_err() {
+        return Ok(true); // nothing came, not even EOF
+    }
+    Ok(client.expect_response_or_end(1).is_ok_and(|reply| reply == Reply::Response))
+}
+
+/// The lowest limit of file descriptors, not below `limit`, under which the server starts.
+fn lowest_limit(target: &Target, limit: u64) -> u64 {
+    let mut limit = limit.max(target.properties.fd_limit);
+    while limit < HIGHEST_LIMIT {
+        let server = target.launch().fd_limit(limit).start();
+        if server.is_ok_and(|server| responds(&server).is_ok()) {
+            break;
+        }
+        limit *= 2;
+    }
+    limit
+}
