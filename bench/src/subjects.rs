@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use contract::catalog::{self, Entry, Kind};
+use contract::target::AtRest;
 
 /// A server that is measured.
 #[derive(Debug)]
@@ -157,7 +158,7 @@ fn from_catalog(entry: &'static Entry) -> Option<Subject> {
         service,
         origin: Origin::Catalog,
         max_connections,
-        polls: properties.polls,
+        polls: properties.at_rest == AtRest::Polls,
         unavailable: entry.unavailable,
         baseline: notes.and_then(|notes| notes.baseline),
         look: notes.map_or(0, |notes| notes.look),
