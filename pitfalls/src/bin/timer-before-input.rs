@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use common::chat::idle;
 use common::{CHAT_ADDR, IDLE, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pitfalls::{join, threads};
+use pitfalls::{close_lingering, threads};
 
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, seconds]| {
@@ -33,9 +33,9 @@ fn main() -> ExitCode {
     })
 }
 
-/// Disconnects the client when it has been idle. This room forwards nothing to other clients.
+/// A room for one client. It answers all input like `/who`, and disconnects an idle client.
 fn serve(mut stream: &TcpStream, idle: Duration) -> io::Result<()> {
-    join(stream, |_| Ok(()))?;
+    stream.write_all(b"* you are guest1; 0 others here; /help lists the commands\n")?;
     let mut last_input = Instant::now();
     loop {
         let left = idle.saturating_sub(last_input.elapsed());
@@ -45,12 +45,14 @@ fn serve(mut stream: &TcpStream, idle: Duration) -> io::Result<()> {
         if last_input.elapsed() >= idle {
             // <- the mistake: there may be input
             let seconds = idle.as_secs();
-            return stream.write_all(format!("* idle for {seconds} s, goodbye\n").as_bytes());
+            stream.write_all(format!("* idle for {seconds} s, goodbye\n").as_bytes())?;
+            return close_lingering(stream);
         }
         if watched[0].any() == Some(true) {
             if stream.read(&mut [0; 1024])? == 0 {
                 return Ok(());
             }
+            stream.write_all(b"* here: guest1\n")?;
             last_input = Instant::now();
         }
     }
