@@ -97,6 +97,7 @@ impl Worker {
         let idle = lock(&self.server.room).expire(now, &mut self.effects);
         for id in idle {
             let Some(connection) = self.server.connection(id) else { continue };
+            // Input that has arrived in time counts. Pitfall: timer-before-input
             if !connection.is_busy() && !has_unread_input(&connection.stream) {
                 lock(&self.server.room).dismiss(id, now, &mut self.effects);
             }

@@ -14,7 +14,8 @@
 //! 3. In a third terminal: `ss -tno sport = :7000` shows no timer. With `epoll-echo` it shows
 //!    "timer:(keepalive,…)".
 //!
-//! Correct: `set_inherited_options` in `common/src/socket.rs`
+//! Correct: `set_inherited_options` in `common/src/socket.rs` enables keepalive on the listener.
+//! Accepted sockets inherit it.
 
 use std::process::ExitCode;
 use std::thread;

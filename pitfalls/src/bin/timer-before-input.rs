@@ -13,7 +13,8 @@
 //! 4. In the second terminal, within five seconds: enter a line.
 //! 5. Ten seconds later, in the first terminal: `fg`. `nc` prints the goodbye.
 //!
-//! Correct: `common/src/chat.rs`
+//! Correct: `Worker::on_timeout` in `reactor-chat/src/worker.rs` looks for unread input before it
+//! dismisses a client.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -21,14 +22,14 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::chat::idle;
+use common::chat::parse_idle;
 use common::{CHAT_ADDR, IDLE, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use pitfalls::{close_lingering, threads};
 
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, seconds]| {
-        let idle = idle(&seconds)?.unwrap_or(Duration::MAX);
+        let idle = parse_idle(&seconds)?.unwrap_or(Duration::MAX);
         threads(&addr, move |stream| serve(&stream, idle))
     })
 }
