@@ -1,21 +1,21 @@
-//! What the floors share: the barest system calls that make an echo server.
+//! What the baselines share: the fewest system calls that make an echo server.
 //!
-//! A floor is what a model costs at the least on this machine: no accounting, no log, no bound
-//! on anything, and a peer that does not read stops it. It is there to be compared with, never
-//! to be copied.
+//! A baseline shows what a model costs at least on this machine. It does no accounting, writes no
+//! log, and limits nothing, and a client that does not read blocks it. It exists to be compared
+//! with, not to be copied.
 
 use std::env;
 use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::{IntoRawFd, RawFd};
 
-/// Bytes read at once, as in the servers that are compared with a floor.
-pub const BUFFER: usize = 64 * 1024;
+/// Size of the read buffer, as in the servers that are compared with a baseline.
+pub const BUFFER_SIZE: usize = 64 * 1024;
 
-/// Listens on the address that is the first argument, and says so in one line on stdout.
+/// Listens on the address in the first argument, and says so in one line on stdout.
 ///
 /// # Errors
-/// An address that cannot be bound.
+/// Fails if the address cannot be bound.
 pub fn listen(name: &str) -> io::Result<TcpListener> {
     let addr = env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let listener = TcpListener::bind(addr)?;
@@ -23,28 +23,29 @@ pub fn listen(name: &str) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Accepts a connection; it blocks.
+/// Accepts a connection. Blocks until there is one.
 ///
 /// # Errors
-/// Whatever `accept(2)` says.
+/// Returns any error of `accept(2)`.
 pub fn accept(listener: &TcpListener) -> io::Result<RawFd> {
     let (stream, _) = listener.accept()?;
     stream.set_nodelay(true)?;
     Ok(stream.into_raw_fd())
 }
 
-/// One read and one write; false when the peer has left, and then the descriptor is closed.
+/// Reads once and writes once. Returns false if the client has disconnected; the file descriptor
+/// is then closed.
 pub fn copy(fd: RawFd, buffer: &mut [u8]) -> bool {
-    // SAFETY: the kernel writes at most `buffer.len()` bytes into it.
+    // SAFETY: the kernel writes at most `buffer.len()` bytes to the buffer.
     let count = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
     if count > 0 {
-        // SAFETY: the first `count` bytes of `buffer` are what was read.
+        // SAFETY: the first `count` bytes of the buffer are initialized.
         let sent = unsafe { libc::write(fd, buffer.as_ptr().cast(), count as usize) };
         if sent == count {
             return true;
         }
     }
-    // SAFETY: `fd` comes from `accept`, and nobody uses it after this returned false.
+    // SAFETY: `fd` is open. It comes from `accept`, and callers do not use it after false.
     unsafe { libc::close(fd) };
     false
 }

@@ -1,4 +1,4 @@
-//! The machine: which cores to use, what they were given to, and what to say of them.
+//! The machine: which cores are used, by whom, and what the report says about it.
 
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,33 +12,32 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 use procfs::{CpuInfo, Current, CurrentSI, KernelStats};
 
-/// Where the servers run, and where the load.
+/// The core on which the servers run, and the core on which the clients run.
 #[derive(Clone, Copy, Debug)]
 pub struct Cores {
     pub server: usize,
-    pub load: usize,
+    pub clients: usize,
 }
 
 impl Cores {
-    /// The first two that we may use and that do not share their pipelines; twice the same where
-    /// there is one only.
+    /// Takes the first two processors that this process may use and that do not share a core. If
+    /// there is only one, servers and clients share it.
     pub fn choose() -> Result<Self> {
         let allowed = sched_getaffinity(Pid::from_raw(0))?;
         let mut allowed = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
-        let server = allowed.next().context("no processor may be used")?;
+        let server = allowed.next().context("this process may use no processor")?;
         let siblings = siblings(server);
         let rest: Vec<_> = allowed.collect();
         let other = rest.iter().find(|&cpu| !siblings.contains(cpu)).or(rest.first());
-        Ok(Self { server, load: other.copied().unwrap_or(server) })
+        Ok(Self { server, clients: other.copied().unwrap_or(server) })
     }
 
-    /// Whether the servers and the load have to share one.
-    pub fn shared(self) -> bool {
-        self.server == self.load
+    pub fn are_shared(self) -> bool {
+        self.server == self.clients
     }
 }
 
-/// The logical processors of the same core, as `0-1` or `0,4` in sysfs.
+/// Returns the processors of the same core, which sysfs lists as `0-1` or `0,4`.
 fn siblings(cpu: usize) -> Vec<usize> {
     let path = format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list");
     let list = fs::read_to_string(path).unwrap_or_default();
@@ -49,93 +48,99 @@ fn siblings(cpu: usize) -> Vec<usize> {
     ranges.flatten().collect()
 }
 
-/// This thread, and what it starts from now on, runs on this core only.
+/// Makes this thread, and what it starts from now on, run on this core only.
 pub fn pin(cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot use core {cpu}"))
 }
 
-/// Raises the limit on descriptors, ours and the servers', as far as it goes; returns it.
-pub fn raise_descriptors() -> Result<usize> {
+/// Raises the limit on file descriptors as far as possible, for this process and the servers.
+/// Returns the limit.
+pub fn raise_descriptor_limit() -> Result<usize> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard as usize)
 }
 
-/// What a core was used for, between two moments.
+/// How the two cores have been used up to a moment.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct CoreClocks {
     at: Instant,
-    /// What this thread has run, and how often it was given the core.
-    own: Duration,
-    slices: u64,
-    idle: [Duration; 2],
+    /// The CPU time of this thread, and how often it was scheduled.
+    clients: Duration,
+    clients_slices: u64,
+    server_idle: Duration,
+    clients_idle: Duration,
 }
 
-impl Moment {
+impl CoreClocks {
     pub fn now(cores: Cores) -> Result<Self> {
         let stats = KernelStats::current()?;
         let idle = |cpu: usize| -> Result<Duration> {
             let times = stats.cpu_time.get(cpu).context("a core has no line in /proc/stat")?;
             Ok(times.idle_duration() + times.iowait_duration().unwrap_or_default())
         };
-        let own = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
-        // The load runs in the main thread, and this file is about that one.
-        let slices = Process::myself()?.schedstat()?.pcount;
-        Ok(Self { at: Instant::now(), own, slices, idle: [idle(cores.server)?, idle(cores.load)?] })
+        Ok(Self {
+            at: Instant::now(),
+            clients: Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?),
+            // The clients run in the main thread, and this file is about the main thread.
+            clients_slices: Process::myself()?.schedstat()?.pcount,
+            server_idle: idle(cores.server)?,
+            clients_idle: idle(cores.clients)?,
+        })
     }
 
-    pub fn since(self, start: Self) -> Usage {
-        let spent = |core: usize| self.idle[core].saturating_sub(start.idle[core]);
-        Usage {
+    pub fn since(self, start: Self) -> CoreUsage {
+        CoreUsage {
             wall: self.at - start.at,
-            load: self.own.saturating_sub(start.own),
-            load_slices: self.slices.saturating_sub(start.slices),
-            server_idle: spent(0),
-            load_idle: spent(1),
+            clients: self.clients.saturating_sub(start.clients),
+            clients_slices: self.clients_slices.saturating_sub(start.clients_slices),
+            server_idle: self.server_idle.saturating_sub(start.server_idle),
+            clients_idle: self.clients_idle.saturating_sub(start.clients_idle),
         }
     }
 }
 
-/// How the cores were used in a stretch of time.
+/// How the two cores were used over a period.
 #[derive(Clone, Copy, Debug)]
-pub struct Usage {
+pub struct CoreUsage {
     pub wall: Duration,
-    /// By the load.
-    pub load: Duration,
-    load_slices: u64,
+    /// CPU time of the clients.
+    pub clients: Duration,
+    clients_slices: u64,
     server_idle: Duration,
-    load_idle: Duration,
+    clients_idle: Duration,
 }
 
-/// What it takes to get from idle to running and back, which is counted as neither: interrupts
-/// and two context switches. Seen from 1 to 2 microseconds.
-const SLICE: Duration = Duration::from_micros(2);
+/// The time from idle to running and back: interrupts and two context switches, which the kernel
+/// counts as neither. 1 to 2 microseconds were observed.
+const SLICE_OVERHEAD: Duration = Duration::from_micros(2);
 
-impl Usage {
-    /// The share of its core that neither the load had, nor the idle task.
-    pub fn taken_from_load(&self) -> f64 {
-        self.taken(self.load, self.load_idle, self.load_slices)
+impl CoreUsage {
+    /// The share of the clients' core that other processes used.
+    pub fn clients_core_other(&self) -> f64 {
+        self.other(self.clients, self.clients_idle, self.clients_slices)
     }
 
-    /// The same for the server, which ran for `server` in so many slices.
-    pub fn taken_from_server(&self, server: Duration, slices: u64) -> f64 {
-        self.taken(server, self.server_idle, slices)
+    /// The share of the server's core that other processes used. The server ran for the time
+    /// `server`, and was scheduled `slices` times.
+    pub fn server_core_other(&self, server: Duration, slices: u64) -> f64 {
+        self.other(server, self.server_idle, slices)
     }
 
-    fn taken(&self, own: Duration, idle: Duration, slices: u64) -> f64 {
-        let accounted = own + idle + SLICE * slices as u32;
+    fn other(&self, own: Duration, idle: Duration, slices: u64) -> f64 {
+        let accounted = own + idle + SLICE_OVERHEAD * slices as u32;
         self.wall.saturating_sub(accounted).as_secs_f64() / self.wall.as_secs_f64()
     }
 }
 
-/// What a reader has to know of the machine, one thing a line.
+/// Describes the machine for the report, one fact per line.
 pub fn describe(cores: Cores) -> Result<Vec<String>> {
     let name = uname()?;
     let cpu = CpuInfo::current()?;
     let model = cpu.model_name(0).unwrap_or("unknown").to_owned();
-    let virtual_machine = cpu.flags(0).is_some_and(|flags| flags.contains(&"hypervisor"));
+    let is_virtual = cpu.flags(0).is_some_and(|flags| flags.contains(&"hypervisor"));
     let mitigations = fs::read_to_string("/sys/devices/system/cpu/vulnerabilities/spectre_v2");
     let governor = fs::read_to_string(format!(
         "/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor",
@@ -146,16 +151,19 @@ pub fn describe(cores: Cores) -> Result<Vec<String>> {
         format!(
             "{model}, {} processors{}",
             cpu.num_cores(),
-            if virtual_machine { ", a virtual machine" } else { "" }
+            if is_virtual { ", a virtual machine" } else { "" }
         ),
-        if cores.shared() {
-            format!("servers and load share processor {}: latency is the sum of both", cores.server)
+        if cores.are_shared() {
+            format!(
+                "servers and clients share processor {}, so that a latency contains both",
+                cores.server
+            )
         } else {
-            format!("servers on processor {}, the load on {}", cores.server, cores.load)
+            format!("servers on processor {}, clients on processor {}", cores.server, cores.clients)
         },
     ];
     lines.extend(governor.map(|governor| format!("frequency governor: {}", governor.trim())));
-    lines.extend(mitigations.map(|what| format!("Spectre v2: {}", what.trim())));
+    lines.extend(mitigations.map(|text| format!("Spectre v2: {}", text.trim())));
     let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
     lines.push(now.split('T').next().unwrap_or_default().to_owned());
     Ok(lines)

@@ -1,86 +1,100 @@
-//! What each server costs, side by side.
+//! Measures what each server costs, side by side.
+//!
+//! Run: `cargo run --release -p bench`, or with `--quick` for a first impression.
+//!
+//! - [`subjects`] are measured under [`workloads`]; the [`plan`] says in which order.
+//! - [`measure`] takes a [`sample`]: it starts the [`server`], lets the [`clients`] keep it busy
+//!   on the cores that [`host`] chose, and has [`syscalls`] counted.
+//! - [`summary`] computes medians and ratios, for the [`tables`], the [`plots`] and the [`page`].
 
 #![allow(clippy::cast_precision_loss, reason = "no figure here has more than 15 digits")]
 
-mod calls;
+mod clients;
+mod grid;
 mod host;
-mod load;
+mod measure;
 mod page;
+mod plan;
 mod plots;
-mod points;
+mod run_info;
 mod sample;
 mod server;
 mod subjects;
 mod summary;
+mod syscalls;
 mod tables;
+mod terminal;
+mod workloads;
 
-use std::env;
 use std::fs;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
-use calls::Counter;
+use grid::Medium;
 use host::Cores;
-use points::{Point, Scenario};
-use sample::{Method, Outcome, Sample};
-use server::Binaries;
-use subjects::{SUBJECTS, Subject};
+use measure::Method;
+use plan::Plan;
+use run_info::RunInfo;
+use sample::Sample;
+use subjects::Subject;
 use summary::Summary;
-use tables::Medium;
+use syscalls::Counter;
+use tables::{Report, Titled};
+use terminal::{fold, say};
+use workloads::{Scenario, Workload};
 
-/// How often a sample is repeated in which something else had a core for too long.
-const REPEATS: usize = 2;
-/// In how many rounds system calls are counted, which takes time of its own. A count varies less
-/// than a time, but it does: a server that is waited for finds more to do each time it wakes.
-const COUNTED: usize = 3;
-/// All repeats together take no more than this part of the planned time: a quarter.
-const REPEATS_SHARE: u32 = 4;
-/// Descriptors that server and load each need besides those for the connections.
-const SPARE: usize = 64;
-/// What a sample takes besides the time it measures; and each of its connections. They are only
-/// for the progress bar.
-const START: Duration = Duration::from_millis(120);
-const CONNECTION: Duration = Duration::from_micros(100);
+/// The samples of a complete run.
+const SAMPLES: &str = "samples.csv";
+/// The samples of a run that is not complete.
+const NEW_SAMPLES: &str = "samples.new.csv";
+const RUN_INFO: &str = "run.json";
+const PAGE: &str = "README.md";
 
-/// Measures what each server costs.
-#[derive(Parser)]
-struct Bench {
-    /// Measure everything shortly: about a minute
-    #[arg(long)]
-    quick: bool,
-    /// Only these servers, peers and floors
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    servers: Vec<String>,
-    /// Only these scenarios
-    #[arg(long, value_delimiter = ',', value_enum)]
-    scenario: Vec<Scenario>,
-    /// Where the samples, the page and the plots go [default: below target/]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// How often each sample is taken [default: 9, or 1 with --quick]
-    #[arg(long)]
-    rounds: Option<usize>,
+/// How long a quick run takes at most, without the build.
+const QUICK_MINUTES: u64 = 2;
+
+fn quick_help() -> String {
+    format!(
+        "Measure with fewer and shorter samples: up to {QUICK_MINUTES} minutes, plus the time for \
+         the build"
+    )
 }
 
-/// What is to be measured, and how.
-struct Plan {
-    subjects: Vec<&'static Subject>,
-    points: Vec<Point>,
-    rounds: usize,
-    method: Method,
-    /// Limit on descriptors.
-    descriptors: usize,
-    binaries: Binaries,
+/// Measures what each server costs, side by side.
+///
+/// Builds the servers, measures them on this machine, and writes the samples, a page with tables
+/// (README.md), and plots.
+#[derive(Parser)]
+struct Arguments {
+    #[arg(long, help = quick_help())]
+    quick: bool,
+    /// Measure only these servers, references and baselines
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    servers: Vec<String>,
+    /// Measure only these scenarios
+    #[arg(long, value_delimiter = ',', value_enum)]
+    scenario: Vec<Scenario>,
+    /// Write to this folder [default: target/bench]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Take each sample this often [default: 9, or 1 with --quick]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Measure nothing; write the page and the plots again from the samples in this folder
+    #[arg(long, value_name = "DIR", exclusive = true)]
+    page: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    match Bench::parse().run() {
+    let arguments = Arguments::parse();
+    let result = match &arguments.page {
+        Some(dir) => redraw(dir),
+        None => run(&arguments),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -89,167 +103,126 @@ fn main() -> ExitCode {
     }
 }
 
-impl Bench {
-    /// Measures, and writes what there is to see.
-    fn run(self) -> Result<()> {
-        let subjects = self.subjects()?;
-        let binaries = server::build(&subjects)?;
-        let out = match &self.out {
-            Some(out) => out.clone(),
-            // This binary is at target/PROFILE/bench.
-            None => env::current_exe()?.ancestors().nth(2).unwrap_or(Path::new(".")).join("bench"),
-        };
-        fs::create_dir_all(&out).with_context(|| format!("cannot write to {}", out.display()))?;
+fn run(arguments: &Arguments) -> Result<()> {
+    let subjects = find_subjects(&arguments.servers)?;
+    let out = match &arguments.out {
+        Some(out) => out.clone(),
+        None => server::target_dir()?.join("bench"),
+    };
+    fs::create_dir_all(&out).with_context(|| format!("cannot create {}", out.display()))?;
+    let binaries = server::build(&subjects)?;
 
-        let cores = Cores::choose()?;
-        host::pin(cores.load)?;
-        let plan = Plan {
-            points: points::plan(&self.scenario, self.quick),
-            rounds: self.rounds.unwrap_or(if self.quick { 1 } else { 9 }),
-            method: Method::new(self.quick, cores, Counter::choose()),
-            descriptors: host::raise_descriptors()?,
-            subjects,
-            binaries,
-        };
-        let machine = host::describe(cores)?;
-        for line in &machine {
-            say(line);
-        }
-        if cfg!(debug_assertions) {
-            say("A build without optimisation: the figures mean nothing.");
-        }
-        let samples = plan.measure(&out.join("samples.csv"))?;
-        let summary = Summary::new(samples);
-        let Plan { subjects, points, rounds, method, .. } = plan;
-        let plots = plots::draw(&out, &summary, &points, &subjects)?;
-        let page = page::page(&summary, &points, &subjects, method, &machine, rounds, &plots);
-        fs::write(out.join("README.md"), page)?;
-        for (title, note, table) in tables::overview(&summary, &points, &subjects, Medium::Terminal)
-        {
-            say(&format!("\n{title}{}{note}\n{table}", if note.is_empty() { "" } else { ". " }));
-        }
-        say(&format!("\n{}", tables::legend(&summary)));
-        say(&format!("\nSamples, tables and plots: {}", out.display()));
-        let failures = summary.failures();
-        if !failures.is_empty() {
-            bail!("failed:\n{}", failures.join("\n"));
-        }
-        Ok(())
+    let cores = Cores::choose()?;
+    host::pin(cores.clients)?;
+    let plan = Plan {
+        subjects,
+        workloads: workloads::of_scenarios(&arguments.scenario, arguments.quick),
+        rounds: arguments.rounds.unwrap_or(if arguments.quick { 1 } else { 9 }) as usize,
+        method: Method::new(arguments.quick, cores, Counter::choose()),
+        descriptors: host::raise_descriptor_limit()?,
+    };
+    let info = RunInfo {
+        rounds: plan.rounds,
+        sample_seconds: plan.method.time.as_secs_f64(),
+        counter: plan.method.counter,
+        optimized: !cfg!(debug_assertions),
+        machine: host::describe(cores)?,
+    };
+    introduce(&info, &out);
+
+    let new_samples = out.join(NEW_SAMPLES);
+    let samples = plan.take_samples(&binaries, &new_samples)?;
+    let path = out.join(SAMPLES);
+    fs::rename(&new_samples, &path)
+        .with_context(|| format!("cannot replace {}", path.display()))?;
+    info.write(&out.join(RUN_INFO))?;
+    let summary = Summary::new(samples);
+    let report = Report {
+        summary: &summary,
+        workloads: &plan.workloads,
+        subjects: &plan.subjects,
+        medium: Medium::Terminal,
+    };
+    write_page(report, &info, &out)?;
+    print_tables(report, &out);
+    let failures = summary.failures();
+    if !failures.is_empty() {
+        bail!("failed:\n{}", failures.join("\n"));
     }
+    Ok(())
+}
 
-    fn subjects(&self) -> Result<Vec<&'static Subject>> {
-        if self.servers.is_empty() {
-            return Ok(SUBJECTS.iter().collect());
-        }
-        let find = |name: &String| {
-            subjects::find(name).with_context(|| {
-                let names: Vec<_> = SUBJECTS.iter().map(|subject| subject.name).collect();
-                format!("there is no server {name:?}; there are {}", names.join(", "))
-            })
-        };
-        self.servers.iter().map(find).collect()
+/// Says what is known before the first sample.
+fn introduce(info: &RunInfo, out: &Path) {
+    for line in &info.machine {
+        say(&fold(line));
+    }
+    if !info.optimized {
+        say("This is a build without optimization: the figures mean nothing.");
+    }
+    if info.counter == Counter::None {
+        say(&fold(
+            "System calls are not counted: neither perf nor strace can count them on this machine.",
+        ));
+    }
+    if out.join(SAMPLES).exists() {
+        let text = format!(
+            "When this run is complete, it replaces the samples, tables and plots of an earlier \
+             run in {}. Until then its samples are in {NEW_SAMPLES}.",
+            out.display()
+        );
+        say(&fold(&text));
     }
 }
 
-impl Method {
-    /// Many short samples rather than a few long ones: what drifts meanwhile is the same for all
-    /// servers of a round, and an outlier leaves the median of nine rounds where it is.
-    fn new(quick: bool, cores: Cores, counter: Counter) -> Self {
-        let [warm_up, time, counting] = if quick { [50, 120, 20] } else { [100, 300, 100] };
-        let [warm_up, time, counting] = [warm_up, time, counting].map(Duration::from_millis);
-        Self { cores, warm_up, time, counting, counter }
-    }
+/// Writes the page and the plots again from the samples.
+fn redraw(dir: &Path) -> Result<()> {
+    let info = RunInfo::read(&dir.join(RUN_INFO))?;
+    let samples: Vec<Sample> = sample::read_all(&dir.join(SAMPLES))?;
+    let summary = Summary::new(samples);
+    let subjects: Vec<&Subject> =
+        subjects::all().iter().filter(|subject| summary.has_server(subject.name)).collect();
+    let mut workloads: Vec<Workload> = workloads::of_scenarios(&[], false);
+    workloads.retain(|&workload| summary.has_workload(workload));
+    let report = Report {
+        summary: &summary,
+        workloads: &workloads,
+        subjects: &subjects,
+        medium: Medium::Page,
+    };
+    write_page(report, &info, dir)?;
+    say(&dir.join(PAGE).display().to_string());
+    Ok(())
 }
 
-impl Plan {
-    /// The servers take turns under each load, and so round after round.
-    ///
-    /// Each sample is written at once: what was measured is kept, however this ends.
-    fn measure(&self, path: &Path) -> Result<Vec<Sample>> {
-        let mut file = csv::Writer::from_path(path)?;
-        let mut turns = Vec::new();
-        for round in 1..=self.rounds {
-            for &point in &self.points {
-                let subjects = self.subjects.iter().filter(|subject| point.concerns(subject));
-                turns.extend(subjects.map(|&subject| (round, point, subject)));
-            }
-        }
-        let costs = turns.iter().map(|&(round, point, subject)| self.cost(round, point, subject));
-        let total: Duration = costs.sum();
-        say(&format!("{} samples, about {}", turns.len(), HumanDuration(total)));
-        let bar = ProgressBar::new(total.as_millis() as u64);
-        bar.set_style(ProgressStyle::with_template("{bar:30} {prefix} left  {wide_msg}")?);
-        let mut samples = Vec::new();
-        let mut repeats = total / REPEATS_SHARE;
-        for (round, point, subject) in turns {
-            let left = if bar.position() == 0 { total } else { bar.eta() };
-            bar.set_prefix(HumanDuration(left).to_string());
-            bar.set_message(format!("{} · {point} · round {round}", subject.name));
-            bar.tick();
-            let taken = self.samples(round, point, subject, &mut repeats);
-            for sample in &taken {
-                file.serialize(sample.row())?;
-            }
-            file.flush()?;
-            samples.extend(taken);
-            bar.inc(self.cost(round, point, subject).as_millis() as u64);
-        }
-        bar.finish_and_clear();
-        Ok(samples)
-    }
-
-    /// A sample, after those that were not good enough.
-    fn samples(
-        &self,
-        round: usize,
-        point: Point,
-        subject: &'static Subject,
-        repeats: &mut Duration,
-    ) -> Vec<Sample> {
-        if let Some(note) = self.impossible(point, subject) {
-            return vec![Sample::skipped(round, point, subject, note)];
-        }
-        let cost = self.cost(round, point, subject);
-        let mut samples = Vec::new();
-        for attempt in 0..=REPEATS {
-            let counting = round <= COUNTED && attempt == 0;
-            let sample = Sample::take(round, point, subject, &self.binaries, self.method, counting);
-            let outcome = sample.outcome;
-            samples.push(sample);
-            if outcome != Outcome::Disturbed || *repeats < cost {
-                break;
-            }
-            *repeats -= cost;
-        }
-        samples
-    }
-
-    fn impossible(&self, point: Point, subject: &Subject) -> Option<String> {
-        let connections = point.connections();
-        if connections > subject.holds {
-            Some(format!("holds {}", subject.holds))
-        } else if connections + SPARE > self.descriptors {
-            Some(format!("the limit on descriptors here is {}", self.descriptors))
-        } else {
-            None
-        }
-    }
-
-    fn cost(&self, round: usize, point: Point, subject: &Subject) -> Duration {
-        if self.impossible(point, subject).is_some() {
-            return Duration::ZERO;
-        }
-        let counting = if round <= COUNTED { self.method.counting + START } else { Duration::ZERO };
-        let joins = if let Point::Chat { clients } = point { clients * clients / 50 } else { 0 };
-        START
-            + self.method.warm_up
-            + self.method.time
-            + counting
-            + CONNECTION * (point.connections() + joins) as u32
-    }
+fn write_page(report: Report, info: &RunInfo, dir: &Path) -> Result<()> {
+    let plots = plots::draw(dir, report)?;
+    let path = dir.join(PAGE);
+    fs::write(&path, page::page(report, info, &plots))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Prints, if somebody reads it.
-fn say(text: &str) {
-    let _ = writeln!(io::stdout(), "{text}");
+fn print_tables(report: Report, out: &Path) {
+    for Titled { title, note, grid } in report.overview() {
+        say(&format!("\n{title}"));
+        if !note.is_empty() {
+            say(&fold(note));
+        }
+        say(&format!("\n{}", grid.render(Medium::Terminal)));
+    }
+    say(&format!("\n{}", fold(&tables::legend(report.summary))));
+    say(&format!("\nSamples, tables and plots: {}", out.display()));
+}
+
+fn find_subjects(names: &[String]) -> Result<Vec<&'static Subject>> {
+    if names.is_empty() {
+        return Ok(subjects::all().iter().collect());
+    }
+    let find = |name: &String| {
+        subjects::find(name).with_context(|| {
+            let names: Vec<&str> = subjects::all().iter().map(|subject| subject.name).collect();
+            format!("there is no server {name:?}; the servers are {}", names.join(", "))
+        })
+    };
+    names.iter().map(find).collect()
 }

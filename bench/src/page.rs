@@ -1,102 +1,102 @@
-//! The Markdown page.
+//! The report as a Markdown page.
 
-use crate::calls::Counter;
-use crate::points::Point;
-use crate::sample::Method;
-use crate::subjects::Subject;
-use crate::summary::Summary;
-use crate::tables::{self, Medium, Titled};
+use crate::grid::Medium;
+use crate::plan::MAX_REPEATS;
+use crate::plots::Plot;
+use crate::run_info::RunInfo;
+use crate::syscalls::Counter;
+use crate::tables::{Report, Titled, legend};
 
-/// What the figures do not show, however well they are measured.
+/// What no measurement of this kind shows.
 const NOT_SHOWN: &str = "\
-- A network. Loopback has no card, no interrupts and no loss, and the sender does most of the receiver's work in
-  its own call: a real network costs more for every model alike, and so the differences shrink.
-- More than one core for a server. Models with threads could use more; here each has one, so that the cost of a
-  message is compared and not the number of cores.
-- Work. An answer that takes a millisecond to compute hides every difference between the models.
-- What comes in bursts. Each busy connection sends its next message when the last one is back: where the server is
-  slow, the clients wait, and the latency under many connections is mostly the time in the queue. (The pauses of
-  nonblocking-echo are measured with messages at moments of their own.)
-- Time that the kernel spends for a server in no process's name (interrupts, `ksoftirqd`), and the memory that it keeps
-  for sockets, threads and processes.
-- Another machine. A virtual machine, mitigations and frequencies change the figures, and less so their proportions:
-  `cargo run --release -p bench` shows those of yours.
+- A network. Loopback has no network card, no interrupts and no loss, and the sender's call does most of the receiver's
+  work. A real network adds the same cost to every model, so the ratios become smaller.
+- Several cores per server. Models with threads could use more cores. Here each server has one, because the benchmark
+  compares the cost of a message, not the number of cores.
+- Processing. A reply that takes a millisecond to compute hides every difference between the models.
+- Bursts. Each active connection sends its next message when the last one has come back. If a server is slow, its
+  clients wait, and with many connections most of the latency is time in the queue. (The messages for the pauses of
+  nonblocking-echo are sent at moments that do not depend on the server.)
+- Time that the kernel spends in no process's name (interrupts, `ksoftirqd`), and the kernel's memory for sockets,
+  threads and processes.
+- Another machine. Virtualization, mitigations and CPU frequencies change the figures, and the ratios less so.
+  `cargo run --release -p bench` measures yours.
 ";
 
-/// Writes the page.
-pub fn page(
-    summary: &Summary,
-    points: &[Point],
-    subjects: &[&Subject],
-    method: Method,
-    machine: &[String],
-    rounds: usize,
-    plots: &[(&str, &str)],
-) -> String {
-    let mut page = "# What each model costs\n\nMade by `cargo run --release -p bench`".to_owned();
-    let rounds = if rounds == 1 { "one round".to_owned() } else { format!("{rounds} rounds") };
-    page += &format!(" in {rounds}, {} s a sample, on:\n\n", method.time.as_secs_f64());
-    if cfg!(debug_assertions) {
-        page += "- **a build without optimisation: the figures mean nothing**\n";
+/// Returns the page.
+pub fn page(report: Report, info: &RunInfo, plots: &[Plot]) -> String {
+    let report = Report { medium: Medium::Page, ..report };
+    let summary = report.summary;
+    let mut page = "# What each model costs\n\n".to_owned();
+    let rounds =
+        if info.rounds == 1 { "one round".to_owned() } else { format!("{} rounds", info.rounds) };
+    page += &format!(
+        "Measured by `cargo run --release -p bench` in {rounds}, with {} s per sample, on this machine:\n\n",
+        info.sample_seconds
+    );
+    if !info.optimized {
+        page += "- **a build without optimization: the figures mean nothing**\n";
     }
-    for line in machine {
+    for line in &info.machine {
         page += &format!("- {line}\n");
     }
     let failures = summary.failures();
     if !failures.is_empty() {
-        page += "\n## Failed\n\nThese did not do what they have to, and are in no figure:\n\n";
-        for failure in failures {
-            page += &format!("- {failure}\n");
-        }
+        page += "\n## Failed\n\nThese servers did something wrong. They have no figures.\n\n";
+        page += &list(&failures);
     }
-    for (name, title) in plots {
+    for Plot { name, title } in plots {
         page += &format!("\n![{title}]({name}.svg)\n");
     }
-    page += &format!("\n{}\n", tables::legend(summary));
-    add(&mut page, "##", tables::overview(summary, points, subjects, Medium::Page));
+    page += &format!("\n{}\n", legend(summary));
+    add(&mut page, "##", report.overview());
     page += &format!("\n## What the figures do not show\n\n{NOT_SHOWN}");
-    page += &format!("\n## How it is measured\n\n{}", how(method));
-    page += "\n## Load by load\n";
-    add(&mut page, "###", tables::details(summary, points, subjects));
-    let left_out = summary.skipped();
-    if !left_out.is_empty() {
-        page += "\n## Left out\n\n";
-        for what in left_out {
-            page += &format!("- {what}\n");
-        }
+    page += &format!("\n## How it is measured\n\n{}", method(info));
+    page += "\n## Workload by workload\n";
+    add(&mut page, "###", report.details());
+    let skipped = summary.skipped();
+    if !skipped.is_empty() {
+        page += "\n## Skipped\n\n";
+        page += &list(&skipped);
     }
     page
 }
 
+fn list(entries: &[String]) -> String {
+    format!("- {}\n", entries.join("\n- "))
+}
+
 fn add(page: &mut String, level: &str, tables: Vec<Titled>) {
-    for (title, note, table) in tables {
+    for Titled { title, note, grid } in tables {
         *page += &format!("\n{level} {title}\n\n");
         if !note.is_empty() {
             *page += &format!("{note}\n\n");
         }
-        *page += &format!("{table}\n");
+        *page += &format!("{}\n", grid.render(Medium::Page));
     }
 }
 
-fn how(method: Method) -> String {
-    let calls = match method.counter {
-        Counter::Perf => "by `perf stat -e raw_syscalls:sys_enter`, after the rest of the sample",
-        Counter::Strace => "by `strace -c -f`, after the rest of the sample",
-        Counter::Nothing => "not at all: neither perf nor strace may do it here",
+fn method(info: &RunInfo) -> String {
+    let counter = match info.counter {
+        Counter::Perf => {
+            "counted by `perf stat -e raw_syscalls:sys_enter`, after the rest of the sample"
+        }
+        Counter::Strace => "counted by `strace -c -f`, after the rest of the sample",
+        Counter::None => "not counted: neither perf nor strace can count them on this machine",
     };
     format!(
         "\
-- Every sample has a server of its own, and clients that check each byte; in the chat, the order and completeness of
-  every line. A server that fails the check is in no figure.
-- The servers take turns under each load, round after round; a ratio is taken between two samples of a round.
-- Server and load have a core each, if there are two. A sample in which something else had one of them for more than
-  5 % of the time is repeated, up to {REPEATS} times, and then marked `~`.
-- CPU time: the clocks of the server's processes, by the nanosecond. `user`: their proportion, by the ticks.
-- System calls: {calls}.
-- Latency: from the first byte sent to the last byte back, by the client's clock.
-- The load is one thread. Where `load ran` says 100 % and `server ran` less, the load was the limit: then messages a
-  second are the load's, and CPU time a message is the server's all the same.
-",
-        REPEATS = crate::REPEATS,
+- Each sample has its own server process, and clients that check every byte. In the chat they check the order and the
+  completeness of all lines. A server that fails a check has no figures.
+- Under each workload the servers take turns, round after round. A ratio compares two samples of the same round.
+- Servers and clients have a core each, if there are two. If other processes used one of these cores for more than 5 %
+  of the time, the sample is repeated, up to {MAX_REPEATS} times, and then marked `~`.
+- CPU time: from the CPU clocks of the server's processes, which have nanoseconds. `user` is the share of user mode,
+  from the clock ticks.
+- System calls: {counter}.
+- Latency: from the first byte sent to the last byte received, by the clock of the client.
+- The clients are one thread. If `clients ran` is 100 % and `server ran` is less, the clients were the limit. The
+  messages per second are then those of the clients. The CPU time per message is valid all the same.
+"
     )
 }

@@ -1,66 +1,37 @@
-//! One sample: a server, started for it, under one load.
+//! A sample: what was measured of one server under one workload in one round.
 
+use std::fs::File;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
-use crate::calls::Counter;
-use crate::host::{Cores, Moment};
-use crate::load::crowd::{self, Idle};
-use crate::load::pattern::Pattern;
-use crate::load::{Clients, PATIENCE, chat, echo};
-use crate::points::{PAUSE_IDLE, Point, SMALL};
-use crate::server::{Binaries, DoesNotStart, Server};
-use crate::subjects::Subject;
+use crate::subjects;
+use crate::workloads::Workload;
 
-/// How a sample is taken.
-#[derive(Clone, Copy, Debug)]
-pub struct Method {
-    pub cores: Cores,
-    pub warm_up: Duration,
-    pub time: Duration,
-    /// The same for the messages beside which system calls are counted.
-    pub counting: Duration,
-    pub counter: Counter,
-}
-
-/// The share of a core that others may have, beyond which a sample is not believed. More in a
-/// short sample: the kernel counts a core's idle time in hundredths of a second.
-const TAKEN: f64 = 0.05;
-const TICK: Duration = Duration::from_millis(10);
-
-/// How long one message now and then is sent at least: some of them must come.
-const NOW_AND_THEN: Duration = Duration::from_millis(400);
-/// The time between two of those, on average.
-const APART: Duration = Duration::from_millis(5);
-/// Idle connections made before the memory is looked at for the first time: the first ones find
-/// or make room for some more.
-const FIRST: usize = 20;
-/// The streams of idle connections are numbered from here on.
-const IDLE_STREAMS: usize = 10_000;
+/// If other processes used more than this share of a core, a sample counts as disturbed. More is
+/// tolerated in a short sample, because the kernel counts idle time in clock ticks.
+const MAX_OTHER: f64 = 0.05;
+/// Seconds.
+const TICK: f64 = 0.01;
 
 /// What became of a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It counts.
     Ok,
-    /// Somebody else had the cores for too long.
+    /// Other processes used the cores for too long.
     Disturbed,
     /// The server did something wrong, or ended.
     Failed,
-    /// The server cannot do this, or not here.
+    /// The server cannot run under this workload, or not on this machine.
     Skipped,
 }
 
-/// One sample.
 #[derive(Clone, Debug)]
 pub struct Sample {
     pub round: usize,
-    pub point: Point,
+    pub workload: Workload,
     pub server: &'static str,
     pub outcome: Outcome,
     /// Why it was skipped, or what failed.
@@ -68,264 +39,177 @@ pub struct Sample {
     pub figures: Figures,
 }
 
-/// What was measured.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// The figures of a sample.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
     pub seconds: f64,
     pub messages: u64,
-    /// Microseconds of processor time for a message, over all threads and processes.
+    /// Microseconds of CPU time per message, of all threads and processes of the server.
     pub cpu_us: Option<f64>,
-    /// Of them in the process itself, from 0 to 1.
+    /// The share of it that was spent in user mode.
     pub user_share: Option<f64>,
+    /// System calls per message.
     pub calls: Option<f64>,
     pub p50_us: Option<f64>,
     pub p99_us: Option<f64>,
     pub p999_us: Option<f64>,
-    /// Bytes for each idle connection.
+    /// Bytes per idle connection.
     pub idle_memory: Option<f64>,
-    /// The share of a core that is used while nothing happens.
+    /// The share of a core that the server uses while no client sends anything.
     pub idle_cpu: Option<f64>,
     pub threads: Option<usize>,
-    /// The shares of the time that the server and the load ran.
-    pub server_ran: Option<f64>,
-    pub load_ran: Option<f64>,
-    /// The shares of their cores that neither they nor the idle task had.
-    pub server_taken: Option<f64>,
-    pub load_taken: Option<f64>,
+    /// The share of the time in which the server ran, and in which the clients ran.
+    pub server_cpu: Option<f64>,
+    pub clients_cpu: Option<f64>,
+    /// The share of the server's core, and of the clients' core, that other processes used.
+    pub server_core_other: Option<f64>,
+    pub clients_core_other: Option<f64>,
 }
 
 impl Figures {
-    /// Messages in a second, of a server that was kept busy.
+    /// Messages per second, if the server was kept busy.
     pub fn rate(&self) -> Option<f64> {
         self.cpu_us.is_some().then(|| self.messages as f64 / self.seconds)
     }
 
-    /// The larger share that was taken of a core.
-    pub fn taken(&self) -> f64 {
-        self.server_taken.unwrap_or(0.0).max(self.load_taken.unwrap_or(0.0))
-    }
-
-    fn is_disturbed(&self) -> bool {
-        self.taken() > TAKEN.max(1.5 * TICK.as_secs_f64() / self.seconds)
+    /// The outcome of a sample in which nothing went wrong.
+    pub fn outcome(&self) -> Outcome {
+        let server = self.server_core_other.unwrap_or(0.0);
+        let clients = self.clients_core_other.unwrap_or(0.0);
+        let tolerated = MAX_OTHER.max(1.5 * TICK / self.seconds);
+        if server.max(clients) > tolerated { Outcome::Disturbed } else { Outcome::Ok }
     }
 }
 
-/// A row of the raw samples.
-#[derive(Debug, Serialize)]
-struct Head {
+/// A row of `samples.csv`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Row {
     round: usize,
-    load: String,
-    server: &'static str,
+    workload: String,
+    server: String,
     outcome: Outcome,
     note: String,
+    seconds: f64,
+    messages: u64,
+    cpu_us: Option<f64>,
+    user_share: Option<f64>,
+    calls: Option<f64>,
+    p50_us: Option<f64>,
+    p99_us: Option<f64>,
+    p999_us: Option<f64>,
+    idle_memory: Option<f64>,
+    idle_cpu: Option<f64>,
+    threads: Option<usize>,
+    server_cpu: Option<f64>,
+    clients_cpu: Option<f64>,
+    server_core_other: Option<f64>,
+    clients_core_other: Option<f64>,
 }
 
-impl Sample {
-    /// As a row of the raw samples.
-    pub fn row(&self) -> impl Serialize {
-        let Self { round, point, server, outcome, note, figures } = self.clone();
-        (Head { round, load: point.to_string(), server, outcome, note }, figures)
-    }
-
-    /// A sample that is not there.
-    pub fn skipped(round: usize, point: Point, subject: &Subject, note: String) -> Self {
-        let (outcome, figures) = (Outcome::Skipped, Figures::default());
-        Self { round, point, server: subject.name, outcome, note, figures }
-    }
-
-    /// Takes one. With `counting` the system calls are counted too, after the rest.
-    pub fn take(
-        round: usize,
-        point: Point,
-        subject: &'static Subject,
-        binaries: &Binaries,
-        method: Method,
-        counting: bool,
-    ) -> Self {
-        let method =
-            Method { counter: if counting { method.counter } else { Counter::Nothing }, ..method };
-        let mut sample = Self::skipped(round, point, subject, String::new());
-        let Some(path) = binaries.get(subject.name) else {
-            "there is no such binary".clone_into(&mut sample.note);
-            return sample;
-        };
-        match take(point, subject, path, method) {
-            Ok(figures) => {
-                let disturbed = figures.is_disturbed();
-                sample.outcome = if disturbed { Outcome::Disturbed } else { Outcome::Ok };
-                sample.figures = figures;
-            }
-            Err(error) => {
-                let refused = subject.may_be_refused && error.is::<DoesNotStart>();
-                sample.outcome = if refused { Outcome::Skipped } else { Outcome::Failed };
-                sample.note = format!("{error:#}");
-            }
-        }
-        sample
-    }
-}
-
-fn take(point: Point, subject: &Subject, path: &Path, method: Method) -> Result<Figures> {
-    let server = Server::start(path, point.argument().as_deref(), method.cores.server)?;
-    match point {
-        Point::Echo { active, idle, size } => {
-            let (idle, idle_memory) = idle_connections(&server, idle)?;
-            let shape =
-                echo::Shape { connections: active, message: size, window: 1, patience: PATIENCE };
-            let clients = Box::new(echo::Load::connect(server.addr, shape)?);
-            let figures = measure(&server, subject, clients, method)?;
-            idle.check()?;
-            Ok(Figures { idle_memory, ..figures })
-        }
-        Point::Pause { .. } => now_and_then(&server, method),
-        Point::Chat { clients } => {
-            let shape = chat::Shape { clients, patience: PATIENCE };
-            let clients = Box::new(chat::Load::connect(server.addr, shape)?);
-            measure(&server, subject, clients, method)
+impl From<&Sample> for Row {
+    fn from(sample: &Sample) -> Self {
+        let figures = sample.figures;
+        Self {
+            round: sample.round,
+            workload: sample.workload.to_string(),
+            server: sample.server.to_owned(),
+            outcome: sample.outcome,
+            note: sample.note.clone(),
+            seconds: figures.seconds,
+            messages: figures.messages,
+            cpu_us: figures.cpu_us,
+            user_share: figures.user_share,
+            calls: figures.calls,
+            p50_us: figures.p50_us,
+            p99_us: figures.p99_us,
+            p999_us: figures.p999_us,
+            idle_memory: figures.idle_memory,
+            idle_cpu: figures.idle_cpu,
+            threads: figures.threads,
+            server_cpu: figures.server_cpu,
+            clients_cpu: figures.clients_cpu,
+            server_core_other: figures.server_core_other,
+            clients_core_other: figures.clients_core_other,
         }
     }
 }
 
-/// Connections that are idle from now on, and what memory each of them takes.
-fn idle_connections(server: &Server, count: usize) -> Result<(Idle, Option<f64>)> {
-    let pattern = Pattern::new();
-    let connect = |first: usize, count: usize| {
-        crowd::connect(server.addr, &pattern, IDLE_STREAMS + first, count, PATIENCE)
-    };
-    let first = FIRST.min(count);
-    let mut streams = connect(0, first)?;
-    let before = server.tree()?.memory()?;
-    streams.extend(connect(first, count - first)?);
-    let memory = if count > first {
-        let more = server.tree()?.memory()?.saturating_sub(before);
-        Some(more as f64 / (count - first) as f64)
-    } else {
-        None
-    };
-    Ok((Idle::new(streams)?, memory))
-}
+impl TryFrom<Row> for Sample {
+    type Error = anyhow::Error;
 
-fn measure(
-    server: &Server,
-    subject: &Subject,
-    mut clients: Box<dyn Clients>,
-    method: Method,
-) -> Result<Figures> {
-    let tree = server.tree()?;
-    clients.run(method.warm_up)?;
-    clients.take();
-
-    let (start, before) = (Moment::now(method.cores)?, tree.used()?);
-    clients.run(method.time)?;
-    let (end, after) = (Moment::now(method.cores)?, tree.used()?);
-    let tally = clients.take();
-    let usage = end.since(start);
-    let used = after.since(before);
-    let share = |time: Duration| time.as_secs_f64() / usage.wall.as_secs_f64();
-    let apart = !method.cores.shared();
-    let mut figures = Figures {
-        seconds: usage.wall.as_secs_f64(),
-        messages: tally.messages,
-        cpu_us: (tally.messages > 0).then(|| used.time.as_secs_f64() * 1e6 / tally.messages as f64),
-        user_share: used.user_share(),
-        p50_us: tally.quantile_us(0.5),
-        p99_us: tally.quantile_us(0.99),
-        p999_us: tally.quantile_us(0.999),
-        threads: Some(tree.threads()?),
-        server_ran: Some(share(used.time)),
-        load_ran: Some(share(usage.load)),
-        server_taken: apart.then(|| usage.taken_from_server(used.time, used.slices)),
-        load_taken: apart.then(|| usage.taken_from_load()),
-        ..Figures::default()
-    };
-
-    // What never rests cannot be counted by strace: it counts what comes before the work, too.
-    if !(subject.spins && method.counter == Counter::Strace) {
-        clients.drain()?;
-        clients.take();
-        let mut worked = Ok(());
-        let calls = method.counter.count(&tree.pids(), || {
-            worked = clients.run(method.counting).and_then(|()| clients.drain());
-        });
-        worked?;
-        // That nothing can be counted is no fault of the server's.
-        let messages = clients.take().messages as f64;
-        figures.calls = calls.ok().flatten().map(|calls| calls as f64 / messages);
+    fn try_from(row: Row) -> Result<Self> {
+        let subject = subjects::find(&row.server);
+        let subject = subject.with_context(|| format!("there is no server {:?}", row.server))?;
+        Ok(Self {
+            round: row.round,
+            workload: Workload::from_name(&row.workload)?,
+            server: subject.name,
+            outcome: row.outcome,
+            note: row.note,
+            figures: Figures {
+                seconds: row.seconds,
+                messages: row.messages,
+                cpu_us: row.cpu_us,
+                user_share: row.user_share,
+                calls: row.calls,
+                p50_us: row.p50_us,
+                p99_us: row.p99_us,
+                p999_us: row.p999_us,
+                idle_memory: row.idle_memory,
+                idle_cpu: row.idle_cpu,
+                threads: row.threads,
+                server_cpu: row.server_cpu,
+                clients_cpu: row.clients_cpu,
+                server_core_other: row.server_core_other,
+                clients_core_other: row.clients_core_other,
+            },
+        })
     }
-    clients.finish()?;
-    Ok(figures)
 }
 
-/// How late the answers of a server come that looks only now and then, and what it costs that
-/// nobody says anything.
-fn now_and_then(server: &Server, method: Method) -> Result<Figures> {
-    let time = method.time.max(NOW_AND_THEN);
-    let (idle, _) = idle_connections(server, PAUSE_IDLE)?;
-    let tree = server.tree()?;
-
-    let (start, before) = (Moment::now(method.cores)?, tree.used()?);
-    thread::sleep(time / 2);
-    let (end, after) = (Moment::now(method.cores)?, tree.used()?);
-    let usage = end.since(start);
-    let used = after.since(before);
-
-    let shape = echo::Shape { connections: 1, message: SMALL, window: 1, patience: PATIENCE };
-    let tally = echo::now_and_then(server.addr, shape, APART, time)?;
-    idle.check()?;
-    let apart = !method.cores.shared();
-    Ok(Figures {
-        seconds: usage.wall.as_secs_f64(),
-        messages: tally.messages,
-        p50_us: tally.quantile_us(0.5),
-        p99_us: tally.quantile_us(0.99),
-        p999_us: tally.quantile_us(0.999),
-        idle_cpu: Some(used.time.as_secs_f64() / usage.wall.as_secs_f64()),
-        threads: Some(tree.threads()?),
-        server_taken: apart.then(|| usage.taken_from_server(used.time, used.slices)),
-        ..Figures::default()
-    })
+/// Reads `samples.csv`.
+///
+/// # Errors
+/// Fails if the file cannot be read, or names a server or workload that does not exist.
+pub fn read_all(path: &Path) -> Result<Vec<Sample>> {
+    let cannot_read = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(cannot_read)?;
+    let mut samples = Vec::new();
+    for (index, row) in csv::Reader::from_reader(file).deserialize::<Row>().enumerate() {
+        let sample = row.map_err(anyhow::Error::from).and_then(Sample::try_from);
+        // The first line is the header.
+        samples.push(sample.with_context(|| format!("{}, line {}", path.display(), index + 2))?);
+    }
+    Ok(samples)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subjects;
-
-    const POINT: Point = Point::Echo { active: 1, idle: 0, size: SMALL };
-
-    /// A sample of a subject whose binary is this one.
-    fn sample(name: &str, binary: &str) -> Sample {
-        let subject = subjects::find(name).expect("it is in the table");
-        let binaries = Binaries::from([(name.to_owned(), binary.into())]);
-        let cores = Cores::choose().expect("a core");
-        let time = Duration::from_millis(10);
-        let counter = Counter::Nothing;
-        let method = Method { cores, warm_up: time, time, counting: time, counter };
-        Sample::take(1, POINT, subject, &binaries, method, false)
-    }
 
     #[test]
-    fn a_server_that_does_not_start_has_failed() {
-        let sample = sample("epoll-echo", "/bin/false");
-        assert_eq!(sample.outcome, Outcome::Failed);
-        assert!(sample.note.contains("does not start"), "{}", sample.note);
-    }
-
-    #[test]
-    fn a_server_that_the_kernel_refuses_is_skipped() {
-        assert_eq!(sample("uring-echo", "/bin/false").outcome, Outcome::Skipped);
-    }
-
-    #[test]
-    fn a_server_that_says_where_it_listens_and_does_not_has_failed() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let path = dir.path().join("server");
-        let script = "#!/bin/sh\necho liar listening on 127.0.0.1:1\nsleep 10\n";
-        std::fs::write(&path, script).expect("it can be written");
-        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(&path, executable).expect("it is ours");
-        let sample = sample("epoll-echo", &path.to_string_lossy());
-        assert_eq!(sample.outcome, Outcome::Failed);
-        assert!(sample.note.contains("cannot connect"), "{}", sample.note);
+    fn a_sample_survives_writing_and_reading() {
+        let figures = Figures {
+            seconds: 0.3,
+            messages: 1000,
+            cpu_us: Some(6.5),
+            threads: Some(1),
+            ..Figures::default()
+        };
+        let sample = Sample {
+            round: 2,
+            workload: Workload::Chat { clients: 100 },
+            server: "reactor-chat",
+            outcome: Outcome::Disturbed,
+            note: "a, \"note\"".to_owned(),
+            figures,
+        };
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("samples.csv");
+        let mut file = csv::Writer::from_path(&path).expect("it can be created");
+        file.serialize(Row::from(&sample)).expect("it can be written");
+        drop(file);
+        let read = read_all(&path).expect("it can be read");
+        assert_eq!(format!("{read:?}"), format!("{:?}", [sample]));
     }
 }

@@ -1,4 +1,4 @@
-//! Builds the subjects, runs them, and says what they take.
+//! Builds the subjects, runs them, and measures what they use.
 
 use std::collections::HashMap;
 use std::env;
@@ -23,35 +23,41 @@ use serde_json::Value;
 use crate::host;
 use crate::subjects::Subject;
 
-/// Where the binaries are, by name.
+/// The paths of the binaries, by name.
 pub type Binaries = HashMap<String, PathBuf>;
 
-/// How long a server may take to listen.
-const START: u16 = 10_000;
+/// How long a server may take to listen, in milliseconds.
+const START_TIMEOUT: u16 = 10_000;
 
-/// Builds the subjects as the lab itself was built, into the same directory.
+/// Returns the target directory. This binary is at TARGET/PROFILE/bench.
+pub fn target_dir() -> Result<PathBuf> {
+    let own = env::current_exe()?;
+    let target = own.ancestors().nth(2).context("this binary is not in a target directory")?;
+    Ok(target.to_owned())
+}
+
+/// Builds the subjects in the profile of this binary, into the same target directory.
 pub fn build(subjects: &[&Subject]) -> Result<Binaries> {
     let mut binaries = Binaries::new();
-    // The lab's own by themselves: cargo chooses the features of what they are built on for all
-    // packages of a call together, and with other packages the lab would be built once more.
-    let (lab, servers): (Vec<_>, Vec<_>) =
-        subjects.iter().map(|subject| subject.package).partition(|&package| package == "bench");
-    for packages in [servers, lab] {
-        if !packages.is_empty() {
-            cargo_build(&packages, &mut binaries)?;
+    // The references and baselines are built separately. Cargo unifies the features of the
+    // dependencies of all packages that it builds together, so it would build this package again
+    // with other features.
+    let (catalog, own): (Vec<&Subject>, Vec<&Subject>) =
+        subjects.iter().partition(|subject| subject.is_from_catalog());
+    for group in [catalog, own] {
+        if !group.is_empty() {
+            cargo_build(group.iter().map(|subject| subject.package), &mut binaries)?;
         }
     }
     Ok(binaries)
 }
 
-fn cargo_build(packages: &[&str], binaries: &mut Binaries) -> Result<()> {
+fn cargo_build<'a>(packages: impl Iterator<Item = &'a str>, binaries: &mut Binaries) -> Result<()> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--bins", "--message-format=json-render-diagnostics"]);
     command.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
-    // The lab is at TARGET/PROFILE/lab.
-    let lab = env::current_exe()?;
-    command.arg("--target-dir").arg(lab.ancestors().nth(2).context("the lab has been moved")?);
+    command.arg("--target-dir").arg(target_dir()?);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
@@ -72,7 +78,7 @@ fn cargo_build(packages: &[&str], binaries: &mut Binaries) -> Result<()> {
     Ok(())
 }
 
-/// A server that runs. Dropping it kills it and its children.
+/// A running server. Dropping it kills the server and its children.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
@@ -80,13 +86,11 @@ pub struct Server {
     pub addr: SocketAddr,
 }
 
-/// A server that ended before it listened, with what it said.
-#[derive(Debug, thiserror::Error)]
-#[error("it does not start: {0}")]
-pub struct DoesNotStart(String);
-
 impl Server {
-    /// Starts it on a free port, on its core, with a log of warnings.
+    /// Starts a server on a free port and on its core. Its log contains warnings only.
+    ///
+    /// # Errors
+    /// Fails if it does not listen, with the last line of its log.
     pub fn start(path: &Path, argument: Option<&str>, core: usize) -> Result<Self> {
         let log = tempfile::tempfile()?;
         let mut command = Command::new(path);
@@ -95,52 +99,51 @@ impl Server {
         command.process_group(0);
         let set_up = move || {
             host::pin(core).map_err(std::io::Error::other)?;
-            // However the lab ends.
+            // The server ends however the benchmark ends.
             Ok(set_pdeathsig(Signal::SIGKILL)?)
         };
-        // SAFETY: it makes two system calls; only their failure, which ends the child, allocates.
+        // SAFETY: the closure makes two system calls. It allocates only if one of them fails, and
+        // the child ends then.
         unsafe { command.pre_exec(set_up) };
         let child = command.spawn().with_context(|| format!("cannot start {}", path.display()))?;
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self { child, log, addr };
-        server.addr = server.wait_for_address()?;
+        server.addr = server.read_address()?;
         Ok(server)
     }
 
-    fn wait_for_address(&mut self) -> Result<SocketAddr> {
+    fn read_address(&mut self) -> Result<SocketAddr> {
         let stdout = self.child.stdout.as_mut().context("the server has no stdout")?;
-        let mut listens = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut listens, PollTimeout::from(START))? == 0 {
-            bail!(DoesNotStart("it does not say that it listens".to_owned()));
-        }
+        let mut readable = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut readable, PollTimeout::from(START_TIMEOUT))?;
+        ensure!(ready > 0, "the server does not start: it prints no address");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         match line.trim_end().rsplit_once(" listening on ") {
             Some((_, addr)) => Ok(addr.parse()?),
-            None => bail!(DoesNotStart(self.last_words())),
+            None => bail!("the server does not start: {}", self.last_log_line()),
         }
     }
 
-    /// The end of its log.
-    pub fn last_words(&mut self) -> String {
+    fn last_log_line(&mut self) -> String {
         let mut text = String::new();
         let _ = self.log.rewind().and_then(|()| self.log.read_to_string(&mut text));
-        text.lines().next_back().unwrap_or("it says nothing").to_owned()
+        text.lines().next_back().unwrap_or("no message").to_owned()
     }
 
-    /// It and its children, as they are now.
-    pub fn tree(&self) -> Result<Tree> {
+    /// Returns the server and its children, as they are now.
+    pub fn processes(&self) -> Result<Processes> {
         let group = self.child.id() as i32;
-        let ours = |process: &Process| process.stat().is_ok_and(|stat| stat.pgrp == group);
-        let processes: Vec<_> = all_processes()?.flatten().filter(ours).collect();
+        let is_in_group = |process: &Process| process.stat().is_ok_and(|stat| stat.pgrp == group);
+        let processes: Vec<_> = all_processes()?.flatten().filter(is_in_group).collect();
         ensure!(!processes.is_empty(), "the server has ended");
-        Ok(Tree(processes))
+        Ok(Processes(processes))
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It fails where the server has ended, and then there is nothing to do.
+        // If this fails, the server has already ended.
         let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
         let _ = self.child.wait();
     }
@@ -148,22 +151,21 @@ impl Drop for Server {
 
 /// The processes of a server.
 #[derive(Debug)]
-pub struct Tree(Vec<Process>);
+pub struct Processes(Vec<Process>);
 
-/// Processor time that a server has used.
+/// CPU time that a server has used.
 #[derive(Clone, Copy, Debug)]
-pub struct Used {
-    /// By the nanosecond: the process's own clock, on which the threads that have ended are too.
+pub struct CpuUsage {
+    /// From the processes' CPU clocks, which have nanoseconds, and include threads that ended.
     pub time: Duration,
-    /// How much of it was in the process itself and in the kernel, by the clock's ticks, which
-    /// tell the proportion only.
+    /// User and kernel time in clock ticks, which are only good for their ratio.
     pub user_ticks: u64,
     pub system_ticks: u64,
-    /// How often a thread was given the core.
+    /// How often a thread was scheduled.
     pub slices: u64,
 }
 
-impl Used {
+impl CpuUsage {
     pub fn since(self, start: Self) -> Self {
         Self {
             time: self.time.saturating_sub(start.time),
@@ -179,25 +181,26 @@ impl Used {
     }
 }
 
-impl Tree {
-    pub fn used(&self) -> Result<Used> {
-        let mut used = Used { time: Duration::ZERO, user_ticks: 0, system_ticks: 0, slices: 0 };
+impl Processes {
+    pub fn cpu_usage(&self) -> Result<CpuUsage> {
+        let mut usage =
+            CpuUsage { time: Duration::ZERO, user_ticks: 0, system_ticks: 0, slices: 0 };
         for process in &self.0 {
             let clock = clock_getcpuclockid(Pid::from_raw(process.pid()))?;
-            used.time += Duration::from(clock_gettime(clock)?);
+            usage.time += Duration::from(clock_gettime(clock)?);
         }
         for process in &self.0 {
             let stat = process.stat()?;
-            used.user_ticks += stat.utime;
-            used.system_ticks += stat.stime;
-            // One that ends meanwhile takes its count along.
+            usage.user_ticks += stat.utime;
+            usage.system_ticks += stat.stime;
+            // The count of a thread that ends in the meantime is lost.
             let tasks = process.tasks()?.flatten().flat_map(|task| task.schedstat());
-            used.slices += tasks.map(|schedstat| schedstat.pcount).sum::<u64>();
+            usage.slices += tasks.map(|schedstat| schedstat.pcount).sum::<u64>();
         }
-        Ok(used)
+        Ok(usage)
     }
 
-    /// Bytes that they would give back by ending: what several share counts in parts.
+    /// Bytes of memory. Pages that several processes share count in proportion.
     pub fn memory(&self) -> Result<u64> {
         let mut sum = 0;
         for process in &self.0 {

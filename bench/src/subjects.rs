@@ -1,135 +1,223 @@
-//! Who is measured: the servers of this project, the peers and the floors.
+//! The servers that are measured: those of the catalog, the references and the baselines.
 
-/// What a subject does for its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
-    /// Bytes come back.
-    Echo,
-    /// Lines go to everybody else.
-    Chat,
-}
+use std::sync::LazyLock;
+
+use contract::catalog::{self, Entry, Kind};
+use contract::target::AtRest;
 
 /// A server that is measured.
 #[derive(Debug)]
 pub struct Subject {
-    /// The package that builds it; the peers and floors are in the lab's own.
+    /// The package that builds it.
     pub package: &'static str,
-    /// The name of its binary, by which it is known in tables and plots.
+    /// The name of its binary, and its name in tables and plots.
     pub name: &'static str,
     pub service: Service,
-    /// How many connections it serves at once, where that is its nature.
-    pub holds: usize,
-    /// It never waits: a core is busy whatever the load, and there is no message without others.
-    pub spins: bool,
-    /// The kernel or a container may refuse what it is built on.
-    pub may_be_refused: bool,
-    /// The barest loop of the same system calls.
-    pub floor: Option<&'static str>,
-    /// Its colour and marker in the plots; a floor has those of its model.
+    pub origin: Origin,
+    /// How many connections it serves at the same time, if its model limits them.
+    pub max_connections: usize,
+    /// It polls: it uses a core even if no client does anything.
+    pub polls: bool,
+    /// What it needs and this machine does not have, if anything.
+    pub unavailable: fn() -> Option<&'static str>,
+    /// The minimal loop of the same system calls.
+    pub baseline: Option<&'static str>,
+    /// The index of its color and marker in the plots. A baseline has those of its model.
     pub look: usize,
 }
 
-const ECHO: Subject = Subject {
-    package: "bench",
-    name: "",
-    service: Service::Echo,
-    holds: usize::MAX,
-    spins: false,
-    may_be_refused: false,
-    floor: None,
-    look: 0,
-};
-const CHAT: Subject = Subject { service: Service::Chat, ..ECHO };
+/// What a subject does for its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// The bytes that a client sends come back.
+    Echo,
+    /// A line goes to all other clients.
+    Chat,
+}
 
-/// What `select(2)` leaves after the descriptors that every server has open.
-const SELECT_HOLDS: usize = 1000;
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A server of the catalog.
+    Catalog,
+    /// A server on mio or tokio.
+    Reference,
+    /// A loop that makes as few system calls as possible.
+    Baseline,
+}
 
-/// What the others are compared with.
+/// The server with which the others are compared.
 pub const REFERENCE: &str = "epoll-echo";
-/// What its pause is varied for.
-pub const PAUSING: &str = "nonblocking-echo";
+/// The server whose pause is varied.
+pub const POLLING: &str = "nonblocking-echo";
+/// The package of the references and baselines.
+const OWN_PACKAGE: &str = "bench";
 
-/// In the order of the tables: from model to model, then the peers, then the floors.
-pub const SUBJECTS: &[Subject] = &[
-    Subject {
-        package: "blocking-echo",
-        name: "blocking-echo",
-        floor: Some("baseline-blocking"),
-        look: 0,
-        ..ECHO
-    },
-    Subject {
-        package: "blocking-echo",
-        name: "blocking-echo-iterative",
-        holds: 1,
-        look: 1,
-        ..ECHO
-    },
-    Subject {
-        package: "blocking-echo",
-        name: "blocking-echo-fork",
-        // It holds more, but five thousand processes are more than some machines bear.
-        holds: 1000,
-        look: 2,
-        ..ECHO
-    },
-    Subject { package: "blocking-echo", name: "blocking-echo-pool", holds: 64, look: 3, ..ECHO },
-    Subject { package: "nonblocking-echo", name: "nonblocking-echo", spins: true, look: 4, ..ECHO },
-    Subject {
-        package: "select-echo",
-        name: "select-echo",
-        holds: SELECT_HOLDS,
-        floor: Some("baseline-select"),
-        look: 5,
-        ..ECHO
-    },
-    Subject {
-        package: "poll-echo",
-        name: "poll-echo",
-        floor: Some("baseline-poll"),
-        look: 6,
-        ..ECHO
-    },
-    Subject {
-        package: "epoll-echo",
-        name: "epoll-echo",
-        floor: Some("baseline-epoll"),
-        look: 7,
-        ..ECHO
-    },
-    Subject { package: "epoll-echo", name: "epoll-echo-edge", look: 8, ..ECHO },
-    Subject { package: "sigio-echo", name: "sigio-echo", look: 9, ..ECHO },
-    Subject { package: "sigio-echo", name: "sigio-echo-realtime", look: 10, ..ECHO },
-    // Each connection has one of glibc's helper threads.
-    Subject { package: "aio-echo", name: "aio-echo", holds: 1024, look: 11, ..ECHO },
-    Subject { package: "uring-echo", name: "uring-echo", may_be_refused: true, look: 12, ..ECHO },
-    Subject { name: "reference-mio-echo", look: 3, ..ECHO },
-    Subject { name: "reference-tokio-echo", look: 9, ..ECHO },
-    Subject { name: "baseline-blocking", look: 0, ..ECHO },
-    Subject { name: "baseline-select", holds: SELECT_HOLDS, look: 5, ..ECHO },
-    Subject { name: "baseline-poll", look: 6, ..ECHO },
-    Subject { name: "baseline-epoll", look: 7, ..ECHO },
-    Subject { package: "reactor-chat", name: "reactor-chat", look: 7, ..CHAT },
-    Subject { package: "proactor-chat", name: "proactor-chat", holds: 1024, look: 11, ..CHAT },
-    Subject { package: "proactor-chat", name: "proactor-chat-simulated", look: 8, ..CHAT },
-    Subject {
-        package: "proactor-chat",
-        name: "proactor-chat-uring",
-        may_be_refused: true,
-        look: 12,
-        ..CHAT
-    },
-    Subject { name: "reference-tokio-chat", look: 9, ..CHAT },
+/// What the benchmark needs to know about a server, besides its entry in the catalog.
+struct Notes {
+    name: &'static str,
+    look: usize,
+    baseline: Option<&'static str>,
+    /// A limit on the connections that comes from the machine, not from the model.
+    max_connections: Option<usize>,
+}
+
+const fn notes(name: &'static str, look: usize) -> Notes {
+    Notes { name, look, baseline: None, max_connections: None }
+}
+
+impl Notes {
+    const fn baseline(self, name: &'static str) -> Self {
+        Self { baseline: Some(name), ..self }
+    }
+
+    const fn max_connections(self, count: usize) -> Self {
+        Self { max_connections: Some(count), ..self }
+    }
+}
+
+const NOTES: &[Notes] = &[
+    notes("blocking-echo", 0).baseline("baseline-blocking"),
+    notes("blocking-echo-iterative", 1),
+    // Some machines do not support five thousand processes.
+    notes("blocking-echo-fork", 2).max_connections(1000),
+    notes("blocking-echo-pool", 3),
+    notes("nonblocking-echo", 4),
+    notes("select-echo", 5).baseline("baseline-select"),
+    notes("poll-echo", 6).baseline("baseline-poll"),
+    notes("epoll-echo", 7).baseline("baseline-epoll"),
+    notes("epoll-echo-edge", 8),
+    notes("sigio-echo", 9),
+    notes("sigio-echo-realtime", 10),
+    notes("aio-echo", 11),
+    notes("uring-echo", 12),
+    notes("reactor-chat", 7),
+    notes("proactor-chat", 11),
+    notes("proactor-chat-simulated", 8),
+    notes("proactor-chat-uring", 12),
 ];
 
-/// The subject with this name.
+/// File descriptors below `FD_SETSIZE` that a server on select needs for itself, generously.
+const OWN_DESCRIPTORS: usize = 24;
+
+static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
+    let (echo, chat): (Vec<Subject>, Vec<Subject>) = (catalog::SERVERS.iter())
+        .filter_map(from_catalog)
+        .partition(|subject| subject.service == Service::Echo);
+    let mut subjects = echo;
+    subjects.extend([
+        own("reference-mio-echo", Origin::Reference, 3),
+        own("reference-tokio-echo", Origin::Reference, 9),
+        own("baseline-blocking", Origin::Baseline, 0),
+        own("baseline-select", Origin::Baseline, 5),
+        own("baseline-poll", Origin::Baseline, 6),
+        own("baseline-epoll", Origin::Baseline, 7),
+    ]);
+    subjects.extend(chat);
+    let chat = own("reference-tokio-chat", Origin::Reference, 9);
+    subjects.push(Subject { service: Service::Chat, ..chat });
+    // The baseline of select has the limit of select.
+    let limit = find_in(&subjects, "select-echo").map(|select| select.max_connections);
+    let baseline = subjects.iter_mut().find(|subject| subject.name == "baseline-select");
+    if let (Some(baseline), Some(limit)) = (baseline, limit) {
+        baseline.max_connections = limit;
+    }
+    subjects
+});
+
+/// Returns all subjects in the order of the tables: the echo servers from model to model, their
+/// references and baselines, then the chat servers.
+pub fn all() -> &'static [Subject] {
+    &SUBJECTS
+}
+
+/// Returns the subject with this name.
 pub fn find(name: &str) -> Option<&'static Subject> {
-    SUBJECTS.iter().find(|subject| subject.name == name)
+    find_in(all(), name)
+}
+
+fn find_in<'a>(subjects: &'a [Subject], name: &str) -> Option<&'a Subject> {
+    subjects.iter().find(|subject| subject.name == name)
+}
+
+/// Returns `None` for servers on UDP: the clients count bytes of a stream.
+fn from_catalog(entry: &'static Entry) -> Option<Subject> {
+    let service = match entry.kind {
+        Kind::Echo => Service::Echo,
+        Kind::Chat => Service::Chat,
+        Kind::Datagram => return None,
+    };
+    let notes = NOTES.iter().find(|notes| notes.name == entry.name);
+    let properties = entry.properties;
+    let select_limit = properties.fd_setsize.map(|size| size as usize - OWN_DESCRIPTORS);
+    let limits =
+        [properties.max_clients, select_limit, notes.and_then(|notes| notes.max_connections)];
+    let max_connections = limits.into_iter().flatten().fold(properties.max_concurrent, usize::min);
+    Some(Subject {
+        package: entry.package,
+        name: entry.name,
+        service,
+        origin: Origin::Catalog,
+        max_connections,
+        polls: properties.at_rest == AtRest::Polls,
+        unavailable: entry.unavailable,
+        baseline: notes.and_then(|notes| notes.baseline),
+        look: notes.map_or(0, |notes| notes.look),
+    })
+}
+
+fn own(name: &'static str, origin: Origin, look: usize) -> Subject {
+    Subject {
+        package: OWN_PACKAGE,
+        name,
+        service: Service::Echo,
+        origin,
+        max_connections: usize::MAX,
+        polls: false,
+        unavailable: || None,
+        baseline: None,
+        look,
+    }
 }
 
 impl Subject {
-    /// Whether it is one of this project's servers.
-    pub fn is_ours(&self) -> bool {
-        self.package != "bench"
+    /// Whether it is a server of the catalog.
+    pub fn is_from_catalog(&self) -> bool {
+        self.origin == Origin::Catalog
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_server_of_the_catalog_has_notes() {
+        let has_notes = |name: &str| NOTES.iter().any(|notes| notes.name == name);
+        let measured = all().iter().filter(|subject| subject.is_from_catalog());
+        let missing: Vec<&str> =
+            measured.map(|subject| subject.name).filter(|name| !has_notes(name)).collect();
+        assert!(missing.is_empty(), "add notes to bench/src/subjects.rs for {missing:?}");
+        let unknown: Vec<&str> = (NOTES.iter().map(|notes| notes.name))
+            .filter(|name| catalog::find(name).is_none())
+            .collect();
+        assert!(unknown.is_empty(), "the catalog has no server {unknown:?}");
+    }
+
+    #[test]
+    fn the_servers_that_the_benchmark_names_exist() {
+        let baselines = all().iter().filter_map(|subject| subject.baseline);
+        for name in baselines.chain([REFERENCE, POLLING]) {
+            assert!(find(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn models_limit_the_connections() {
+        let limit = |name| find(name).map(|subject| subject.max_connections);
+        assert_eq!(limit("blocking-echo-iterative"), Some(1));
+        assert_eq!(limit("select-echo"), Some(1000));
+        assert_eq!(limit("baseline-select"), Some(1000));
+        assert_eq!(limit("aio-echo"), Some(1024));
+        assert_eq!(limit("epoll-echo"), Some(usize::MAX));
     }
 }

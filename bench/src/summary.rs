@@ -1,14 +1,14 @@
-//! From samples to figures: medians over the rounds, ratios within a round.
+//! From samples to figures: medians over the rounds, and ratios within a round.
 
 use std::collections::BTreeSet;
 
 use statrs::statistics::{Data, OrderStatistics};
 
-use crate::points::Point;
 use crate::sample::{Figures, Outcome, Sample};
 use crate::subjects::{REFERENCE, Subject};
+use crate::workloads::Workload;
 
-/// The median, and between what the middle half of the values lies.
+/// A median, and the quartiles.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spread {
     pub median: f64,
@@ -22,16 +22,17 @@ impl Spread {
             return None;
         }
         let mut data = Data::new(values);
-        let (lower, upper) = (data.lower_quartile(), data.upper_quartile());
+        let lower = data.lower_quartile();
+        let upper = data.upper_quartile();
         Some(Self { median: data.median(), lower, upper })
     }
 }
 
-/// What is known of a subject under a load.
+/// What is known about a subject under a workload.
 #[derive(Debug)]
 pub enum Cell {
     Measured(Box<Measured>),
-    /// Nothing is averaged from what is wrong.
+    /// At least one sample failed. Then no figure is shown.
     Failed,
     Skipped(String),
 }
@@ -39,23 +40,22 @@ pub enum Cell {
 /// Medians over the rounds.
 #[derive(Debug)]
 pub struct Measured {
-    /// Somebody else had a core for too long in every sample there is.
+    /// Other processes used a core for too long in every sample.
     pub disturbed: bool,
-    /// Processor time against the reference's in the same round.
+    /// CPU time, divided by that of the reference in the same round.
     pub ratio: Option<Spread>,
-    /// System calls a message, in the good samples and in the others.
+    /// System calls per message, in all samples.
     pub calls: Option<f64>,
     samples: Vec<Figures>,
 }
 
 impl Measured {
-    /// The median of one figure.
+    /// Returns the median of one figure.
     pub fn median(&self, figure: impl Fn(&Figures) -> Option<f64>) -> Option<f64> {
         Spread::of(self.samples.iter().filter_map(figure).collect()).map(|spread| spread.median)
     }
 }
 
-/// All samples.
 #[derive(Debug, Default)]
 pub struct Summary {
     samples: Vec<Sample>,
@@ -66,19 +66,29 @@ impl Summary {
         Self { samples }
     }
 
-    /// How many samples were disturbed, and of how many.
+    /// Whether there is a sample of this server.
+    pub fn has_server(&self, name: &str) -> bool {
+        self.samples.iter().any(|sample| sample.server == name)
+    }
+
+    /// Whether there is a sample under this workload.
+    pub fn has_workload(&self, workload: Workload) -> bool {
+        self.samples.iter().any(|sample| sample.workload == workload)
+    }
+
+    /// Returns how many samples were disturbed, and how many were taken.
     pub fn disturbed(&self) -> (usize, usize) {
         let taken = self.samples.iter().filter(|sample| sample.outcome != Outcome::Skipped);
         let disturbed = taken.clone().filter(|sample| sample.outcome == Outcome::Disturbed);
         (disturbed.count(), taken.count())
     }
 
-    /// The subjects that failed, with what and under which load, each once.
+    /// Returns the subjects that failed, with the workload and the reason, each once.
     pub fn failures(&self) -> Vec<String> {
         self.notes(Outcome::Failed)
     }
 
-    /// What was left out, and why, each once.
+    /// Returns what was skipped and why, each once.
     pub fn skipped(&self) -> Vec<String> {
         self.notes(Outcome::Skipped)
     }
@@ -86,14 +96,14 @@ impl Summary {
     fn notes(&self, outcome: Outcome) -> Vec<String> {
         let samples = self.samples.iter().filter(|sample| sample.outcome == outcome);
         let notes: BTreeSet<_> = samples
-            .map(|sample| format!("{} ({}): {}", sample.server, sample.point, sample.note))
+            .map(|sample| format!("{} ({}): {}", sample.server, sample.workload, sample.note))
             .collect();
         notes.into_iter().collect()
     }
 
-    /// None where it was not tried.
-    pub fn cell(&self, point: Point, subject: &Subject) -> Option<Cell> {
-        let samples: Vec<_> = self.of(point, subject.name).collect();
+    /// Returns `None` if there is no sample.
+    pub fn cell(&self, workload: Workload, subject: &Subject) -> Option<Cell> {
+        let samples: Vec<_> = self.of(workload, subject.name).collect();
         if samples.iter().any(|sample| sample.outcome == Outcome::Failed) {
             return Some(Cell::Failed);
         }
@@ -108,39 +118,47 @@ impl Summary {
         if samples.is_empty() {
             return None;
         }
-        let ratios = samples.iter().filter_map(|sample| self.ratio(sample, point, REFERENCE));
+        let ratios = samples.iter().filter_map(|sample| self.ratio(sample, workload, REFERENCE));
         let ratio = Spread::of(ratios.collect());
         let samples = samples.iter().map(|sample| sample.figures).collect();
         Some(Cell::Measured(Box::new(Measured { disturbed, ratio, calls, samples })))
     }
 
-    /// What was measured of it, if it was.
-    pub fn measured(&self, point: Point, subject: &Subject) -> Option<Measured> {
-        match self.cell(point, subject) {
+    /// Returns the figures of a subject under a workload, if it was measured.
+    pub fn measured(&self, workload: Workload, subject: &Subject) -> Option<Measured> {
+        match self.cell(workload, subject) {
             Some(Cell::Measured(measured)) => Some(*measured),
             _ => None,
         }
     }
 
-    /// Its processor time under a load against that of another server, or under another load.
-    /// None where there is no round in which both are good.
-    pub fn against(&self, point: Point, name: &str, other: (Point, &str)) -> Option<Spread> {
-        let good = self.of(point, name).filter(|sample| sample.outcome == Outcome::Ok);
-        Spread::of(good.filter_map(|sample| self.ratio(sample, other.0, other.1)).collect())
+    /// Returns the CPU time of a server under a workload, divided by that of another server, or
+    /// under another workload, in the same round. Only undisturbed samples count.
+    pub fn ratio_to(
+        &self,
+        workload: Workload,
+        name: &str,
+        other: (Workload, &str),
+    ) -> Option<Spread> {
+        let ok = self.of(workload, name).filter(|sample| sample.outcome == Outcome::Ok);
+        Spread::of(ok.filter_map(|sample| self.ratio(sample, other.0, other.1)).collect())
     }
 
-    fn of(&self, point: Point, name: &str) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| sample.point == point && sample.server == name)
+    fn of(&self, workload: Workload, name: &str) -> impl Iterator<Item = &Sample> {
+        let is_wanted =
+            move |sample: &&Sample| sample.workload == workload && sample.server == name;
+        self.samples.iter().filter(is_wanted)
     }
 
-    /// Against the reference's in the same round; a good sample only against a good one.
-    fn ratio(&self, sample: &Sample, point: Point, reference: &str) -> Option<f64> {
-        let mut references = self.of(point, reference);
-        let reference = references.find(|reference| {
-            reference.round == sample.round
-                && (reference.outcome == Outcome::Ok || reference.outcome == sample.outcome)
+    /// Divides the CPU time of a sample by that of another server in the same round. An undisturbed
+    /// sample is only compared with an undisturbed one.
+    fn ratio(&self, sample: &Sample, workload: Workload, other: &str) -> Option<f64> {
+        let mut others = self.of(workload, other);
+        let other = others.find(|other| {
+            other.round == sample.round
+                && (other.outcome == Outcome::Ok || other.outcome == sample.outcome)
         })?;
-        Some(sample.figures.cpu_us? / reference.figures.cpu_us?)
+        Some(sample.figures.cpu_us? / other.figures.cpu_us?)
     }
 }
 
@@ -149,22 +167,22 @@ mod tests {
     use super::*;
     use crate::subjects;
 
-    const POINT: Point = Point::Echo { active: 64, idle: 0, size: 64 };
+    const WORKLOAD: Workload = Workload::Echo { active: 64, idle: 0, size: 64 };
 
     fn sample(round: usize, server: &'static str, outcome: Outcome, cpu_us: f64) -> Sample {
         let figures = Figures { cpu_us: Some(cpu_us), ..Figures::default() };
-        Sample { round, point: POINT, server, outcome, note: String::new(), figures }
+        Sample { round, workload: WORKLOAD, server, outcome, note: String::new(), figures }
     }
 
     fn cell(samples: Vec<Sample>) -> Cell {
-        let subject = subjects::find("poll-echo").expect("it is in the table");
-        Summary::new(samples).cell(POINT, subject).expect("it was tried")
+        let subject = subjects::find("poll-echo").expect("the subject exists");
+        Summary::new(samples).cell(WORKLOAD, subject).expect("there are samples")
     }
 
     #[test]
-    fn takes_ratios_within_a_round() {
+    fn ratios_are_taken_within_a_round() {
         use Outcome::{Disturbed, Ok};
-        // The machine is twice as slow in the second round, and disturbed once.
+        // The machine is half as fast in the second round, and disturbed once.
         let samples = vec![
             sample(0, REFERENCE, Ok, 10.0),
             sample(0, "poll-echo", Ok, 12.0),
@@ -183,10 +201,10 @@ mod tests {
     }
 
     #[test]
-    fn compares_loads_within_a_round() {
-        let beside = Point::Echo { active: 64, idle: 900, size: 64 };
+    fn workloads_are_compared_within_a_round() {
+        let with_idle = Workload::Echo { active: 64, idle: 900, size: 64 };
         let idle = |round, cpu_us| Sample {
-            point: beside,
+            workload: with_idle,
             ..sample(round, REFERENCE, Outcome::Ok, cpu_us)
         };
         let summary = Summary::new(vec![
@@ -197,13 +215,14 @@ mod tests {
             sample(2, REFERENCE, Outcome::Disturbed, 10.0),
             idle(2, 50.0),
         ]);
-        let growth = summary.against(beside, REFERENCE, (POINT, REFERENCE)).expect("two rounds");
+        let growth = summary.ratio_to(with_idle, REFERENCE, (WORKLOAD, REFERENCE));
+        let growth = growth.expect("two rounds have both");
         assert!((growth.lower - 1.1).abs() < 1e-9 && (growth.upper - 1.1).abs() < 1e-9);
-        assert_eq!(summary.against(beside, "poll-echo", (POINT, REFERENCE)), None);
+        assert_eq!(summary.ratio_to(with_idle, "poll-echo", (WORKLOAD, REFERENCE)), None);
     }
 
     #[test]
-    fn averages_nothing_from_a_server_that_failed_once() {
+    fn a_server_that_failed_once_has_no_figures() {
         let samples = vec![
             sample(0, "poll-echo", Outcome::Ok, 12.0),
             sample(1, "poll-echo", Outcome::Failed, 0.0),
@@ -212,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn says_so_where_every_sample_was_disturbed() {
+    fn a_figure_from_disturbed_samples_only_is_marked() {
         let samples = vec![sample(0, "poll-echo", Outcome::Disturbed, 12.0)];
         let Cell::Measured(measured) = cell(samples) else { panic!("it was measured") };
         assert!(measured.disturbed && measured.ratio.is_none());

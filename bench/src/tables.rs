@@ -1,34 +1,42 @@
-//! The figures as tables, in the terminal and on the page.
+//! The figures as tables, for the terminal and for the page.
 
-use comfy_table::{CellAlignment, Table, presets};
-
-use crate::points::{LARGE, Point, SMALL};
+use crate::grid::{Grid, Medium};
 use crate::sample::Figures;
 use crate::subjects::{REFERENCE, Subject};
 use crate::summary::{Cell, Measured, Spread, Summary};
+use crate::workloads::{LARGE, SMALL, Workload};
 
-/// Where the tables are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Medium {
-    Terminal,
-    Page,
-}
-
-/// A column of a table with one row for each server.
+/// A column of a table that has a row for each server.
 struct Column {
     head: &'static str,
-    show: fn(&Measured) -> Option<String>,
+    show: fn(&Measured, Medium) -> Option<String>,
 }
 
-fn figure(
+/// A table with its title and a note for its readers.
+pub struct Titled {
+    pub title: String,
+    pub note: &'static str,
+    pub grid: Grid,
+}
+
+/// What the tables are made from.
+#[derive(Clone, Copy)]
+pub struct Report<'a> {
+    pub summary: &'a Summary,
+    pub workloads: &'a [Workload],
+    pub subjects: &'a [&'a Subject],
+    pub medium: Medium,
+}
+
+fn median(
     measured: &Measured,
     figure: fn(&Figures) -> Option<f64>,
-    show: fn(f64) -> String,
+    format: fn(f64) -> String,
 ) -> Option<String> {
-    measured.median(figure).map(show)
+    measured.median(figure).map(format)
 }
 
-/// Three digits are what a second of measuring is good for.
+/// Formats a number with three digits. A measurement of a second is not more precise.
 pub fn short(value: f64) -> String {
     match value {
         value if value >= 99_950.0 => format!("{:.0} k", value / 1e3),
@@ -39,7 +47,7 @@ pub fn short(value: f64) -> String {
     }
 }
 
-/// From microseconds.
+/// Formats a time in microseconds.
 pub fn time(microseconds: f64) -> String {
     match microseconds {
         value if value >= 1e6 => format!("{} s", short(value / 1e6)),
@@ -56,11 +64,12 @@ fn percent(value: f64) -> String {
     format!("{} %", short(value * 100.0))
 }
 
-fn spread(ratio: Spread) -> String {
+/// Formats a median, on the page with its quartiles.
+fn spread(ratio: Spread, medium: Medium) -> String {
     let Spread { median, lower, upper } = ratio;
     if median >= 9.995 {
         short(median)
-    } else if upper - lower < 0.005 {
+    } else if upper - lower < 0.005 || medium == Medium::Terminal {
         format!("{median:.2}")
     } else {
         format!("{median:.2} ({lower:.2}–{upper:.2})")
@@ -69,319 +78,331 @@ fn spread(ratio: Spread) -> String {
 
 const CPU: Column = Column {
     head: "CPU µs/msg",
-    show: |measured| figure(measured, |figures| figures.cpu_us, short),
+    show: |measured, _| median(measured, |figures| figures.cpu_us, short),
 };
-const RATIO: Column = Column { head: "× epoll-echo", show: |measured| measured.ratio.map(spread) };
+const RATIO: Column = Column {
+    head: "× epoll-echo",
+    show: |measured, medium| measured.ratio.map(|ratio| spread(ratio, medium)),
+};
 const USER: Column = Column {
     head: "user",
-    show: |measured| figure(measured, |figures| figures.user_share, percent),
+    show: |measured, _| median(measured, |figures| figures.user_share, percent),
 };
-const CALLS: Column = Column { head: "calls/msg", show: |measured| measured.calls.map(short) };
+const CALLS: Column = Column { head: "calls/msg", show: |measured, _| measured.calls.map(short) };
 const RATE: Column =
-    Column { head: "msg/s", show: |measured| figure(measured, Figures::rate, short) };
+    Column { head: "msg/s", show: |measured, _| median(measured, Figures::rate, short) };
 const P50: Column =
-    Column { head: "p50", show: |measured| figure(measured, |figures| figures.p50_us, time) };
+    Column { head: "p50", show: |measured, _| median(measured, |figures| figures.p50_us, time) };
 const P99: Column =
-    Column { head: "p99", show: |measured| figure(measured, |figures| figures.p99_us, time) };
+    Column { head: "p99", show: |measured, _| median(measured, |figures| figures.p99_us, time) };
 const P999: Column =
-    Column { head: "p99.9", show: |measured| figure(measured, |figures| figures.p999_us, time) };
+    Column { head: "p99.9", show: |measured, _| median(measured, |figures| figures.p999_us, time) };
 const THREADS: Column = Column {
     head: "threads",
-    show: |measured| {
-        figure(
-            measured,
-            |figures| figures.threads.map(|count| count as f64),
-            |count| format!("{count:.0}"),
-        )
+    show: |measured, _| {
+        let threads = measured.median(|figures| figures.threads.map(|count| count as f64));
+        threads.map(|count| format!("{count:.0}"))
     },
 };
-const RAN: Column = Column {
+const SERVER_CPU: Column = Column {
     head: "server ran",
-    show: |measured| figure(measured, |figures| figures.server_ran, percent),
+    show: |measured, _| median(measured, |figures| figures.server_cpu, percent),
 };
-const LOAD_RAN: Column = Column {
-    head: "load ran",
-    show: |measured| figure(measured, |figures| figures.load_ran, percent),
+const CLIENTS_CPU: Column = Column {
+    head: "clients ran",
+    show: |measured, _| median(measured, |figures| figures.clients_cpu, percent),
 };
 const IDLE_CPU: Column = Column {
     head: "CPU when idle",
-    show: |measured| figure(measured, |figures| figures.idle_cpu, percent),
+    show: |measured, _| median(measured, |figures| figures.idle_cpu, percent),
 };
 const MEMORY: Column = Column {
     head: "memory/idle",
-    show: |measured| figure(measured, |figures| figures.idle_memory, bytes),
+    show: |measured, _| median(measured, |figures| figures.idle_memory, bytes),
 };
 
-/// A title, what there is to know before reading it, and the table.
-pub type Titled = (String, &'static str, Table);
+impl Report<'_> {
+    /// Returns the tables that a reader looks at first.
+    pub fn overview(self) -> Vec<Titled> {
+        let mut tables = Vec::new();
+        let echo = self.echo_workloads();
+        if !echo.is_empty() {
+            tables.push(Titled {
+                title: "CPU time per message, µs".to_owned(),
+                note: "The columns are the connections. `64`: 64 active. `1+900`: one active, \
+                       900 idle. `16K`: 8 active, with messages of 16 KiB instead of 64 bytes.",
+                grid: matrix(&echo, self.subjects, |workload, subject| {
+                    self.show(workload, subject, &CPU)
+                }),
+            });
+        }
+        tables.extend(self.growth(&echo));
+        tables.extend(self.against_baseline(&echo));
+        let usual = Workload::Echo { active: 64, idle: 0, size: SMALL };
+        if let Some(&workload) = echo.iter().find(|&&it| it == usual).or(echo.first()) {
+            tables.push(Titled {
+                title: format!("One workload: {workload}"),
+                note: "",
+                grid: self.rows(workload, &[RATIO, CALLS, RATE, P50, P99, P999, THREADS]),
+            });
+        }
+        let with_idle: Vec<Workload> = (echo.iter().copied())
+            .filter(|it| matches!(it, Workload::Echo { active: 1, idle: 100.., .. }))
+            .collect();
+        if !with_idle.is_empty() {
+            tables.push(Titled {
+                title: "Memory per idle connection".to_owned(),
+                note: "Memory of the server's processes. The kernel's memory for sockets, threads \
+                       and processes is not included.",
+                grid: matrix(&with_idle, self.subjects, |workload, subject| {
+                    self.show(workload, subject, &MEMORY)
+                }),
+            });
+        }
+        tables.extend(self.pauses());
+        for &workload in self.workloads.iter().filter(|it| matches!(it, Workload::Chat { .. })) {
+            tables.push(Titled {
+                title: format!("A {workload}"),
+                note: "A message is a line for one client. The latency is that of the last client \
+                       that receives the line.",
+                grid: self.rows(workload, &[CPU, CALLS, RATE, P50, P99, THREADS]),
+            });
+        }
+        tables
+    }
 
-/// What a reader looks at first.
-pub fn overview(
-    summary: &Summary,
-    points: &[Point],
-    subjects: &[&Subject],
-    medium: Medium,
-) -> Vec<Titled> {
-    let mut tables = Vec::new();
-    let echo: Vec<Point> =
-        points.iter().copied().filter(|point| matches!(point, Point::Echo { .. })).collect();
-    if !echo.is_empty() {
-        tables.push((
-            "CPU time of the server for a message, µs".to_owned(),
-            "By connections: `64`: 64 busy ones; `1+900`: one busy beside 900 idle; `16K`: 8 busy \
-             ones with messages of 16 KiB, else 64 bytes.",
-            matrix(&echo, subjects, medium, |point, subject| show(summary, point, subject, &CPU)),
-        ));
+    /// Returns all figures of the echo servers, workload by workload.
+    pub fn details(self) -> Vec<Titled> {
+        const ALL: [Column; 12] = [
+            RATE,
+            CPU,
+            RATIO,
+            USER,
+            CALLS,
+            P50,
+            P99,
+            P999,
+            THREADS,
+            SERVER_CPU,
+            CLIENTS_CPU,
+            MEMORY,
+        ];
+        let mut tables = Vec::new();
+        for workload in self.echo_workloads() {
+            let has_idle = !matches!(workload, Workload::Echo { idle: 0, .. });
+            let columns = if has_idle { &ALL[..] } else { &ALL[..ALL.len() - 1] };
+            let grid = self.rows(workload, columns);
+            tables.push(Titled { title: workload.to_string(), note: "", grid });
+        }
+        tables
     }
-    tables.extend(growth(summary, &echo, subjects, medium));
-    tables.extend(floors(summary, &echo, subjects, medium));
-    let chosen = Point::Echo { active: 64, idle: 0, size: SMALL };
-    if let Some(&point) = echo.iter().find(|&&point| point == chosen).or(echo.first()) {
-        tables.push((
-            format!("Under one load: {point}"),
-            "",
-            rows(summary, point, subjects, medium, &[RATIO, CALLS, RATE, P50, P99, P999, THREADS]),
-        ));
+
+    fn echo_workloads(self) -> Vec<Workload> {
+        let echo = self.workloads.iter().copied();
+        echo.filter(|workload| matches!(workload, Workload::Echo { .. })).collect()
     }
-    let idle: Vec<Point> = echo
-        .iter()
-        .copied()
-        .filter(|point| matches!(point, Point::Echo { active: 1, idle: 100.., .. }))
-        .collect();
-    if !idle.is_empty() {
-        tables.push((
-            "Memory for an idle connection".to_owned(),
-            "Of the processes; what the kernel keeps for sockets, threads and processes comes on \
-             top.",
-            matrix(&idle, subjects, medium, |point, subject| {
-                show(summary, point, subject, &MEMORY)
+
+    /// What idle connections add, for the servers that can have them.
+    fn growth(self, echo: &[Workload]) -> Option<Titled> {
+        let without_idle = |workload| match workload {
+            Workload::Echo { active, idle: 1.., size } => {
+                Some(Workload::Echo { active, idle: 0, size })
+            }
+            _ => None,
+        };
+        let has_both = |workload: &Workload| {
+            without_idle(*workload).is_some_and(|without| echo.contains(&without))
+        };
+        let with_idle: Vec<Workload> = echo.iter().copied().filter(has_both).collect();
+        let is_measured = |subject: &&&Subject| {
+            with_idle.iter().any(|&it| self.summary.measured(it, subject).is_some())
+        };
+        let subjects: Vec<&Subject> = self.subjects.iter().filter(is_measured).copied().collect();
+        if subjects.is_empty() {
+            return None;
+        }
+        let ratio = |workload: Workload, subject: &Subject| {
+            let without = without_idle(workload)?;
+            self.summary.ratio_to(workload, subject.name, (without, subject.name))
+        };
+        Some(Titled {
+            title: "What idle connections add".to_owned(),
+            note: "CPU time per message, divided by that of the same server without idle \
+                   connections in the same round.",
+            grid: matrix(&with_idle, &subjects, |workload, subject| {
+                self.show_ratio(ratio(workload, subject), workload, subject)
             }),
-        ));
+        })
     }
-    let pauses: Vec<Point> =
-        points.iter().copied().filter(|point| matches!(point, Point::Pause { .. })).collect();
-    if !pauses.is_empty() {
-        let mut table = new(medium, ["server", "pause"], &[P50, P99, IDLE_CPU]);
-        for &point in &pauses {
-            for subject in subjects.iter().filter(|subject| point.concerns(subject)) {
-                let pause = match point {
-                    Point::Pause { pause: Some(0) } => "none".to_owned(),
-                    Point::Pause { pause: Some(pause) } => time(pause as f64),
+
+    /// What the servers add to the system calls of their model.
+    fn against_baseline(self, echo: &[Workload]) -> Option<Titled> {
+        let has_baseline = |subject: &&&Subject| {
+            let baseline = subject.baseline;
+            baseline.is_some_and(|name| self.subjects.iter().any(|other| other.name == name))
+        };
+        let subjects: Vec<&Subject> = self.subjects.iter().filter(has_baseline).copied().collect();
+        if subjects.is_empty() {
+            return None;
+        }
+        let ratio = |workload: Workload, subject: &Subject| {
+            self.summary.ratio_to(workload, subject.name, (workload, subject.baseline?))
+        };
+        Some(Titled {
+            title: "Against the baseline".to_owned(),
+            note: "CPU time per message, divided by that of a minimal loop of the same system \
+                   calls in the same round.",
+            grid: matrix(echo, &subjects, |workload, subject| {
+                self.show_ratio(ratio(workload, subject), workload, subject)
+            }),
+        })
+    }
+
+    fn pauses(self) -> Option<Titled> {
+        const COLUMNS: [Column; 3] = [P50, P99, IDLE_CPU];
+        let mut workloads = self.workloads.iter().copied();
+        let workloads: Vec<Workload> =
+            workloads.by_ref().filter(|it| matches!(it, Workload::Pause { .. })).collect();
+        if workloads.is_empty() {
+            return None;
+        }
+        let mut grid = Grid::new(2, heads(["server", "pause"], &COLUMNS));
+        for workload in workloads {
+            for subject in self.subjects.iter().filter(|subject| workload.applies_to(subject)) {
+                let pause = match workload {
+                    Workload::Pause { pause: Some(0) } => "none".to_owned(),
+                    Workload::Pause { pause: Some(pause) } => time(pause as f64),
                     _ => "waits".to_owned(),
                 };
-                let head = [subject.name.to_owned(), pause];
-                add(&mut table, head, summary.cell(point, subject), &[P50, P99, IDLE_CPU]);
+                let keys = vec![subject.name.to_owned(), pause];
+                grid.add(self.row(keys, workload, subject, &COLUMNS));
             }
         }
-        tables.push((
-            "What asking again and again costs, and what a pause does".to_owned(),
-            "100 connections, of which one says something now and then.",
-            table,
-        ));
+        Some(Titled {
+            title: "What polling costs, and what a pause changes".to_owned(),
+            note: "100 connections, one of which sends a message from time to time.",
+            grid,
+        })
     }
-    for &point in points.iter().filter(|point| matches!(point, Point::Chat { .. })) {
-        let columns = [CPU, CALLS, RATE, P50, P99, THREADS];
-        tables.push((
-            format!("A {point}"),
-            "A message is a line for one client; the latency is that of the last client to get it.",
-            rows(summary, point, subjects, medium, &columns),
-        ));
-    }
-    tables
-}
 
-/// Everything that was measured of the echo servers, load by load.
-pub fn details(summary: &Summary, points: &[Point], subjects: &[&Subject]) -> Vec<Titled> {
-    const ALL: [Column; 12] =
-        [RATE, CPU, RATIO, USER, CALLS, P50, P99, P999, THREADS, RAN, LOAD_RAN, MEMORY];
-    let echo = points.iter().filter(|point| matches!(point, Point::Echo { .. }));
-    echo.map(|&point| {
-        let no_idle = matches!(point, Point::Echo { idle: 0, .. });
-        let columns = if no_idle { &ALL[..ALL.len() - 1] } else { &ALL };
-        (point.to_string(), "", rows(summary, point, subjects, Medium::Page, columns))
-    })
-    .collect()
-}
-
-/// What idle connections add, for the servers that can hold them.
-fn growth(
-    summary: &Summary,
-    echo: &[Point],
-    subjects: &[&Subject],
-    medium: Medium,
-) -> Option<Titled> {
-    let alone = |point| match point {
-        Point::Echo { active, idle: 1.., size } => Some(Point::Echo { active, idle: 0, size }),
-        _ => None,
-    };
-    let against = |point: Point, subject: &Subject| {
-        summary.against(point, subject.name, (alone(point)?, subject.name))
-    };
-    let missing = |point, subject: &Subject| missing(summary.cell(point, subject));
-    let is_there = |point: &Point| alone(*point).is_some_and(|alone| echo.contains(&alone));
-    let beside: Vec<Point> = echo.iter().copied().filter(is_there).collect();
-    let holds = |subject: &&&Subject| {
-        beside.iter().any(|&point| matches!(summary.cell(point, subject), Some(Cell::Measured(_))))
-    };
-    let subjects: Vec<&Subject> = subjects.iter().filter(holds).copied().collect();
-    (!subjects.is_empty()).then(|| {
-        (
-            "What idle connections add".to_owned(),
-            "CPU time for a message, × the same server's beside no idle ones in the same round.",
-            matrix(&beside, &subjects, medium, |point, subject| {
-                against(point, subject).map_or_else(|| missing(point, subject), spread)
-            }),
-        )
-    })
-}
-
-/// What our servers add to the system calls that their model takes.
-fn floors(
-    summary: &Summary,
-    echo: &[Point],
-    subjects: &[&Subject],
-    medium: Medium,
-) -> Option<Titled> {
-    let missing = |point, subject: &Subject| missing(summary.cell(point, subject));
-    let has_floor = |subject: &&&Subject| {
-        subject.floor.is_some_and(|floor| subjects.iter().any(|subject| subject.name == floor))
-    };
-    let ours: Vec<&Subject> = subjects.iter().filter(has_floor).copied().collect();
-    (!ours.is_empty()).then(|| {
-        (
-            "Against the floor".to_owned(),
-            "CPU time for a message, × that of the barest loop of the same system calls in the \
-             same round.",
-            matrix(echo, &ours, medium, |point, subject| {
-                let ratio = subject
-                    .floor
-                    .and_then(|floor| summary.against(point, subject.name, (point, floor)));
-                ratio.map_or_else(|| missing(point, subject), spread)
-            }),
-        )
-    })
-}
-
-/// A row for each server, a column for each load.
-fn matrix(
-    points: &[Point],
-    subjects: &[&Subject],
-    medium: Medium,
-    cell: impl Fn(Point, &Subject) -> String,
-) -> Table {
-    let mut table = new(medium, ["server"], &[]);
-    let heads = points.iter().map(|&point| match point {
-        Point::Echo { size: LARGE, .. } => "16K".to_owned(),
-        Point::Echo { active, idle: 0, .. } => active.to_string(),
-        Point::Echo { active, idle, .. } => format!("{active}+{idle}"),
-        _ => point.to_string(),
-    });
-    table.set_header(std::iter::once("server".to_owned()).chain(heads));
-    for subject in subjects.iter().filter(|subject| points.iter().any(|p| p.concerns(subject))) {
-        let cells = points.iter().map(|&point| cell(point, subject));
-        table.add_row(std::iter::once(subject.name.to_owned()).chain(cells));
-    }
-    align(&mut table, 1);
-    table
-}
-
-/// One figure of a server under one load.
-fn show(summary: &Summary, point: Point, subject: &Subject, column: &Column) -> String {
-    match summary.cell(point, subject) {
-        Some(Cell::Measured(measured)) => {
-            // Who else had the cores does not change what memory was taken.
-            let disturbed = measured.disturbed && column.head != MEMORY.head;
-            let mark = if disturbed { "~" } else { "" };
-            (column.show)(&measured).map_or("–".to_owned(), |text| format!("{mark}{text}"))
+    /// A table with a row for each server and a column for each figure, under one workload.
+    fn rows(self, workload: Workload, columns: &[Column]) -> Grid {
+        let mut grid = Grid::new(1, heads(["server"], columns));
+        for subject in self.subjects.iter().filter(|subject| workload.applies_to(subject)) {
+            grid.add(self.row(vec![subject.name.to_owned()], workload, subject, columns));
         }
-        other => instead(other),
+        grid
+    }
+
+    fn row(
+        self,
+        keys: Vec<String>,
+        workload: Workload,
+        subject: &Subject,
+        columns: &[Column],
+    ) -> Vec<String> {
+        let mut row = keys;
+        match self.summary.cell(workload, subject) {
+            Some(Cell::Measured(measured)) => {
+                for (index, column) in columns.iter().enumerate() {
+                    // One mark per row is enough.
+                    let mark = if measured.disturbed && index == 0 { "~" } else { "" };
+                    row.push(self.show_column(&measured, column, mark));
+                }
+            }
+            other => row.push(without_figure(other)),
+        }
+        row
+    }
+
+    /// One figure of a server under one workload.
+    fn show(self, workload: Workload, subject: &Subject, column: &Column) -> String {
+        match self.summary.cell(workload, subject) {
+            Some(Cell::Measured(measured)) => {
+                // Other processes do not change how much memory the server uses.
+                let is_marked = measured.disturbed && column.head != MEMORY.head;
+                self.show_column(&measured, column, if is_marked { "~" } else { "" })
+            }
+            other => without_figure(other),
+        }
+    }
+
+    fn show_column(self, measured: &Measured, column: &Column, mark: &str) -> String {
+        let text = (column.show)(measured, self.medium);
+        text.map_or("–".to_owned(), |text| format!("{mark}{text}"))
+    }
+
+    fn show_ratio(self, ratio: Option<Spread>, workload: Workload, subject: &Subject) -> String {
+        match (ratio, self.summary.cell(workload, subject)) {
+            (Some(ratio), _) => spread(ratio, self.medium),
+            // No round has undisturbed samples of both.
+            (None, Some(Cell::Measured(_))) => "–".to_owned(),
+            (None, cell) => without_figure(cell),
+        }
     }
 }
 
-/// One load: a row for each server, a column for each figure.
-fn rows(
-    summary: &Summary,
-    point: Point,
+/// A table with a row for each server and a column for each workload.
+fn matrix(
+    workloads: &[Workload],
     subjects: &[&Subject],
-    medium: Medium,
-    columns: &[Column],
-) -> Table {
-    let mut table = new(medium, ["server"], columns);
-    for subject in subjects.iter().filter(|subject| point.concerns(subject)) {
-        add(&mut table, [subject.name.to_owned()], summary.cell(point, subject), columns);
+    cell: impl Fn(Workload, &Subject) -> String,
+) -> Grid {
+    let mut head = vec!["server".to_owned()];
+    head.extend(workloads.iter().map(|&workload| match workload {
+        Workload::Echo { size: LARGE, .. } => "16K".to_owned(),
+        Workload::Echo { active, idle: 0, .. } => active.to_string(),
+        Workload::Echo { active, idle, .. } => format!("{active}+{idle}"),
+        _ => workload.to_string(),
+    }));
+    let mut grid = Grid::new(1, head);
+    for subject in subjects {
+        if workloads.iter().any(|workload| workload.applies_to(subject)) {
+            let mut row = vec![subject.name.to_owned()];
+            row.extend(workloads.iter().map(|&workload| cell(workload, subject)));
+            grid.add(row);
+        }
     }
-    table
+    grid
 }
 
-fn new<const N: usize>(medium: Medium, heads: [&str; N], columns: &[Column]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(match medium {
-        Medium::Terminal => presets::UTF8_FULL_CONDENSED,
-        Medium::Page => presets::ASCII_MARKDOWN,
-    });
-    table.set_header(heads.into_iter().chain(columns.iter().map(|column| column.head)));
-    align(&mut table, N);
-    table
+fn heads<const N: usize>(keys: [&str; N], columns: &[Column]) -> Vec<String> {
+    let columns = columns.iter().map(|column| column.head);
+    keys.into_iter().chain(columns).map(str::to_owned).collect()
 }
 
-/// Numbers to the right.
-fn align(table: &mut Table, heads: usize) {
-    for column in table.column_iter_mut().skip(heads) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-}
-
-fn add<const N: usize>(
-    table: &mut Table,
-    head: [String; N],
-    cell: Option<Cell>,
-    columns: &[Column],
-) {
-    let texts: Vec<_> = match cell {
-        Some(Cell::Measured(measured)) => columns
-            .iter()
-            .enumerate()
-            .map(|(index, column)| {
-                let mark = if measured.disturbed && index == 0 { "~" } else { "" };
-                (column.show)(&measured).map_or("–".to_owned(), |text| format!("{mark}{text}"))
-            })
-            .collect(),
-        other => vec![instead(other)],
-    };
-    table.add_row(head.into_iter().chain(texts));
-}
-
-/// In place of a ratio for which there is no round.
-fn missing(cell: Option<Cell>) -> String {
-    if let Some(Cell::Measured(_)) = cell { "–".to_owned() } else { instead(cell) }
-}
-
-fn instead(cell: Option<Cell>) -> String {
+/// What a cell without a figure contains.
+fn without_figure(cell: Option<Cell>) -> String {
     match cell {
         Some(Cell::Failed) => "FAILED".to_owned(),
-        Some(Cell::Skipped(note)) if note.starts_with("holds ") => note,
+        Some(Cell::Skipped(note)) if note.starts_with("max ") => note,
         Some(Cell::Skipped(_)) => "skipped".to_owned(),
         _ => String::new(),
     }
 }
 
-/// What the marks in the tables mean.
+/// Explains the marks in the tables.
 pub fn legend(summary: &Summary) -> String {
     let (disturbed, all) = summary.disturbed();
     format!(
-        "CPU time is that of all threads and processes of the server. × {REFERENCE}: the median of \
-         the rounds, and between what their middle half lies. `~`: in every sample something else \
-         had the cores for too long (in {disturbed} of all {all} samples). `holds N`: the server \
-         takes no more connections. `–`: not measured."
+        "CPU time is that of all threads and processes of the server. × {REFERENCE}: divided by \
+         the CPU time of {REFERENCE} in the same round. Figures are medians over the rounds; in \
+         parentheses, the quartiles. `~`: other processes used the cores for too long in every \
+         sample (this was so in {disturbed} of all {all} samples). `max N`: the server serves no \
+         more connections. `–`: not measured."
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sample::{Outcome, Sample};
+    use crate::subjects;
+    use crate::terminal::COLUMNS;
+    use crate::workloads::of_scenarios;
 
     #[test]
-    fn shows_three_digits() {
+    fn numbers_have_three_digits() {
         assert_eq!(short(0.034), "0.03");
         assert_eq!(short(2.345), "2.35");
         assert_eq!(short(99.96), "100");
@@ -389,5 +410,53 @@ mod tests {
         assert_eq!(short(123_456.0), "123 k");
         assert_eq!(time(1500.0), "1.50 ms");
         assert_eq!(bytes(4096.0), "4.00 KiB");
+    }
+
+    #[test]
+    fn the_tables_in_the_terminal_fit_80_columns() {
+        let subjects: Vec<&Subject> = subjects::all().iter().collect();
+        let workloads = of_scenarios(&[], false);
+        let mut samples = Vec::new();
+        for &workload in &workloads {
+            for subject in subjects.iter().filter(|subject| workload.applies_to(subject)) {
+                let is_skipped = workload.connections() > subject.max_connections;
+                let value = Some(999_999.0);
+                samples.push(Sample {
+                    round: 1,
+                    workload,
+                    server: subject.name,
+                    outcome: if is_skipped { Outcome::Skipped } else { Outcome::Ok },
+                    note: format!("max {}", subject.max_connections),
+                    figures: Figures {
+                        seconds: 1.0,
+                        messages: 999_999,
+                        cpu_us: value,
+                        calls: value,
+                        p50_us: value,
+                        p99_us: value,
+                        p999_us: value,
+                        idle_memory: value,
+                        idle_cpu: Some(1.0),
+                        threads: Some(9999),
+                        ..Figures::default()
+                    },
+                });
+            }
+        }
+        let summary = Summary::new(samples);
+        let report = Report {
+            summary: &summary,
+            workloads: &workloads,
+            subjects: &subjects,
+            medium: Medium::Terminal,
+        };
+        let tables = report.overview();
+        assert!(tables.len() > 6);
+        for Titled { title, grid, .. } in tables {
+            let text = grid.render(Medium::Terminal);
+            let longest = text.lines().max_by_key(|line| line.chars().count());
+            let longest = longest.expect("a table has lines");
+            assert!(longest.chars().count() <= COLUMNS, "{title}: {longest:?}");
+        }
     }
 }

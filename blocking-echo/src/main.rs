@@ -92,7 +92,7 @@ fn serve(listener: &TcpListener) -> ! {
                     drop(running);
                 });
                 // EAGAIN: a limit on threads (RLIMIT_NPROC, pids.max), or ENOMEM. The connection is
-                // closed, because the closure that owns `stream` is dropped.
+                // closed, because the closure that owns `stream` is dropped. Pitfall: spawn-panics
                 if let Err(error) = thread {
                     warn!("{peer} refused: cannot start a thread: {error}");
                 }

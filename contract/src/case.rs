@@ -2,17 +2,17 @@
 
 use std::sync::{PoisonError, RwLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 use rustix::process::{Resource, geteuid, getrlimit};
 
 use crate::Target;
-use crate::wait::{TIMEOUT, set_timeout};
+use crate::wait::{TIMEOUT, seconds, set_timeout};
 
 /// The longest time that a case may take. Every wait in a case has a shorter timeout, so only a
 /// case that is wrong itself reaches this limit.
-const LIMIT: Duration = Duration::from_secs(180);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Locked for reading by a case that can run beside others, for writing by one that cannot.
 static MACHINE: RwLock<()> = RwLock::new(());
@@ -127,16 +127,23 @@ impl Case {
 
     /// Runs the case. Returns in bounded time whatever the server does.
     pub fn check(&self, target: &Target) -> Result<()> {
-        self.check_with(target, TIMEOUT)
+        self.check_within(target, TIMEOUT, LIMIT).0
     }
 
-    /// The same, with another timeout for each wait.
-    pub fn check_with(&self, target: &Target, timeout: Duration) -> Result<()> {
+    /// The same, with another timeout for each wait, and another limit for the whole case. Also
+    /// returns how long the case took, without the time for which other cases kept it waiting.
+    pub fn check_within(
+        &self,
+        target: &Target,
+        timeout: Duration,
+        limit: Duration,
+    ) -> (Result<()>, Duration) {
         let (_exclusive, _shared) = if self.exclusive {
             (Some(MACHINE.write().unwrap_or_else(PoisonError::into_inner)), None)
         } else {
             (None, Some(MACHINE.read().unwrap_or_else(PoisonError::into_inner)))
         };
+        let start = Instant::now();
         let (sender, result) = mpsc::channel();
         let run = self.run;
         let target = target.clone();
@@ -144,13 +151,14 @@ impl Case {
             set_timeout(timeout);
             sender.send(run(&target))
         });
-        match result.recv_timeout(LIMIT) {
+        let result = match result.recv_timeout(limit) {
             Ok(result) => result,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                bail!("the case itself took more than {} s", LIMIT.as_secs())
+                Err(anyhow!("the case was not complete after {}", seconds(limit)))
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => bail!("the case itself panicked"),
-        }
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(anyhow!("the case itself panicked")),
+        };
+        (result, start.elapsed())
     }
 }
 

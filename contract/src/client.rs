@@ -13,7 +13,7 @@ use crate::Server;
 use crate::conversation::{self, event};
 use crate::pattern::Pattern;
 use crate::probe::{Probe, Responses, quote};
-use crate::wait::{TIMEOUT, seconds, timeout};
+use crate::wait::{seconds, timeout};
 
 /// The size of an echo request, if the case does not depend on it.
 const REQUEST: usize = 100;
@@ -69,9 +69,29 @@ impl Client {
         Self::connect_socket(socket, server.address(), server.probe())
     }
 
+    /// Connects, if the server's backlog is not full.
+    pub fn try_connect(server: &Server) -> Result<Option<Self>> {
+        const TIME: Duration = Duration::from_millis(300);
+        let address = server.address();
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        match socket.connect_timeout(&address.into(), TIME) {
+            // The kernel drops a SYN for which there is no space, and the client repeats it after
+            // a second.
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(None),
+            result => {
+                result.context("cannot connect to the server")?;
+                Self::on_connected(socket, address, server.probe()).map(Some)
+            }
+        }
+    }
+
     fn connect_socket(socket: Socket, peer: SocketAddr, probe: &Probe) -> Result<Self> {
-        let connected = socket.connect_timeout(&peer.into(), TIMEOUT);
+        let connected = socket.connect_timeout(&peer.into(), timeout());
         connected.context("cannot connect to the server")?;
+        Self::on_connected(socket, peer, probe)
+    }
+
+    fn on_connected(socket: Socket, peer: SocketAddr, probe: &Probe) -> Result<Self> {
         let stream = TcpStream::from(socket);
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout()))?;
@@ -365,12 +385,12 @@ pub fn message(seed: u64, count: usize) -> Vec<u8> {
 
 /// Connects `count` clients and makes sure that the server serves each of them.
 pub fn connect_many(server: &Server, count: usize) -> Result<Vec<Client>> {
-    // In groups, because a backlog may be as short as 128. Not one by one, because a server that
-    // tries all its sockets at each wake-up needs a long time for a thousand wake-ups.
-    const GROUP: usize = 100;
     let mut clients = Vec::with_capacity(count);
     while clients.len() < count {
-        let group = GROUP.min(count - clients.len());
+        // In groups, because more clients than the backlog have to wait for a second. Not one by
+        // one, because a server that tries all its sockets at each wake-up needs a long time for a
+        // thousand wake-ups.
+        let group = server.backlog().min(count - clients.len());
         let new: Vec<_> = (0..group).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         // A server that closes the connection after a response has none of these to keep.
         if server.probe().persistent {

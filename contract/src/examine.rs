@@ -25,6 +25,9 @@ pub fn examine(mut target: Target, options: &Options) -> Result<Target> {
     let result = if target.is_started_here() { server.check_result(result) } else { result };
     result.context("the server does not respond as expected; is --probe right?")?;
     target.probe.persistent = keeps_connections(&server)?;
+    if target.is_started_here() {
+        target.properties.backlog = backlog(&server, target.properties.backlog)?;
+    }
     if target.is_started_here() && options.fd_limit.is_none() {
         let open = server.highest_descriptor().context("cannot look at the server's process")?;
         drop(server);
@@ -46,6 +49,19 @@ fn keeps_connections(server: &Server) -> Result<bool> {
         return Ok(true); // nothing came, not even EOF
     }
     Ok(client.expect_response_or_end(1).is_ok_and(|reply| reply == Reply::Response))
+}
+
+/// How many clients can connect while the server does not accept, up to `most`.
+fn backlog(server: &Server, most: usize) -> Result<usize> {
+    let mut clients = Vec::new();
+    server.while_stopped(|| {
+        while clients.len() < most {
+            let Some(client) = Client::try_connect(server)? else { break };
+            clients.push(client);
+        }
+        Ok(())
+    })?;
+    Ok(clients.len().max(1))
 }
 
 /// The lowest limit of file descriptors, not below `limit`, under which the server starts.

@@ -9,7 +9,7 @@
 //! - [`options`]: the command line, and the target that it describes.
 //! - [`examine`]: starts the server once, to learn what it needs.
 //! - [`run`]: runs the cases.
-//! - [`report`]: the table, the failures, JSON and JUnit.
+//! - [`report`]: the table, the failures, JSON and `JUnit`.
 
 mod examine;
 mod options;

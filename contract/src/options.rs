@@ -1,5 +1,8 @@
 //! The command line, and the target that it describes.
 
+// The doc comments of the options are the text of --help, which shows backticks as they are.
+#![allow(clippy::doc_markdown)]
+
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -7,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+use contract::Target;
 use contract::command::Command;
 use contract::probe::{Probe, Protocol, unescape};
 use contract::target::{AtRest, Origin, Properties};
-use contract::Target;
 use regex::bytes::Regex;
 
 /// Checks whether a TCP server survives what every TCP server must survive: clients that reset,
@@ -20,6 +23,7 @@ use regex::bytes::Regex;
 /// It starts the command itself, many times, and ends it. {addr}, {host} and {port} in the command
 /// are replaced by an address on which the server has to listen.
 #[derive(Clone, Debug, Parser)]
+#[allow(clippy::struct_excessive_bools)] // they are switches, independent of each other
 #[command(
     name = "contract",
     version,
@@ -239,6 +243,7 @@ impl Options {
             max_clients: self.max_clients,
             fd_setsize: self.fd_setsize,
             descriptors_per_client: None,
+            backlog: Properties::DEFAULT.backlog,
             fd_limit: self.fd_limit.unwrap_or(Properties::DEFAULT.fd_limit),
             at_rest: match self.at_rest {
                 AtRestName::Sleeps => AtRest::Sleeps,
@@ -260,6 +265,11 @@ impl Options {
     pub fn timeout(&self) -> Duration {
         let timeout = Duration::try_from_secs_f64(self.timeout).unwrap_or(Duration::from_secs(5));
         timeout.max(Duration::from_millis(100))
+    }
+
+    /// How long a case may take. A correct server needs a few seconds.
+    pub fn case_limit(&self) -> Duration {
+        6 * self.timeout()
     }
 
     /// How many cases run at the same time.

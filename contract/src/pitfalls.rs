@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use regex::Regex;
 
+use crate::case::LIMIT;
 use crate::catalog::{ECHO, Entry};
+use crate::probe::{Probe, Protocol};
 use crate::server::no_io_uring;
 use crate::target::Properties;
 use crate::{Case, Target, cases};
@@ -31,6 +33,8 @@ pub struct Pitfall {
     pub case: &'static str,
     /// Why the case fails: a regular expression for its error message.
     pub reason: &'static str,
+    /// Whether it is an HTTP server.
+    http: bool,
 }
 
 const WRONG: Entry = Entry { package: PACKAGE, properties: FEW_CLIENTS, ..ECHO };
@@ -42,7 +46,7 @@ const fn pitfall(
     (line, case): (&'static str, &'static str),
     reason: &'static str,
 ) -> Pitfall {
-    Pitfall { entry: Entry { name, ..WRONG }, line, case, reason }
+    Pitfall { entry: Entry { name, ..WRONG }, line, case, reason, http: false }
 }
 
 /// One flood delays the other one, or both of them delay the third client.
@@ -87,6 +91,17 @@ pub const PITFALLS: &[Pitfall] = &[
         ("backpressure", "reads_late"),
         "took .* a client that does not read",
     ),
+    pitfall(
+        "short-read-taken-for-empty",
+        ("isolation", "urgent_data"),
+        "received 3 of 6 bytes: received nothing for [0-9.]+ s",
+    ),
+    pitfall(
+        "close-with-unread-input",
+        ("closing", "late_input"),
+        "^the response to the last request: .*os error 104",
+    )
+    .with_http(),
     pitfall("edge-shared-by-threads", ("integrity", "large"), "^byte .* differs from the byte sent"),
     pitfall(
         "multishot-no-backpressure",
@@ -124,28 +139,17 @@ pub const PITFALLS: &[Pitfall] = &[
         "^after one connection was closed: waited [0-9.]+ s",
     )
     .with_io_uring(),
+    pitfall(
+        "accept-error-retried",
+        ("accept", "accept_fails"),
+        "^while accept fails with EPERM: the server used",
+    ),
     pitfall("accept-spins", ("accept", "out_of_descriptors"), "^with clients waiting: the server used"),
     pitfall("spare-descriptor", ("accept", "full"), "^with all file descriptors used: the server used"),
-    Pitfall {
-        entry: Entry {
-            name: "fd-setsize-by-count",
-            properties: Properties { fd_setsize: Some(1024), ..FEW_CLIENTS },
-            ..WRONG
-        },
-        line: "limits",
-        case: "refuses_surplus",
-        reason: "ended: exit status: 101",
-    },
-    Pitfall {
-        entry: Entry {
-            name: "peer-error-ends",
-            properties: Properties { max_concurrent: 1, ..FEW_CLIENTS },
-            ..WRONG
-        },
-        line: "isolation",
-        case: "resets_one_after_another",
-        reason: "ended: exit status: 1.*os error 104",
-    },
+    pitfall("fd-setsize-by-count", ("limits", "refuses_surplus"), "ended: exit status: 101")
+        .with(Properties { fd_setsize: Some(1024), ..FEW_CLIENTS }),
+    pitfall("peer-error-ends", ("isolation", "resets_one_after_another"), "ended: exit status: 1.*os error 104")
+        .with(Properties { max_concurrent: 1, ..FEW_CLIENTS }),
     pitfall(
         "blocking-socket-drained",
         ("isolation", "byte_at_a_time"),
@@ -165,20 +169,30 @@ pub const PITFALLS: &[Pitfall] = &[
         ("shutdown", "sigterm_stalled_client"),
         "^the server has not ended after [0-9.]+ s",
     ),
+    pitfall(
+        "blocked-signals-inherited",
+        ("shutdown", "signals_blocked_by_parent"),
+        "was blocked at start: the server has not ended after [0-9.]+ s",
+    ),
+    pitfall(
+        "signal-deferred-at-start",
+        ("start", "sigterm_during_lookup"),
+        "^the server took .* s to end",
+    ),
+    pitfall("announced-too-early", ("start", "few_descriptors"), "announced itself and then ended"),
+    pitfall("spawn-panics", ("start", "no_threads"), "ended: exit status: 101"),
+    pitfall(
+        "log-blocks-server",
+        ("log", "full_pipe"),
+        "^while nobody reads the log: .*received nothing for [0-9.]+ s",
+    ),
+    pitfall("no-keepalive", ("dead_peers", "keepalive"), "^keepalive is off"),
     pitfall("zombies", ("leaks", "rounds_of_200"), "zombies: [1-9].*stop changing"),
     pitfall("unwrap-at-start", ("start", "in_use"), ": the server ended with exit status: 101"),
     pitfall("question-mark-in-log", ("start", "in_use"), "has not ended"),
     pitfall("writable-left-armed", ("idle", "no_processor_time"), "^with 10 idle .* woke up"),
-    Pitfall {
-        entry: Entry {
-            name: "aio-pool-of-twenty",
-            properties: Properties { idle_clients: 30, ..FEW_CLIENTS },
-            ..WRONG
-        },
-        line: "idle",
-        case: "active_among_idle",
-        reason: "^(client [0-9]+ of 30: )?received 0 of [0-9]+ bytes: received nothing for [0-9.]+ s",
-    },
+    pitfall("aio-pool-of-twenty", ("idle", "active_among_idle"), "^(client [0-9]+ of 30: )?received 0 of [0-9]+ bytes: received nothing for [0-9.]+ s")
+        .with(Properties { idle_clients: 30, ..FEW_CLIENTS }),
     pitfall(
         "blocking-broadcast",
         ("chat_room", "stalled_client"),
@@ -192,14 +206,41 @@ pub const PITFALLS: &[Pitfall] = &[
     ),
     pitfall("one-shot-rearmed", ("chat_room", "crosstalk"), "received .* instead of"),
     pitfall("aio-write-behind-read", ("chat_room", "listener"), "^received nothing for [0-9.]+ s"),
+    pitfall(
+        "timer-before-input",
+        ("chat_idle_timeout", "input_before_deadline"),
+        "the server was stopped for 2 s, .* received .* idle for",
+    ),
     pitfall("aio-close-in-flight", ("chat_room", "idle"), "^after the goodbye.*did not end"),
 ];
 
 impl Pitfall {
+    /// The same, for a server with these properties.
+    const fn with(mut self, properties: Properties) -> Self {
+        self.entry.properties = properties;
+        self
+    }
+
+    /// The same, for an HTTP server.
+    const fn with_http(mut self) -> Self {
+        self.http = true;
+        self
+    }
+
     /// The same, for a server that needs `io_uring`.
     const fn with_io_uring(mut self) -> Self {
         self.entry.unavailable = no_io_uring;
         self
+    }
+
+    /// The server as the case sees it.
+    #[must_use]
+    pub fn target(&'static self) -> Target {
+        let mut target = Target::from(&self.entry);
+        if self.http {
+            target.probe = Probe::new(Protocol::Http("/".to_owned()));
+        }
+        target
     }
 
     /// The case that the server fails.
@@ -212,9 +253,9 @@ impl Pitfall {
     /// Checks that the server fails the case for the reason given. Returns the error message.
     pub fn check(&'static self) -> Result<String> {
         let case = self.case()?;
-        let target = Target::from(&self.entry);
+        let target = self.target();
         ensure!(case.applies(&target), "the case does not apply to the server");
-        let failure = case.check_with(&target, TIMEOUT).err();
+        let failure = case.check_within(&target, TIMEOUT, LIMIT).0.err();
         let failure = format!("{:#}", failure.context("the server passes the case")?);
         let reason = Regex::new(&format!("(?s){}", self.reason))?;
         ensure!(reason.is_match(&failure), "the case fails for another reason:\n{failure}");

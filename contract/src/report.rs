@@ -1,4 +1,4 @@
-//! The report: a table, each failure in detail, JSON and JUnit.
+//! The report: a table, each failure in detail, JSON and `JUnit`.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal};
@@ -86,7 +86,7 @@ impl<'a> Report<'a> {
                 line.name.replace('_', "-"),
                 line.count(),
                 mark.text().to_owned(),
-                self.summary(line, mark),
+                Self::summary(line, mark),
                 format!("{:.1} s", time.as_secs_f64()),
             ]);
         }
@@ -103,7 +103,7 @@ impl<'a> Report<'a> {
         println!("\n{}: {kept} cases kept, {failed} not kept", self.target.name);
     }
 
-    fn summary(&self, line: &Line, mark: Mark) -> String {
+    fn summary(line: &Line, mark: Mark) -> String {
         let promise = cases::promise(line.name);
         let mut failures = line.failures().map(|outcome| outcome.planned.case.name);
         match (mark, failures.next()) {
@@ -165,7 +165,7 @@ impl<'a> Report<'a> {
                 println!("  cause?    {}", describe(pitfall));
             }
         }
-        println!("  repeat    {}", self.repeat(&name));
+        println!("  repeat    {}", Self::repeat(&name));
     }
 
     /// What does not apply, with the reason, each reason once.
@@ -188,7 +188,7 @@ impl<'a> Report<'a> {
     }
 
     /// The command that repeats this case alone.
-    fn repeat(&self, name: &str) -> String {
+    fn repeat(name: &str) -> String {
         let program = std::env::args().next().unwrap_or_else(|| "contract".to_owned());
         let mut words = vec![program, "--only".to_owned(), name.to_owned(), "--trace".to_owned()];
         // The options that describe the server, as they were given.
@@ -273,7 +273,7 @@ impl<'a> Report<'a> {
         })
     }
 
-    /// Writes the results as JUnit XML, one test suite per line of the contract.
+    /// Writes the results as `JUnit` XML, one test suite per line of the contract.
     pub fn write_junit(&self, path: &Path) -> Result<()> {
         let mut report = JUnit::new(format!("contract: {}", self.target.name));
         for line in &self.lines {
@@ -320,7 +320,11 @@ impl Line {
     /// `3 of 4`: of those that ran.
     fn count(&self) -> String {
         let ran = self.outcomes.len() - self.skipped().len();
-        if ran == 0 { "-".to_owned() } else { format!("{} of {ran}", ran - self.failures().count()) }
+        if ran == 0 {
+            "-".to_owned()
+        } else {
+            format!("{} of {ran}", ran - self.failures().count())
+        }
     }
 }
 
@@ -337,7 +341,10 @@ fn describe(pitfall: &Pitfall) -> String {
         }
         mistake.push(line.trim().trim_start_matches("Mistake: "));
     }
-    format!("fails like `{name}`: {}\n            see {file} and docs/pitfalls.md", mistake.join(" "))
+    format!(
+        "fails like `{name}`: {}\n            see {file} and docs/pitfalls.md",
+        mistake.join(" ")
+    )
 }
 
 /// A word as a shell needs it.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use contract::case::Skip;
@@ -89,10 +89,7 @@ pub fn run(target: &Target, plan: &[Planned], options: &Options) -> Vec<Outcome>
                     bar.set_message(format!("{}::{}", planned.line, planned.case.name));
                     let outcome = run_case(target, planned, options);
                     bar.inc(1);
-                    outcomes
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((number, outcome));
+                    outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((number, outcome));
                 }
             });
         }
@@ -104,20 +101,22 @@ pub fn run(target: &Target, plan: &[Planned], options: &Options) -> Vec<Outcome>
 }
 
 fn run_case(target: &Target, planned: Planned, options: &Options) -> Outcome {
-    let start = Instant::now();
     let verdict = match planned.case.skip(target) {
         Some(Skip::DoesNotApply(reason) | Skip::Unavailable(reason)) => Verdict::Skipped(reason),
         None => {
             if options.trace {
                 eprintln!("== {}::{}", planned.line, planned.case.name);
             }
-            match planned.case.check_with(target, options.timeout()) {
+            let (result, time) =
+                planned.case.check_within(target, options.timeout(), options.case_limit());
+            let verdict = match result {
                 Ok(()) => Verdict::Kept,
                 Err(error) => Verdict::NotKept(format!("{error:#}")),
-            }
+            };
+            return Outcome { planned, verdict, time };
         }
     };
-    Outcome { planned, verdict, time: start.elapsed() }
+    Outcome { planned, verdict, time: Duration::ZERO }
 }
 
 fn progress_bar(count: usize, options: &Options) -> ProgressBar {
@@ -126,7 +125,8 @@ fn progress_bar(count: usize, options: &Options) -> ProgressBar {
     }
     let bar = ProgressBar::new(count as u64);
     // The template is a constant, and its test shows that it is right.
-    if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len} {wide_msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} {bar:30} {pos}/{len} {wide_msg}")
+    {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(200));

@@ -30,6 +30,7 @@ use socket2::{Domain, Socket, Type};
 use crate::capture::Capture;
 use crate::conversation::server_event;
 use crate::probe::Probe;
+use crate::target::Properties;
 use crate::wait::{TIMEOUT, seconds, timeout, wait_until};
 use crate::{Usage, binaries, guard, sockets, usage};
 
@@ -52,6 +53,7 @@ pub struct Launch {
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
     probe: Probe,
+    backlog: usize,
     readiness: Readiness,
     environment: Vec<(&'static str, OsString)>,
     limits: Vec<Limit>,
@@ -99,6 +101,7 @@ impl Launch {
             program: None,
             arguments: arguments.into_iter().map(Into::into).collect(),
             probe: Probe::echo(),
+            backlog: Properties::DEFAULT.backlog,
             readiness: Readiness::Announces,
             environment: Vec::new(),
             limits: Vec::new(),
@@ -136,6 +139,12 @@ impl Launch {
     #[must_use]
     pub fn probe(self, probe: Probe) -> Self {
         Self { probe, ..self }
+    }
+
+    /// Says how many connections wait in the kernel for `accept`.
+    #[must_use]
+    pub fn backlog(self, backlog: usize) -> Self {
+        Self { backlog, ..self }
     }
 
     /// Sets `RUST_LOG`.
@@ -226,7 +235,9 @@ impl Launch {
     /// Starts the server, and returns when it listens.
     pub fn start(mut self) -> Result<Server> {
         match self.readiness {
-            Readiness::Runs(address) => Ok(Server { process: None, address, probe: self.probe }),
+            Readiness::Runs(address) => {
+                Ok(Server { process: None, address, probe: self.probe, backlog: self.backlog })
+            }
             Readiness::Announces => {
                 let name = self.name.clone();
                 let log = Capture::File(tempfile::tempfile()?);
@@ -403,7 +414,7 @@ impl Launch {
         server_event(&format!("started: {command:?}"));
         let process = Process { name: self.name, child, pid, log, ended: false };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        Ok(Server { process: Some(process), address, probe: self.probe })
+        Ok(Server { process: Some(process), address, probe: self.probe, backlog: self.backlog })
     }
 }
 
@@ -425,6 +436,7 @@ pub struct Server {
     process: Option<Process>,
     address: SocketAddr,
     probe: Probe,
+    backlog: usize,
 }
 
 #[derive(Debug)]
@@ -448,6 +460,12 @@ impl Server {
     #[must_use]
     pub fn probe(&self) -> &Probe {
         &self.probe
+    }
+
+    /// How many clients may connect at once before they have to wait.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.backlog
     }
 
     fn process(&self) -> Result<&Process> {

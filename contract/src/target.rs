@@ -48,6 +48,8 @@ pub struct Properties {
     pub fd_setsize: Option<u64>,
     /// File descriptors per client in the process that accepts. `None`: unknown.
     pub descriptors_per_client: Option<usize>,
+    /// How many connections wait for `accept` in the kernel: the second argument of `listen`.
+    pub backlog: usize,
     /// The limit of file descriptors under which it runs out of them.
     pub fd_limit: u64,
     /// What it does while nothing happens.
@@ -89,6 +91,7 @@ impl Properties {
         max_clients: None,
         fd_setsize: None,
         descriptors_per_client: Some(1),
+        backlog: 100,
         fd_limit: 64,
         at_rest: AtRest::Sleeps,
         uses_signals: false,
@@ -178,10 +181,12 @@ impl Target {
                 Launch::new(self.name.clone(), arguments)
                     .program(PathBuf::from(program))
                     .probe(self.probe.clone())
+                    .backlog(self.properties.backlog)
                     .readiness(Readiness::Listens(address))
             }
             Origin::Running(address) => Launch::new(self.name.clone(), [""; 0])
                 .probe(self.probe.clone())
+                .backlog(self.properties.backlog)
                 .readiness(Readiness::Runs(*address)),
         }
     }

@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         // would then block (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let stop = stop_socket()?;
+        let stop = stop_socket()?; // after the look-up. Pitfall: signal-deferred-at-start
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
         let interest = EpollFlags::EPOLLIN;
         epoll.add(&stop, event(interest, &stop)).context("epoll_ctl(ADD, stop)")?;

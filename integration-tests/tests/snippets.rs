@@ -148,12 +148,23 @@ impl Snippet {
         for file in &self.common {
             let path = Path::new("common/src").join(file);
             sources.push(copy(&path, &folder.join(&path))?);
+            // The modules inside this one are in the folder with its name.
+            let inside = Path::new("common/src").join(file.trim_end_matches(".rs"));
+            let Ok(modules) = fs::read_dir(workspace::root().join(&inside)) else { continue };
+            for module in modules {
+                let path = inside.join(module?.file_name());
+                if path.extension().is_some_and(|extension| extension == "rs") {
+                    sources.push(copy(&path, &folder.join(&path))?);
+                }
+            }
         }
         write(&folder.join("common/src/lib.rs"), &self.library()?)?;
 
         let packages = self.manifest(workspace)?;
         for library in &libraries {
-            let manifest = format!("{}{packages}", head(library));
+            let common =
+                if *library == "common" { "" } else { "common = { path = \"../common\" }\n" };
+            let manifest = format!("{}{common}{packages}", head(library));
             write(&folder.join(library).join("Cargo.toml"), &manifest)?;
         }
         let ours = libraries.iter().map(|name| format!("{name} = {{ path = {name:?} }}\n"));

@@ -13,14 +13,14 @@
 pub mod ring;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use common::lock;
 use common::{Accepted, Connection, Progress, accept, announce, exit_on_stop, listen, write};
@@ -315,6 +315,26 @@ pub fn join(
 pub fn send_line(mut stream: &TcpStream, line: &str) {
     if stream.write_all(line.as_bytes()).is_err() {
         let _ = stream.shutdown(Shutdown::Both);
+    }
+}
+
+/// Closes a connection after output, so that all of it reaches the peer (lingering close): ends the
+/// output, and discards input until EOF, but for at most a second.
+///
+/// # Errors
+/// The connection has failed.
+pub fn close_lingering(mut stream: &TcpStream) -> io::Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        stream.set_read_timeout(Some(left))?;
+        if stream.read(&mut [0; 4096])? == 0 {
+            return Ok(());
+        }
     }
 }
 

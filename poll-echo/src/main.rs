@@ -60,7 +60,7 @@ use nix::errno::Errno;
 const MAX_ACCEPTS: usize = 64;
 /// Time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Time until `poll` is tried again after it failed for lack of memory.
+/// Time until `poll` is tried again after it failed.
 const WAIT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let stop = stop_socket()?;
-        stop.set_nonblocking(true)?;
+        stop.set_nonblocking(true)?; // it is read after `poll` has failed
         let list = vec![entry(POLLIN, listener.as_raw_fd()), entry(POLLIN, stop.as_raw_fd())];
         let mut server = Server {
             listener,

@@ -1,144 +1,247 @@
-//! A client's connection, as the system completes what is asked of it: two descriptors, each with a
-//! buffer, and each at any time either ours or in flight.
+//! A client's connection, for operations that the system completes.
+//!
+//! A connection has two sides, each with a file descriptor, a buffer and at most one operation:
+//! - The *reader* always reads, except while the worker processes what it has read.
+//! - The *writer* writes when output is pending. It needs its own file descriptor, because glibc
+//!   performs the operations on one descriptor one after the other: a write would wait for the read
+//!   before it, that is, for the client's next line. Pitfall: aio-write-behind-read
 
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::chat::READ;
-use log::trace;
+use aio_echo::{Idle, InFlight};
+use common::chat::{Input, Output, READ_SIZE, has_unread_input, shut_down_writing};
+use log::{info, trace};
 use nix::sys::signal::Signal;
 
-/// Says that operations have completed. An ordinary signal: see [`aio_echo::Idle::new`].
+/// The signal that reports completions. It is an ordinary signal: see [`Idle::new`].
 pub const COMPLETED: Signal = Signal::SIGUSR1;
-/// How long a write may find no room and the others wait for it: see [`Connection::is_prompt`].
-const PATIENCE: Duration = Duration::from_millis(10);
+/// How long a write may wait for room in the socket. Until then, the worker processes no more input.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(10);
+/// The timeout after a write that ran into the first one. The worker does not wait for such a client.
+/// There is a timeout at all because a waiting write occupies a helper thread.
+const SLOW_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The most bytes per write, as far as whole blocks of output allow.
+const WRITE_SIZE: usize = 64 * 1024;
 
-/// Shared, so that it can be shut down while an operation has it.
+/// Shared by the reader and by [`Connection::close`].
 type Socket = Arc<TcpStream>;
-type Idle = aio_echo::Idle<Socket>;
-type InFlight = aio_echo::InFlight<Socket>;
 
+#[expect(clippy::struct_excessive_bools, reason = "they change independently of one another")]
 pub struct Connection {
     pub peer: SocketAddr,
-    /// To be forgotten when nothing is in flight.
-    pub closed: bool,
+    pub accepted: Instant,
     socket: Socket,
-    pub reader: Half,
-    /// With a descriptor of its own: glibc does what is asked of one descriptor one after another,
-    /// and a write would wait for the read before it, that is for the client's next line.
-    pub writer: Half,
-    /// The last write did not find enough room in time.
+    reader: Side,
+    writer: Side,
+    /// Output taken from the room. The writer's buffer has a copy of its beginning.
+    pub output: Output,
+    /// The last write ran into its timeout.
     slow: bool,
-    _seat: Arc<()>,
+    /// A computation for this client is queued or running.
+    pub computing: bool,
+    /// The connection failed meanwhile, which the room must not learn before the result.
+    pub failed: bool,
+    closed: bool,
 }
 
-/// One direction of a connection: one of the two, or none where the system has refused it.
-pub struct Half {
-    ours: Option<Idle>,
-    in_flight: Option<InFlight>,
+/// One direction of a connection.
+enum Side {
+    /// The worker has the operation and its buffer.
+    Idle(Idle<Socket>),
+    /// The system has them.
+    InFlight(InFlight<Socket>),
+    /// The system has refused the operation.
+    Refused,
 }
 
 impl Connection {
-    /// Takes a second descriptor, and has the seat until it is forgotten.
-    pub fn new(socket: TcpStream, peer: SocketAddr, seat: Arc<()>) -> io::Result<Self> {
-        socket.set_write_timeout(Some(PATIENCE))?;
-        // Pitfall: aio-write-behind-read
-        let writer = Half::new(Arc::new(socket.try_clone()?), Vec::new());
-        let socket = Arc::new(socket);
-        let reader = Half::new(Arc::clone(&socket), Vec::with_capacity(READ));
-        Ok(Self { peer, closed: false, socket, reader, writer, slow: false, _seat: seat })
+    /// Takes a second file descriptor.
+    pub fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        let writer = Idle::new(Arc::new(stream.try_clone()?), Vec::new(), COMPLETED);
+        let socket = Arc::new(stream);
+        let reader = Idle::new(Arc::clone(&socket), Vec::with_capacity(READ_SIZE), COMPLETED);
+        Ok(Self {
+            peer,
+            accepted: Instant::now(),
+            socket,
+            reader: Side::Idle(reader),
+            writer: Side::Idle(writer),
+            output: Output::default(),
+            slow: false,
+            computing: false,
+            failed: false,
+            closed: false,
+        })
     }
 
-    /// Has the next bytes read (1).
-    pub fn read(&mut self) -> io::Result<()> {
-        self.reader.buffer().map(Vec::clear);
-        self.reader.give(Idle::submit_read)
-    }
-
-    /// Has all written that is in the buffer.
-    pub fn write(&mut self) -> io::Result<()> {
-        self.writer.give(|writer| writer.submit_write(0))
-    }
-
-    /// The result of a read that has completed.
-    pub fn has_read(&mut self) -> Option<io::Result<usize>> {
-        let result = self.reader.take_back()?;
-        if let Ok(count) = &result {
-            trace!("copy: aio_read({}) = {count}", self.socket.as_raw_fd());
-        }
-        Some(result)
-    }
-
-    /// The result of a write that has completed: it may have written less than all, or nothing.
-    pub fn has_written(&mut self) -> Option<io::Result<usize>> {
-        let result = match self.writer.take_back()? {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0), // in time, that is
-            result => result,
-        };
-        let all = self.writer.buffer().map_or(0, |lines| lines.len());
-        if let Ok(count) = &result {
-            trace!("copy: aio_write({}) = {count} of {all}", self.socket.as_raw_fd());
-        }
-        let slow = result.as_ref().is_ok_and(|&count| count < all);
-        if slow != self.slow {
-            self.slow = slow;
-            let patience = if slow { None } else { Some(PATIENCE) };
-            // This fails for a time-out of zero only.
-            let _ = self.socket.set_write_timeout(patience);
-        }
-        Some(result)
-    }
-
-    /// A write is under way, and will be complete within [`PATIENCE`] of the system's beginning it.
-    ///
-    /// The one after a write that was not is given all the time that it takes.
-    pub fn is_prompt(&self) -> bool {
-        self.writer.in_flight.is_some() && !self.slow
-    }
-
-    pub fn is_in_flight(&self) -> bool {
-        self.reader.in_flight.is_some() || self.writer.in_flight.is_some()
-    }
-
-    /// Completes what is in flight: neither closing its descriptor nor `aio_cancel(3)` does.
-    /// Pitfall: aio-close-in-flight.
-    pub fn shut_down(&mut self) {
-        self.closed = true;
-        // This fails for a connection that is reset: then nothing stays in flight.
-        let _ = self.socket.shutdown(Shutdown::Both);
-    }
-}
-
-impl Half {
-    fn new(socket: Socket, buffer: Vec<u8>) -> Self {
-        Self { ours: Some(Idle::new(socket, buffer, COMPLETED)), in_flight: None }
-    }
-
-    /// The buffer, where it is ours.
-    pub fn buffer(&mut self) -> Option<&mut Vec<u8>> {
-        self.ours.as_mut().map(Idle::buffer)
-    }
-
-    fn give(&mut self, submit: impl FnOnce(Idle) -> io::Result<InFlight>) -> io::Result<()> {
-        if let Some(operation) = self.ours.take() {
-            self.in_flight = Some(submit(operation)?);
+    /// Lets the system read into `buffer` (1).
+    pub fn start_read(&mut self, mut buffer: Vec<u8>) -> io::Result<()> {
+        if let Some(mut operation) = self.reader.take_idle() {
+            buffer.clear();
+            *operation.buffer() = buffer;
+            self.reader = Side::InFlight(operation.submit_read()?);
         }
         Ok(())
     }
 
-    fn take_back(&mut self) -> Option<io::Result<usize>> {
-        match self.in_flight.take()?.complete() {
-            Ok((operation, result)) => {
-                self.ours = Some(operation);
-                Some(result)
+    /// Returns the result of the read, once it has completed.
+    pub fn finish_read(&mut self) -> Option<io::Result<Input>> {
+        let count = match self.reader.finish()? {
+            Ok(count) => count,
+            Err(error) => return Some(Err(error)),
+        };
+        trace!("copy: aio_read({}) = {count}", self.socket.as_raw_fd());
+        if count == 0 {
+            // The kernel reports a reset once. If the write in flight gets the error, the read
+            // returns 0 as it does at EOF. But a reset connection has no peer any more.
+            let was_reset = self.is_in_flight() && self.socket.peer_addr().is_err();
+            let reset = io::Error::from(ErrorKind::ConnectionReset);
+            return Some(if was_reset { Err(reset) } else { Ok(Input::Fin) });
+        }
+        let buffer = self.reader.buffer().map(mem::take).unwrap_or_default();
+        Some(Ok(Input::Bytes(buffer)))
+    }
+
+    /// Lets the system write the output, or its first [`WRITE_SIZE`] bytes. They are copied, because
+    /// `aio_write(3)` takes one contiguous buffer.
+    pub fn start_write(&mut self) -> io::Result<()> {
+        if let Some(mut operation) = self.writer.take_idle() {
+            let buffer = operation.buffer();
+            buffer.clear();
+            for block in self.output.blocks() {
+                buffer.extend_from_slice(block);
+                if buffer.len() >= WRITE_SIZE {
+                    break;
+                }
             }
-            Err(in_flight) => {
-                self.in_flight = Some(in_flight);
+            self.writer = Side::InFlight(operation.submit_write(0)?);
+        }
+        Ok(())
+    }
+
+    /// Returns how many bytes the write has written, once it has completed, and removes them from the
+    /// output. They can be fewer than all.
+    pub fn finish_write(&mut self) -> Option<io::Result<usize>> {
+        let count = match self.writer.finish()? {
+            Ok(count) => count,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0, // the timeout is over
+            Err(error) => return Some(Err(error)),
+        };
+        let length = self.writer.buffer().map_or(0, |buffer| buffer.len());
+        trace!("copy: aio_write({}) = {count} of {length}", self.socket.as_raw_fd());
+        self.output.advance(count);
+        let slow = count < length;
+        if slow != self.slow {
+            self.slow = slow;
+            let timeout = if slow { SLOW_WRITE_TIMEOUT } else { WRITE_TIMEOUT };
+            // It fails only for a timeout of zero.
+            let _ = self.socket.set_write_timeout(Some(timeout));
+        }
+        Some(Ok(count))
+    }
+
+    /// Frees the memory of the writer.
+    pub fn free_write_buffer(&mut self) {
+        if let Some(buffer) = self.writer.buffer() {
+            *buffer = Vec::new();
+        }
+    }
+
+    /// Returns whether a write is in flight that will complete within [`WRITE_TIMEOUT`].
+    pub fn will_write_soon(&self) -> bool {
+        matches!(self.writer, Side::InFlight(_)) && !self.slow
+    }
+
+    /// Returns whether a helper is not known to have started the operations in flight. They must then
+    /// be looked at again after [`aio_echo::START_RETRY`].
+    pub fn is_unstarted(&self) -> bool {
+        self.reader.is_unstarted() || self.writer.is_unstarted()
+    }
+
+    /// Returns whether input has arrived that the worker has not processed.
+    pub fn has_unread_input(&self) -> bool {
+        !matches!(self.reader, Side::InFlight(_)) || has_unread_input(&self.socket)
+    }
+
+    pub fn shut_down_writing(&self) {
+        shut_down_writing(&self.socket);
+    }
+
+    /// Completes what is in flight, which neither close(2) nor `aio_cancel(3)` does.
+    /// Pitfall: aio-close-in-flight
+    pub fn close(&mut self, error: Option<&io::Error>) {
+        if self.closed {
+            return;
+        }
+        self.closed = true;
+        match error {
+            Some(error) => info!("{} disconnected: {error}", self.peer),
+            None => info!("{} disconnected", self.peer),
+        }
+        // It fails if the peer has reset the connection. Then nothing stays in flight.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Returns whether the connection is to be dropped as soon as nothing is in flight.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub fn is_in_flight(&self) -> bool {
+        matches!(self.reader, Side::InFlight(_)) || matches!(self.writer, Side::InFlight(_))
+    }
+}
+
+impl Side {
+    /// Takes the operation, if it is idle.
+    fn take_idle(&mut self) -> Option<Idle<Socket>> {
+        match mem::replace(self, Self::Refused) {
+            Self::Idle(operation) => Some(operation),
+            other => {
+                *self = other;
                 None
             }
+        }
+    }
+
+    /// Returns the result of the operation, once it has completed. It is idle then.
+    fn finish(&mut self) -> Option<io::Result<usize>> {
+        match mem::replace(self, Self::Refused) {
+            Self::InFlight(operation) => match operation.complete() {
+                Ok((operation, result)) => {
+                    *self = Self::Idle(operation);
+                    Some(result)
+                }
+                Err(operation) => {
+                    *self = Self::InFlight(operation);
+                    None
+                }
+            },
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    fn is_unstarted(&self) -> bool {
+        match self {
+            Self::InFlight(operation) => !operation.is_started(),
+            Self::Idle(_) | Self::Refused => false,
+        }
+    }
+
+    /// Returns the buffer, if the operation is idle.
+    fn buffer(&mut self) -> Option<&mut Vec<u8>> {
+        match self {
+            Self::Idle(operation) => Some(operation.buffer()),
+            Self::InFlight(_) | Self::Refused => None,
         }
     }
 }

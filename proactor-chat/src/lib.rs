@@ -1,153 +1,164 @@
-//! The workers of a Proactor: they are given reads that are complete, and handle them.
+//! The workers of a Proactor: they get input that has been read, and process it.
 //!
-//! Who completes the reads, they cannot tell: `proactor-chat-simulated` does it with epoll, and
-//! `proactor-chat-uring` has the kernel do it. These are the workers of both. There is no socket in
-//! here, and no call of read or write: that is the pattern.
+//! They cannot tell who completed the read. In `proactor-chat-simulated`, the main thread does it
+//! with epoll. In `proactor-chat-uring`, the kernel does it. The workers of both are the same. They
+//! have no socket, and call neither read nor write: that is the pattern.
+//!
+//! The life of a completed read:
+//! 1. The main thread submits it ([`Workers::submit`]).
+//! 2. A worker passes the bytes to the room (`pool.rs`), and notifies the main thread.
+//! 3. The main thread takes what the workers have done ([`Workers::take_replies`]). It writes output,
+//!    and then reads more from this client.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::chat::{Effects, Id, READ, Room, UNDER_WAY};
+use common::chat::{Effects, INPUT_BUDGET, Id, Input, READ_SIZE, Room};
 use common::lock;
-use log::trace;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use log::info;
 
-/// How many there are. One lock guards the room: more of them would wait for one another.
-const WORKERS: usize = 2;
+mod in_flight;
+mod pool;
+pub use in_flight::Connection;
+use pool::Pool;
 
-/// What an event is about that is not about a client: their ids count up from 0.
+/// User data of events that are not about a client. The ids of clients count up from 0.
 pub const LISTENER: u64 = u64::MAX;
-/// As [`LISTENER`]: SIGINT or SIGTERM has come.
+/// SIGINT or SIGTERM has arrived.
 pub const STOP: u64 = u64::MAX - 1;
-/// As [`LISTENER`]: the workers have answers.
-pub const ANSWERS: u64 = u64::MAX - 2;
+/// The workers have replied.
+pub const REPLIES: u64 = u64::MAX - 2;
 
-/// A read that is complete: the bytes, none at the end of the input, or why the client is lost.
-pub type Read = io::Result<Vec<u8>>;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+pub const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// What workers and main thread share. Nobody holds both locks, and nobody makes a system call that
-/// can block with one of them held: so there is no order of locks to get wrong, and the main thread
-/// waits for a worker no longer than one takes to apply the rules to one read.
+/// The main thread's side of the workers.
 pub struct Workers {
-    /// The request queue. Who fills it sees to it that a client has one read in it or under way:
-    /// else two workers might handle them in the wrong order.
-    reads: Mutex<VecDeque<(Id, Read)>>,
-    some: Condvar,
-    chat: Mutex<Chat>,
-    answered: EventFd,
-    /// Bytes that have been read, and not been taken back as answers.
-    under_way: AtomicUsize,
-}
-
-/// The room, and the answers to what the workers have handled.
-struct Chat {
-    room: Room,
-    effects: Effects,
-    handled: Vec<(Id, Vec<u8>)>,
+    pool: Arc<Pool>,
+    /// Clients with a completion that was submitted and is not finished. The value is a failure that
+    /// came later and must wait. So two workers never have completions of one client: its lines stay
+    /// in order, and a failure does not overtake input.
+    in_progress: BTreeMap<Id, Option<Input>>,
+    /// Completions that the workers do not have yet, because of the budget.
+    waiting: VecDeque<(Id, Input)>,
+    /// Bytes of input that the workers have, or of which the main thread has not taken the effects.
+    unanswered: usize,
+    /// The deadline of the room, as of the last wait.
+    deadline: Option<Instant>,
 }
 
 impl Workers {
-    /// Starts them; they sleep until there is something to handle, and end with the process.
+    /// Starts the workers. They end with the process.
     ///
     /// # Errors
-    /// Where the process is out of descriptors or threads.
-    pub fn start(room: Room) -> io::Result<Arc<Self>> {
-        let workers = Arc::new(Self {
-            reads: Mutex::default(),
-            some: Condvar::new(),
-            chat: Mutex::new(Chat { room, effects: Effects::default(), handled: Vec::new() }),
-            answered: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
-            under_way: AtomicUsize::new(0),
-        });
-        for n in 1..=WORKERS {
-            let workers = Arc::clone(&workers);
-            thread::Builder::new().name(format!("worker-{n}")).spawn(move || workers.work())?;
-        }
-        Ok(workers)
+    /// The process is out of file descriptors or threads.
+    pub fn start(room: Room) -> io::Result<Self> {
+        Ok(Self {
+            pool: Pool::start(room)?,
+            in_progress: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            unanswered: 0,
+            deadline: None,
+        })
     }
 
-    /// For the main thread: may more be read and handled, before it has written what follows from
-    /// the answers?
-    pub fn want_more(&self) -> bool {
-        self.under_way.load(Ordering::Relaxed) + READ <= UNDER_WAY
+    /// Returns whether the workers may get more input before the output of what they have got is
+    /// written ([`INPUT_BUDGET`]).
+    #[must_use]
+    pub fn accept_input(&self) -> bool {
+        self.unanswered + READ_SIZE <= INPUT_BUDGET
     }
 
-    /// For the main thread: puts a completed read into the queue (3).
-    pub fn handle(&self, id: Id, read: Read) {
-        self.under_way.fetch_add(read.as_ref().map_or(0, Vec::len), Ordering::Relaxed);
-        lock(&self.reads).push_back((id, read));
-        self.some.notify_one();
-    }
-
-    fn work(&self) {
-        loop {
-            let (id, read) = self.next();
-            match &read {
-                Ok(bytes) => trace!("handle: {} bytes of {id}", bytes.len()),
-                Err(error) => trace!("handle: {id} is lost: {error}"),
-            }
-            let (now, mut chat) = (Instant::now(), lock(&self.chat));
-            let Chat { room, effects, handled } = &mut *chat;
-            match &read {
-                Ok(bytes) if bytes.is_empty() => room.end(id, now, effects),
-                Ok(bytes) => room.input(id, bytes, now, effects), // (4)
-                Err(_) => room.leave(id, effects),
-            }
-            handled.push((id, read.unwrap_or_default()));
-            let first = handled.len() == 1;
-            drop(chat);
-            if first {
-                // This fails only where its counter overflows, after 2^64 times.
-                let _ = self.answered.write(1);
-            }
+    /// Submits a completion (3). A client has at most one read and one failure in progress.
+    pub fn submit(&mut self, id: Id, input: Input) {
+        if let Some(later) = self.in_progress.get_mut(&id) {
+            *later = Some(input);
+        } else {
+            self.in_progress.insert(id, None);
+            self.waiting.push_back((id, input));
+            self.pass_on();
         }
     }
 
-    fn next(&self) -> (Id, Read) {
-        let mut reads = lock(&self.reads);
-        loop {
-            match reads.pop_front() {
-                Some(read) => return read,
-                None => reads = self.some.wait(reads).unwrap_or_else(PoisonError::into_inner),
-            }
-        }
-    }
-
-    /// For the main thread: written to, once, when there are answers; to be watched for its edges,
-    /// so that nobody has to read it.
-    pub fn answered(&self) -> BorrowedFd<'_> {
-        self.answered.as_fd()
-    }
-
-    /// For the main thread: takes all answers (5), and those to the clock, and gives back the
-    /// buffers of the reads that are handled.
-    pub fn answers(&self, effects: &mut Effects) -> Vec<(Id, Vec<u8>)> {
-        let (now, mut chat) = (Instant::now(), lock(&self.chat));
-        chat.room.expire(now, effects);
+    /// Takes what the workers have done (5). Adds what the room asks for to `effects`. Returns the
+    /// clients whose input has been processed, with the buffer that it was in.
+    pub fn take_replies(&mut self, effects: &mut Effects) -> Vec<(Id, Vec<u8>)> {
+        let mut chat = lock(&self.pool.chat);
         effects.write.append(&mut chat.effects.write);
         effects.close.append(&mut chat.effects.close);
-        let handled = mem::take(&mut chat.handled);
+        let finished = mem::take(&mut chat.finished);
+        self.waiting.extend(chat.resumed.drain(..));
+        self.unanswered -= mem::take(&mut chat.processed);
+        chat.notified = false;
         drop(chat);
-        let bytes = handled.iter().map(|(_, bytes)| bytes.len()).sum();
-        self.under_way.fetch_sub(bytes, Ordering::Relaxed);
-        handled
+
+        let mut buffers = Vec::with_capacity(finished.len());
+        for (id, input) in finished {
+            if let Some(Some(failure)) = self.in_progress.remove(&id) {
+                self.submit(id, failure);
+            } else if let Input::Bytes(buffer) = input {
+                buffers.push((id, buffer));
+            }
+        }
+        self.pass_on();
+        buffers
     }
 
-    /// For the main thread: how long it may wait, until it is time for [`Workers::answers`], or for
-    /// what it has in mind itself.
-    pub fn time_left(&self, own: Option<Instant>) -> Option<Duration> {
-        let expiry = self.room(|room| room.next_expiry());
-        [expiry, own].into_iter().flatten().min().map(|first| first - Instant::now())
+    /// Passes completions to the workers, within the budget.
+    fn pass_on(&mut self) {
+        while self.accept_input() {
+            let Some((id, input)) = self.waiting.pop_front() else { return };
+            self.unanswered += input.byte_count();
+            self.pool.put(id, input);
+        }
     }
 
-    /// For the main thread: the room, for one call.
+    /// Returns the file descriptor that becomes readable when there are replies. Watch its edges:
+    /// nobody reads from it.
+    #[must_use]
+    pub fn replied(&self) -> BorrowedFd<'_> {
+        self.pool.replied.as_fd()
+    }
+
+    /// Calls a function of the room.
     pub fn room<T>(&self, call: impl FnOnce(&mut Room) -> T) -> T {
-        call(&mut lock(&self.chat).room)
+        call(&mut lock(&self.pool.chat).room)
+    }
+
+    /// Returns how long the main thread may wait: until the deadline of the room, or until
+    /// `accept_retry`.
+    pub fn timeout(&mut self, accept_retry: Option<Instant>) -> Option<Duration> {
+        self.deadline = self.room(|room| room.next_deadline());
+        let first = [self.deadline, accept_retry].into_iter().flatten().min()?;
+        Some(first.saturating_duration_since(Instant::now()))
+    }
+
+    /// Handles the deadline of the room, if it has come since [`Workers::timeout`].
+    /// `has_unread_input` returns whether input of a client has arrived and was not submitted.
+    pub fn expire(&self, effects: &mut Effects, has_unread_input: impl Fn(Id) -> bool) {
+        let now = Instant::now();
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        for id in self.room(|room| room.expire(now, effects)) {
+            if !self.in_progress.contains_key(&id) && !has_unread_input(id) {
+                self.room(|room| room.dismiss(id, now, effects));
+            }
+        }
+    }
+}
+
+/// Logs that a client's connection is closed.
+pub fn log_disconnected(peer: SocketAddr, error: Option<&io::Error>) {
+    match error {
+        Some(error) => info!("{peer} disconnected: {error}"),
+        None => info!("{peer} disconnected"),
     }
 }

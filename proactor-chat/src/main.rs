@@ -1,5 +1,5 @@
-//! The Proactor, as in the textbook: the system completes reads and writes, a signal's handler
-//! passes that on, and a worker handles what is complete.
+//! The Proactor of the textbook: the system completes reads and writes, a signal handler passes this
+//! on, and a worker processes what has completed.
 //!
 //! ```text
 //!      main               worker                    glibc, kernel
@@ -8,23 +8,30 @@
 //!      interrupted ◀──────────────── SIGUSR1 ── (3)   completion
 //!  (4) its handler ────▶ wakes
 //!  (2) poll          (5) aio_error, aio_return = 6
-//!                        handle: the rules
+//!                        process: the rules
 //!                        aio_write(7), (9) … ────▶  ┐ wait: for room
 //!                        aio_read(8), from (1)      ┘ copy
 //!      interrupted ◀──────────────── SIGUSR1 ── (6)   completion
 //!  (4) its handler ────▶ (7) aio_error: what next?
 //! ```
 //!
-//! A line: (1) a client's socket and a buffer are the system's, to read into, with the signal to
-//! send; (2) the main thread waits for new clients, and for nothing else; (3) the read is complete,
-//! and the signal interrupts that wait; (4) its handler passes it on; (5) the worker takes the
-//! line, applies the room's rules, gives the system all that waits for a client in one write, and
-//! the buffer of (1) again; (6) the write is complete; (7) what has come together meanwhile is the
-//! next one, or there is none, or the client has quit, and this was all.
+//! How a line travels: (1) The worker gives the system a client's socket and a buffer to read into,
+//! and the signal to send. (2) The main thread waits for new clients, and for nothing else. (3) The
+//! read has completed, and the signal interrupts that wait. (4) The signal handler wakes the worker.
+//! (5) The worker takes the line and applies the rules of the room. It gives the system all output of
+//! a client in one write, and the buffer of (1) again. (6) The write has completed. (7) The next
+//! write is what has become pending meanwhile. Or there is none, or the client has quit.
 //!
-//! Each column is a file: this one, `worker.rs`, `connection.rs`. The signal says that something is
-//! complete, not what: the worker asks all operations. So it makes no difference when signals are
-//! merged, or the kernel's queue of them is full.
+//! The seven steps of the textbook are these: its 1 is our (1), but there the main thread starts the
+//! read. Its 2 and 5, "the main thread continues", are our (2). Its 3 is (3). Its 4 is (4) and (5),
+//! but there the signal handler chooses one of several workers. Its 6 is (6), and its 7 is (4) and
+//! (7). Here one worker serves all clients, because they share one room.
+//!
+//! The catch: the signal says that something has completed, not what. So the worker looks at all
+//! operations. Then it does not matter if signals merge, or if the kernel's queue of them is full.
+//!
+//! Files: the three columns are this file, `worker.rs`, and `connection.rs`. A thread of its own
+//! computes (`/factor N`): `calculator.rs`.
 //!
 //! Run: `cargo run -p proactor-chat`
 //!
@@ -35,24 +42,26 @@
 //! guest1: hi there
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/proactor-chat.svg`.
+//! Figure: `docs/figures/proactor-chat.svg`.
 //!
-//! Use it when: you want to see the pattern as it was drawn. On Linux "the system" is glibc, with a
-//! thread that blocks for each operation: a delivery to one of 1000 clients takes 1.3 times the CPU
-//! of a plain tokio chat (docs/benchmarks: chat of 1000), as nearly each one wakes a thread and
-//! sends a signal that wakes two more.
-//! Limits: glibc only. A client is two descriptors and up to two threads; 1024 are served, and one
-//! beyond that is refused: it is logged and closed.
-//! Compare with: `proactor-chat-uring.rs` (the kernel completes), `proactor-chat-simulated.rs`
-//! (a thread completes), `aio-echo/src/main.rs` (POSIX AIO, without a worker).
+//! Use it when: you want to see the pattern as it is drawn. On Linux, "the system" is glibc, with a
+//! thread that blocks for each operation. A delivery to one of 1000 clients takes 1.3 times the CPU
+//! of a plain tokio chat (docs/benchmarks: chat of 1000), because nearly each delivery wakes a
+//! thread, and sends a signal that wakes two more.
+//! Limits: glibc only. A client uses two file descriptors and up to two threads. 1024 clients are
+//! served; one more is refused.
+//! Compare with:
+//! - `proactor-chat/src/bin/proactor-chat-uring.rs`: the kernel completes the operations.
+//! - `proactor-chat/src/bin/proactor-chat-simulated.rs`: a thread completes them.
+//! - `aio-echo/src/main.rs`: POSIX AIO without a worker.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
+use std::time::Duration;
 
 use aio_echo::set_max_helpers;
 use anyhow::Context;
@@ -61,102 +70,109 @@ use common::{Accepted, CHAT_ADDR, IDLE, accept, announce, listen, run, stop_sock
 use log::{trace, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
 use signal_hook::low_level::pipe;
 
+mod admission;
+mod calculator;
 mod connection;
 mod worker;
+use admission::Admission;
+use calculator::Calculator;
 use connection::{COMPLETED, Connection};
 use worker::Worker;
 
-/// Clients served. Each has a read in flight, and maybe a write: twice as many threads.
-const CONNECTIONS: usize = 1024;
-/// Connections accepted at once, so that SIGTERM need not wait for a crowd at the door.
-const ACCEPTS: usize = 64;
-/// Milliseconds until `accept` is tried again while descriptors are short.
-const RETRY: u16 = 100;
+/// The most clients. Each has a read in flight, and sometimes a write: two helper threads of glibc.
+const MAX_CLIENTS: usize = 1024;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+struct Server {
+    listener: TcpListener,
+    /// Becomes readable when SIGINT or SIGTERM arrives.
+    stop: UnixStream,
+    /// Takes accepted connections to the worker.
+    accepted: Sender<Connection>,
+    /// Wakes the worker.
+    waker: UnixStream,
+}
 
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
-        let room = Room::new(chat::idle(&idle)?);
-        set_max_helpers(2 * CONNECTIONS as i32); // Pitfall: aio-pool-of-twenty
-        let (hints, hint) = UnixStream::pair()?;
-        hint.set_nonblocking(true)?; // full, it is readable, and that is all it is for
-        pipe::register(COMPLETED as i32, hint.try_clone()?)?; // (4); pitfall: handler-prints
-        let (door, arrivals) = mpsc::channel();
-        let stop = stop_socket()?;
+        let room = Room::new(chat::parse_idle(&idle)?);
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
-        Worker::start(room, hints, arrivals)?;
-        Door { listener, stop, arrivals: door, seats: Arc::default(), hint }.serve()
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        set_max_helpers(2 * MAX_CLIENTS as i32); // Pitfall: aio-pool-of-twenty
+        let (wake, waker) = UnixStream::pair()?;
+        waker.set_nonblocking(true)?; // when it is full, the worker is awake
+        let (accepted, new_connections) = mpsc::channel();
+        SigSet::from(COMPLETED).thread_block()?; // in the worker's threads, which inherit it
+        let calculator = Calculator::start(waker.try_clone()?).context("cannot start a thread")?;
+        Worker::start(room, wake, Admission::new(new_connections), calculator)
+            .context("cannot start a thread")?;
+        pipe::register(COMPLETED as i32, waker.try_clone()?)?; // (4); pitfall: handler-prints
+        // The parent process may have blocked the signal too. Pitfall: blocked-signals-inherited
+        SigSet::from(COMPLETED).thread_unblock()?;
+        announce(address);
+        Server { listener, stop, accepted, waker }.serve()
     })
 }
 
-/// What the main thread watches.
-struct Door {
-    listener: TcpListener,
-    /// Readable: SIGINT or SIGTERM has come.
-    stop: UnixStream,
-    arrivals: Sender<Connection>,
-    /// One owner for each client, until nothing of its is in flight; and this one.
-    seats: Arc<()>,
-    hint: UnixStream,
-}
-
-impl Door {
+impl Server {
+    /// The main thread.
     fn serve(&mut self) -> anyhow::Result<()> {
-        let mut starved = false;
+        let mut accept_paused = false;
         loop {
-            let door = if starved { PollFlags::empty() } else { PollFlags::POLLIN };
-            let timeout = if starved { PollTimeout::from(RETRY) } else { PollTimeout::NONE };
-            let mut ready = [
+            let (interest, timeout) = if accept_paused {
+                (PollFlags::empty(), PollTimeout::try_from(ACCEPT_RETRY)?)
+            } else {
+                (PollFlags::POLLIN, PollTimeout::NONE)
+            };
+            let mut entries = [
                 PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.listener.as_fd(), door),
+                PollFd::new(self.listener.as_fd(), interest),
             ];
             trace!("wait: poll"); // (2)
-            match poll(&mut ready, timeout) {
+            match poll(&mut entries, timeout) {
+                Ok(count) => trace!("wait: poll = {count} ready"),
                 Err(Errno::EINTR) => {
-                    trace!("wait: poll = interrupted"); // (3), (6): the handler (4) has run
+                    trace!("wait: poll = EINTR"); // (3), (6): the handler (4) has run
                     continue;
                 }
-                result => result?,
-            };
-            let [stop, incoming] = ready.map(|fd| fd.any().unwrap_or(true));
-            trace!("wait: poll = stop {stop}, incoming {incoming}");
-            if stop {
-                return Ok(()); // and the process ends, whatever is in flight
+                Err(error) => return Err(error).context("poll"),
             }
-            starved = self.accept_some()?;
-            let _ = self.hint.write(b"!"); // fails where it is full
+            if entries[0].any() == Some(true) {
+                return Ok(()); // ends the process, whatever is in flight
+            }
+            accept_paused = !self.accept_some()?;
+            let _ = self.waker.write(b"!"); // fails if it is full: then the worker is awake
         }
     }
 
-    /// Accepts, and answers whether descriptors are short.
+    /// Accepts connections. Returns false if accepting must pause.
     fn accept_some(&self) -> anyhow::Result<bool> {
-        for _ in 0..ACCEPTS {
-            // Each client needs two (pitfall: aio-write-behind-read): is there a second one?
-            let answer = match self.stop.try_clone() {
-                Ok(_spare) => Some(accept(&self.listener)),
-                Err(error) => Accepted::from_result(Err(error)),
+        for _ in 0..MAX_ACCEPTS {
+            // A client needs two file descriptors: is there a second one?
+            let accepted = match self.stop.try_clone() {
+                Ok(_second) => accept(&self.listener),
+                Err(error) => Accepted::from_result(Err(error)).unwrap_or(Accepted::Pause),
             };
-            match answer {
-                Some(Accepted::Connection(stream, peer)) => self.add(stream, peer)?,
-                Some(Accepted::Pause) => return Ok(true),
-                Some(Accepted::WouldBlock) | None => break,
+            match accepted {
+                Accepted::Connection(stream, peer) => match Connection::new(stream, peer) {
+                    Ok(connection) => {
+                        self.accepted.send(connection).ok().context("the worker has ended")?;
+                    }
+                    Err(error) => warn!("{peer} refused: {error}"),
+                },
+                Accepted::WouldBlock => break,
+                // Pitfalls: accept-spins, spare-descriptor
+                Accepted::Pause => return Ok(false),
             }
         }
-        Ok(false)
-    }
-
-    fn add(&self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
-        if Arc::strong_count(&self.seats) > CONNECTIONS {
-            warn!("{peer} refused: {CONNECTIONS} are here, each with two helper threads");
-            return Ok(());
-        }
-        match Connection::new(stream, peer, Arc::clone(&self.seats)) {
-            Ok(connection) => self.arrivals.send(connection).ok().context("the worker is gone")?,
-            Err(error) => warn!("{peer} refused: {error}"),
-        }
-        Ok(())
+        Ok(true)
     }
 }

@@ -1,181 +1,247 @@
-//! The worker: it handles what is complete, and says what the system is to do next.
+//! The worker: it processes what has completed, and starts the next operations.
 //!
-//! There is one, as there is one room: a second one would wait for the first.
+//! There is one worker, because there is one room: a second one would wait for the first.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::chat::{Effects, Id, Owed, READ, Room, UNDER_WAY};
-use log::{debug, info, trace, warn};
-use nix::sys::signal::SigSet;
+use aio_echo::START_RETRY;
+use common::chat::{Effects, INPUT_BUDGET, Id, Input, READ_SIZE, Room, WriterStep};
+use log::{trace, warn};
 
-use crate::connection::{COMPLETED, Connection};
+use crate::MAX_ACCEPTS;
+use crate::admission::Admission;
+use crate::calculator::{Calculator, Job};
+use crate::connection::Connection;
 
-/// Clients let in at once, so that a crowd at the door does not keep the others waiting.
-const WELCOMES: usize = 64;
-
-/// All that there is to handle: the worker's own. Nothing is shared, and nothing is locked.
+/// The state of the chat. It belongs to the worker alone, so nothing is locked.
 pub struct Worker {
-    /// Readable: something has completed, or somebody has arrived.
-    hints: UnixStream,
-    arrivals: Receiver<Connection>,
+    /// Becomes readable when an operation has completed, a connection has been accepted, or a
+    /// computation is done. It does not say what has happened: the worker looks for everything.
+    wake: UnixStream,
+    admission: Admission,
+    /// More connections may have been accepted than joined in the last iteration.
+    more_accepted: bool,
     room: Room,
     effects: Effects,
     connections: BTreeMap<Id, Connection>,
-    /// Reads that are complete and not handled yet.
-    completed: VecDeque<(Id, io::Result<usize>)>,
-    /// Bytes that have been handled, and not been offered as lines to everybody's socket.
-    under_way: usize,
+    /// Completed reads, and failures, that have not been processed.
+    completed: VecDeque<(Id, Input)>,
+    /// Bytes of input processed since all output was last offered to the sockets.
+    processed: usize,
+    calculator: Calculator,
 }
 
 impl Worker {
-    /// Starts it; it ends with the process.
-    pub fn start(room: Room, hints: UnixStream, arrivals: Receiver<Connection>) -> io::Result<()> {
+    /// Starts the worker. It ends with the process.
+    pub fn start(
+        room: Room,
+        wake: UnixStream,
+        admission: Admission,
+        calculator: Calculator,
+    ) -> io::Result<()> {
         let worker = Self {
-            hints,
-            arrivals,
+            wake,
+            admission,
+            more_accepted: false,
             room,
             effects: Effects::default(),
             connections: BTreeMap::new(),
             completed: VecDeque::new(),
-            under_way: 0,
+            processed: 0,
+            calculator,
         };
-        thread::Builder::new().name("worker".into()).spawn(|| worker.work()).map(drop)
+        thread::Builder::new().name("worker".into()).spawn(|| worker.work())?;
+        Ok(())
     }
 
     fn work(mut self) {
-        // The signal is the main thread's. (This fails only for arguments that it does not know.)
-        let _ = SigSet::from(COMPLETED).thread_block();
-        let mut crowd = false;
         loop {
-            if !crowd {
-                self.wait();
-            }
-            crowd = self.welcome();
+            self.wait();
             self.collect();
-            while let Some((id, result)) = self.next() {
-                self.handle(id, result);
+            while self.may_process() {
+                let Some((id, input)) = self.completed.pop_front() else { break };
+                self.process(id, input);
             }
-            self.room.expire(Instant::now(), &mut self.effects);
-            self.follow_up();
+            self.expire();
+            self.admit();
+            self.apply_effects();
         }
     }
 
-    /// Lets in some of those who have arrived; `true` if there may be more.
-    fn welcome(&mut self) -> bool {
-        for _ in 0..WELCOMES {
-            let Ok(mut connection) = self.arrivals.try_recv() else { return false };
-            // (1)
-            if let Err(error) = connection.read() {
-                warn!("{} refused: {error}", connection.peer);
-                continue;
-            }
-            let id = self.room.join(Instant::now(), &mut self.effects);
-            self.connections.insert(id, connection);
+    /// Sleeps until there is something to do, or the next deadline has come.
+    fn wait(&mut self) {
+        if self.more_accepted {
+            return;
         }
+        let now = Instant::now();
+        let must_look_again =
+            self.admission.is_waiting() || self.connections.values().any(Connection::is_unstarted);
+        let next_look = must_look_again.then_some(now + START_RETRY);
+        let deadline = [self.room.next_deadline(), next_look].into_iter().flatten().min();
+        // Rounded up, because a timeout of zero would mean to wait for ever.
+        let timeout =
+            deadline.map(|at| at.saturating_duration_since(now) + Duration::from_millis(1));
+        let _ = self.wake.set_read_timeout(timeout); // fails only for a timeout of zero
+        // A byte, a timeout or EINTR: the worker looks for everything in any case.
+        let _ = self.wake.read(&mut [0; 1024]);
+    }
+
+    /// Takes back all operations that have completed, because the signal does not say which (5), (7).
+    fn collect(&mut self) {
+        let mut reads = Vec::new();
+        let mut writes = Vec::new();
+        for (&id, connection) in &mut self.connections {
+            if let Some(result) = connection.finish_read() {
+                reads.push((id, result));
+            }
+            if let Some(result) = connection.finish_write() {
+                writes.push((id, result));
+            }
+        }
+        for (id, result) in reads {
+            match result {
+                Ok(input) => self.completed.push_back((id, input)),
+                Err(error) => self.close(id, Some(&error)),
+            }
+            self.release(id);
+        }
+        for (id, result) in writes {
+            match result {
+                Ok(written) => self.write(id, written),
+                Err(error) => self.close(id, Some(&error)),
+            }
+            self.release(id);
+        }
+        while let Some((job, result)) = self.calculator.take_result() {
+            self.room.reply(job.id, &result, &mut self.effects);
+            self.completed.push_back((job.id, job.rest));
+            if let Some(connection) = self.connections.get_mut(&job.id) {
+                connection.computing = false;
+                if connection.failed {
+                    self.completed.push_back((job.id, Input::Failure));
+                }
+            }
+            self.release(job.id);
+        }
+    }
+
+    /// Returns whether more input may be processed now. See [`INPUT_BUDGET`].
+    fn may_process(&mut self) -> bool {
+        if self.processed + READ_SIZE <= INPUT_BUDGET {
+            return true;
+        }
+        self.apply_effects();
+        if self.connections.values().any(Connection::will_write_soon) {
+            return false;
+        }
+        self.processed = 0;
         true
     }
 
-    /// Sleeps until there is a hint, or somebody's time is over.
-    fn wait(&mut self) {
-        // A millisecond late: no time at all would be for ever.
-        let in_time = |at| Duration::from_millis(1) + (at - Instant::now());
-        let _ = self.hints.set_read_timeout(self.room.next_expiry().map(in_time));
-        // A hint, or none, or an interruption: what there is to do is looked for.
-        let _ = self.hints.read(&mut [0; 1024]);
-    }
-
-    /// Takes back all that has completed, which the signal does not say.
-    fn collect(&mut self) {
-        let mut written = Vec::new();
-        for (&id, connection) in &mut self.connections {
-            self.completed.extend(connection.has_read().map(|result| (id, result)));
-            written.extend(connection.has_written().map(|result| (id, result)));
-        }
-        for (id, result) in written {
-            match result {
-                Ok(sent) => self.write(id, sent), // (7)
-                Err(error) => self.lose(id, &error),
+    /// Processes what was read, and reads on (5).
+    fn process(&mut self, id: Id, mut input: Input) {
+        let length = input.byte_count();
+        trace!("process: {length} bytes of {id}");
+        self.processed += length;
+        let computation = self.room.process(id, &mut input, Instant::now(), &mut self.effects);
+        if let Some(computation) = computation {
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.computing = true;
             }
+            self.calculator.submit(Job { id, computation, rest: input });
+        } else if let Input::Bytes(buffer) = input {
+            self.read(id, buffer);
         }
     }
 
-    /// A completed read to handle, if there is one, and it may be handled now.
-    fn next(&mut self) -> Option<(Id, io::Result<usize>)> {
-        if self.under_way + READ > UNDER_WAY {
-            // First what has been handled goes to everybody; then more is handled.
-            self.follow_up();
-            if self.connections.values().any(Connection::is_prompt) {
-                return None;
-            }
-            self.under_way = 0;
-        }
-        self.completed.pop_front()
-    }
-
-    /// A client's read is complete (5).
-    fn handle(&mut self, id: Id, result: io::Result<usize>) {
+    fn read(&mut self, id: Id, buffer: Vec<u8>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Some(bytes) = connection.reader.buffer() else { return };
-        trace!("handle: {} bytes of {id}", bytes.len());
-        match result {
-            _ if connection.closed => self.close(id),
-            Ok(0) => self.room.end(id, Instant::now(), &mut self.effects),
-            Ok(count) => {
-                self.under_way += count;
-                self.room.input(id, bytes, Instant::now(), &mut self.effects);
-                if let Err(error) = connection.read() {
-                    self.lose(id, &error);
+        if !connection.is_closed() {
+            if let Err(error) = connection.start_read(buffer) {
+                self.close(id, Some(&error));
+            }
+        }
+    }
+
+    /// Lets the system write the output of a client. Its last write took `written` bytes.
+    fn write(&mut self, id: Id, written: usize) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.is_closed() {
+            return;
+        }
+        match self.room.take_output(id, written, &mut connection.output) {
+            WriterStep::Write => {
+                if let Err(error) = connection.start_write() {
+                    self.close(id, Some(&error));
                 }
             }
-            Err(error) => self.lose(id, &error),
+            WriterStep::Wait => connection.free_write_buffer(),
+            WriterStep::ShutDown => connection.shut_down_writing(),
+            WriterStep::Close => self.close(id, None),
         }
     }
 
-    /// Has all written that waits for a client, of which `sent` bytes are gone.
-    fn write(&mut self, id: Id, sent: usize) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Some(lines) = connection.writer.buffer() else { return };
-        match self.room.owed(id, sent, lines) {
-            Owed::Lines => {
-                if let Err(error) = connection.write() {
-                    self.lose(id, &error);
-                }
+    fn expire(&mut self) {
+        let now = Instant::now();
+        for id in self.room.expire(now, &mut self.effects) {
+            let connection = self.connections.get(&id);
+            if connection.is_some_and(|connection| !connection.has_unread_input()) {
+                self.room.dismiss(id, now, &mut self.effects);
             }
-            Owed::Nothing => *lines = Vec::new(),
-            Owed::Close => self.close(id),
         }
     }
 
-    /// Does what follows from what the room was told.
-    fn follow_up(&mut self) {
+    /// Lets accepted connections join, while there are places.
+    fn admit(&mut self) {
+        self.more_accepted = false;
+        for _ in 0..MAX_ACCEPTS {
+            let Some(client) = self.admission.next(&self.connections) else { return };
+            self.join(client);
+        }
+        self.more_accepted = true;
+    }
+
+    fn join(&mut self, mut client: Connection) {
+        if let Err(error) = client.start_read(Vec::with_capacity(READ_SIZE)) {
+            warn!("{} refused: aio_read: {error}", client.peer);
+            return;
+        }
+        let id = self.room.join(Instant::now(), &mut self.effects);
+        self.connections.insert(id, client);
+    }
+
+    /// Does what the room asks for.
+    fn apply_effects(&mut self) {
         while let Some(id) = self.effects.write.pop() {
             self.write(id, 0);
         }
         while let Some(id) = self.effects.close.pop() {
-            self.close(id);
+            self.close(id, None);
         }
     }
 
-    /// A connection has failed (`ECONNRESET`, `EPIPE`, a time-out).
-    fn lose(&mut self, id: Id, error: &io::Error) {
-        debug!("{id}: {error}");
-        self.room.leave(id, &mut self.effects);
-        self.close(id);
-    }
-
-    /// Ends what is in flight, and closes when that has come back.
-    fn close(&mut self, id: Id) {
+    /// Ends what is in flight. An error (a reset, a timeout) is a completion too. It is processed
+    /// after the client's input, which may wait for a computation.
+    fn close(&mut self, id: Id, error: Option<&io::Error>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if !connection.closed {
-            info!("{} left", connection.peer);
-            connection.shut_down();
+        if error.is_some() && !connection.is_closed() {
+            connection.failed = true;
+            if !connection.computing {
+                self.completed.push_back((id, Input::Failure));
+            }
         }
-        if !connection.is_in_flight() {
+        connection.close(error);
+        self.release(id);
+    }
+
+    /// Drops a closed connection, unless something of it is in flight.
+    fn release(&mut self, id: Id) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if connection.is_closed() && !connection.is_in_flight() && !connection.computing {
             self.connections.remove(&id);
         }
     }

@@ -1,44 +1,54 @@
 //! A client's connection, and what it waits for.
 
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
-use common::chat::Id;
+use common::chat::{Id, Output};
 use common::lock;
-use log::{info, trace};
+use log::trace;
 use polling::{Event, Poller};
 
-/// Open, and known to the poller, until the last worker lets go of it.
+/// A registered connection. It is closed when the last worker has dropped it.
 pub struct Connection {
+    pub id: Id,
     pub stream: TcpStream,
     pub peer: SocketAddr,
-    pub id: Id,
-    interest: Mutex<Interest>,
+    /// Output taken from the room. Only the worker that has claimed the connection uses it.
+    pub output: Mutex<Output>,
+    state: Mutex<State>,
     poller: &'static Poller,
 }
 
-/// What a connection waits for. To register it is to ask for one event.
+/// What a connection waits for, and whether a worker is busy with it.
 ///
-/// That alone does not keep two workers out of one connection: whoever has a line for a client
-/// registers it for writing, while an event of it may be under way to be read (pitfall:
-/// one-shot-rearmed). Hence `held`:
-/// - A worker with an event takes the connection in hand; where another worker has it in hand, it
-///   forgets the event.
-/// - While it is held nothing is registered, only noted; as it is let go that is registered, and
-///   the poller reports whatever is the case then, forgotten events included.
+/// Registration is one-shot: it asks for one event. This alone does not keep two workers out of one
+/// connection. A worker that has a line for a client registers the client for writing, and another
+/// worker may be about to read from the same client. Pitfall: one-shot-rearmed
 ///
-/// So one worker after the other reads a client's lines, and no readiness is lost.
-pub struct Interest {
-    pub held: bool,
+/// Therefore a worker *claims* the connection of its event first:
+/// - If another worker has claimed it, the event is dropped.
+/// - While it is claimed, changes of `read` and `write` are stored and not registered.
+/// - When the worker releases it, the interest is registered. The poller then reports everything
+///   that is ready at this moment, which includes the reason of an event that was dropped.
+///
+/// So one worker at a time reads a client's lines, and no event is lost.
+#[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "they change independently of one another")]
+pub struct State {
+    pub claimed: bool,
+    /// A computation is queued or running. The client's next lines must wait for it, so the
+    /// connection may be claimed for writing only.
+    pub computing: bool,
+    /// The client has not sent its FIN.
     pub read: bool,
+    /// Output is pending.
     pub write: bool,
 }
 
 impl Connection {
-    /// Waits to be read from; nothing is registered yet.
+    /// Makes the socket non-blocking, and adds it to the poller without any interest yet.
     pub fn new(
         stream: TcpStream,
         peer: SocketAddr,
@@ -46,28 +56,56 @@ impl Connection {
         poller: &'static Poller,
     ) -> io::Result<Arc<Self>> {
         stream.set_nonblocking(true)?;
-        // SAFETY: it is deleted from the poller before it is closed: in `drop`.
+        // SAFETY: `drop` deletes the socket from the poller before it is closed.
         unsafe { poller.add(&stream, Event::none(id.0 as usize)) }?;
-        let interest = Mutex::new(Interest { held: false, read: true, write: false });
-        Ok(Arc::new(Self { stream, peer, id, interest, poller }))
+        let state = State { claimed: false, computing: false, read: true, write: false };
+        Ok(Arc::new(Self {
+            id,
+            stream,
+            peer,
+            output: Mutex::default(),
+            state: Mutex::new(state),
+            poller,
+        }))
     }
 
-    /// Takes it in hand; `false` where another worker has it.
-    pub fn hold(&self) -> bool {
-        !mem::replace(&mut lock(&self.interest).held, true)
+    /// Claims the connection for a read. Returns false if a worker is busy with it.
+    pub fn claim_for_read(&self) -> bool {
+        let mut state = lock(&self.state);
+        let is_free = !state.claimed && !state.computing;
+        state.claimed |= is_free;
+        is_free
     }
 
-    /// The only place where interest changes and is registered, both under the lock: what was said
-    /// last is what the poller knows.
-    pub fn register(&self, change: impl FnOnce(&mut Interest)) -> io::Result<()> {
-        let mut interest = lock(&self.interest);
-        change(&mut interest);
-        let Interest { held, read, write } = *interest;
-        if held {
+    /// Claims the connection for a write. Returns false if a worker has claimed it.
+    pub fn claim_for_write(&self) -> bool {
+        let mut state = lock(&self.state);
+        let is_free = !state.claimed;
+        state.claimed = true;
+        is_free
+    }
+
+    /// Returns whether input of this client is being processed.
+    pub fn is_busy(&self) -> bool {
+        let state = lock(&self.state);
+        state.claimed || state.computing
+    }
+
+    /// Changes the state, and registers the interest that follows from it, unless the connection is
+    /// claimed.
+    ///
+    /// No other function registers interest, and this one does it under the lock. So the poller
+    /// always has the interest that was set last.
+    pub fn update(&self, change: impl FnOnce(&mut State)) -> io::Result<()> {
+        let mut guard = lock(&self.state);
+        change(&mut guard);
+        let State { claimed, computing, read, write } = *guard;
+        if claimed {
             return Ok(());
         }
+        let read = read && !computing;
         self.poller.modify(&self.stream, Event::new(self.id.0 as usize, read, write))?;
-        drop(interest); // who reads the log may be slow
+        drop(guard);
         trace!("wait: register({}): read {read}, write {write}", self.stream.as_raw_fd());
         Ok(())
     }
@@ -75,7 +113,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let _ = self.poller.delete(&self.stream); // of what was added, it does not fail
-        info!("{} left", self.peer);
+        // It does not fail for a socket that was added.
+        let _ = self.poller.delete(&self.stream);
     }
 }

@@ -1,27 +1,31 @@
-//! The Reactor: the main thread waits for events, and does nothing else; workers do what the
-//! events ask for: accept, read, handle, write.
+//! The Reactor: the main thread waits for events and does nothing else. Workers do what the events
+//! allow: they accept, read, process, and write. (Also called half-sync/half-reactor, 半同步/半反应堆.)
 //!
 //! ```text
 //!      main               workers                       kernel
 //!  (1) register the listener ───────────────────────▶   interest list
-//!  (2) wait ────────────────────────────────────────▶ ┐ wait: for sockets, signals, timers
+//!  (2) wait ────────────────────────────────────────▶ ┐ wait: for sockets, signals, timeouts
 //!  (3) queue ◀──────────────────────────────────────  ┘ 8 is readable
 //!        └──────────▶ (4) read(8) ──────────────────▶   copy
-//!                         handle the line
-//!                         register 9, to write ─────▶   interest list
+//!                         process the line
+//!                         register 9 for writing ───▶   interest list
 //!  (5) wait ────────────────────────────────────────▶ ┐ wait
 //!  (6) queue ◀──────────────────────────────────────  ┘ 9 is writable
 //!        └──────────▶ (7) write(9) ─────────────────▶   copy
 //! ```
 //!
-//! A line: (1) the listener and each client are registered, to be read from; (2) the main thread
-//! waits for everything at once, and (3) puts what is ready into the request queue; (4) a sleeping
-//! worker wakes, reads, handles the line, and registers each client that is to get it, to be
-//! written to; (5) the main thread waits, and (6) queues those that are writable; (7) a worker
-//! writes to each, in one call, all that has gathered for it: under load that is many lines.
+//! How a line travels, in the seven steps of the textbook: (1) The listener and each client are
+//! registered for reading. (2) The main thread waits for all of them at once, and (3) puts what is
+//! ready into the request queue. (4) A sleeping worker wakes. It reads, processes the line, and
+//! registers each client that gets the line for writing. (5) The main thread waits again, and
+//! (6) queues the clients that are writable. (7) A worker writes to each of them in one call
+//! everything that is pending. Under load, this is many lines.
 //!
-//! This file is the main thread, and `worker.rs` the workers. Between them is the request queue,
-//! `queue.rs`; and `connection.rs` keeps two workers out of one connection.
+//! The catch: an event is not the data. Between the report and the read, another worker may be busy
+//! with the same client. `connection.rs` keeps workers out of each other's connections.
+//!
+//! Files: the main thread is in this one, and the workers are in `worker.rs`. Between them is the
+//! request queue, `queue.rs`.
 //!
 //! Run: `cargo run -p reactor-chat`
 //!
@@ -32,21 +36,27 @@
 //! guest1: hi there
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/reactor-chat.svg`.
+//! Figure: `docs/figures/reactor-chat.svg`.
 //!
-//! Use it when: handling takes long enough to want several cores, or may block.
-//! Limits: an event crosses from thread to thread, and interest is one-shot, a system call each
-//! time: the handling has to be worth that.
-//! Compare with: `epoll-echo/src/main.rs` (one thread that does everything),
-//! `proactor-chat/src/bin/proactor-chat-simulated.rs` (the main thread copies, workers handle).
+//! Use it when: processing takes long enough to use several cores. `/factor N` computes on two of
+//! the workers at most, with nothing locked, while the third serves the other clients. (The rules of
+//! the room run under one lock, and so on one core at a time.)
+//! Limits: each event passes from one thread to another, and one-shot interest costs a system call
+//! per event. The processing must be worth that.
+//! Compare with:
+//! - `epoll-echo/src/main.rs`: one thread does everything.
+//! - `proactor-chat/src/bin/proactor-chat-simulated.rs`: the main thread copies too, and workers only
+//!   process.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use anyhow::Context;
 use common::chat::{self, Id, Room};
 use common::{CHAT_ADDR, IDLE, announce, listen, run, stop_socket};
 use log::trace;
@@ -59,69 +69,97 @@ use connection::Connection;
 use queue::Queue;
 use worker::Worker;
 
-/// Two can copy while a third handles a line; no two handle at once, as the room has one lock.
+/// Enough that two can compute or copy while a third one processes a line.
 const WORKERS: usize = 3;
 
-/// Keys of the events that are about no client. A client's key is its [`Id`], which is never used
-/// again: an event that comes late finds nobody. (`polling` keeps `usize::MAX` for itself.)
+/// Keys of events that are not about a client. The key of a client is its [`Id`], which is not
+/// reused: an event that comes late finds no client. (`polling` reserves `usize::MAX`.)
 const LISTENER: usize = usize::MAX - 1;
 const STOP: usize = usize::MAX - 2;
 const TIMER: usize = usize::MAX - 3;
 
-/// What the threads share, for as long as the process runs.
+/// What the threads share, as long as the process runs.
 ///
-/// No thread holds two locks at once (these, the queue's and a connection's are all there are):
-/// there is no order in which they could deadlock. None is held across a call that can block.
-/// Pitfall: lock-while-broadcasting.
+/// No thread holds two of the locks at once (these two, and those of the queue and the connections),
+/// so there is no order in which they can deadlock. None is held during a call that can block.
+/// Pitfall: lock-while-broadcasting
 struct Server {
-    poller: &'static Poller,
     listener: TcpListener,
-    /// Readable: SIGINT or SIGTERM has come.
+    /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
+    poller: &'static Poller,
     queue: Queue,
     room: Mutex<Room>,
     connections: Mutex<BTreeMap<Id, Arc<Connection>>>,
+    /// True after `accept` failed, for example for lack of file descriptors. The listener is then
+    /// not registered: it stays readable, and every wait would return at once.
+    accept_paused: AtomicBool,
 }
 
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
-        let room = Mutex::new(Room::new(chat::idle(&idle)?));
-        let stop = stop_socket()?;
+        let room = Room::new(chat::parse_idle(&idle)?);
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
-        let poller: &'static Poller = Box::leak(Box::new(Poller::new()?));
-        let (queue, connections) = (Queue::new(WORKERS, poller), Mutex::default());
-        let server = Server { poller, listener, stop, queue, room, connections };
-        let server: &'static Server = Box::leak(Box::new(server));
-        (1..=WORKERS).try_for_each(|n| Worker::start(server, n))?;
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        let poller: &'static Poller = Box::leak(Box::new(Poller::new().context("epoll_create1")?));
+        let server: &'static Server = Box::leak(Box::new(Server {
+            listener,
+            stop,
+            poller,
+            queue: Queue::new(WORKERS, poller),
+            room: Mutex::new(room),
+            connections: Mutex::default(),
+            accept_paused: AtomicBool::new(false),
+        }));
+        server.register()?;
+        for number in 1..=WORKERS {
+            Worker::start(server, number).context("cannot start a worker thread")?;
+        }
+        announce(address);
         server.serve()
     })
 }
 
 impl Server {
+    fn register(&'static self) -> anyhow::Result<()> {
+        // SAFETY: the poller requires that a socket is deleted from it before it is closed. This one
+        // is `'static` and never closed.
+        unsafe { self.poller.add(&self.stop, Event::readable(STOP)) }
+            .context("epoll_ctl(ADD, stop)")?;
+        // SAFETY: as above.
+        unsafe { self.poller.add(&self.listener, Event::readable(LISTENER)) } // (1)
+            .context("epoll_ctl(ADD, listener)")
+    }
+
     /// The main thread.
-    fn serve(&'static self) -> anyhow::Result<()> {
-        // SAFETY: what is added must be deleted before it is dropped; `'static` is never dropped.
-        unsafe { self.poller.add(&self.stop, Event::readable(STOP)) }?;
-        // SAFETY: likewise.
-        unsafe { self.poller.add(&self.listener, Event::readable(LISTENER)) }?; // (1)
+    fn serve(&self) -> anyhow::Result<()> {
         let mut events = Events::new();
         loop {
             let timeout = self.queue.timeout();
             trace!("wait: Poller::wait"); // (2), (5)
             events.clear();
-            self.poller.wait(&mut events, timeout)?;
+            self.poller.wait(&mut events, timeout).context("epoll_wait")?; // it retries EINTR
             trace!("wait: Poller::wait = {} ready", events.len());
             if events.iter().any(|event| event.key == STOP) {
-                return Ok(()); // and the process ends, whatever the workers are at
+                return Ok(()); // ends the process, whatever the workers do
             }
             // Does not wait for the workers. Pitfall: main-waits-for-worker
             self.queue.put(&events); // (3), (6)
         }
     }
 
+    /// Asks for the next event of the listener. Interest is one-shot.
     fn register_listener(&self) -> io::Result<()> {
         self.poller.modify(&self.listener, Event::readable(LISTENER))
+    }
+
+    /// Accepts again if accepting is paused: some time has passed, or a connection has been closed.
+    fn resume_accepting(&self) -> io::Result<()> {
+        if self.accept_paused.swap(false, Ordering::Relaxed) {
+            self.register_listener()?;
+        }
+        Ok(())
     }
 }

@@ -1,143 +1,199 @@
-//! The request queue: what the main thread and the workers have to say to each other.
+//! The request queue: how the main thread passes events to the workers.
+//!
+//! Three kinds of requests wait in it: to read, to write, and to compute. Workers take reads first,
+//! because the more lines have been read, the more of them one write can take. Two rules keep this
+//! fair:
+//!
+//! - **Reads have a budget**, [`INPUT_BUDGET`]. When it is used up, workers only write. The main
+//!   thread renews it when no worker reads or writes, and no socket with pending output is writable:
+//!   then all output has been written, or its socket is full. Otherwise three workers could read so
+//!   much before they write that the room would take a client for one that does not read.
+//! - **One worker does not compute.** So reads and writes never wait for computations.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::chat::{READ, UNDER_WAY};
+use common::chat::{Computation, INPUT_BUDGET, READ_SIZE};
 use common::lock;
 use polling::{Events, Poller};
 
 use crate::TIMER;
+use crate::connection::Connection;
 
-/// What a worker is asked for, and the key of whom it is about.
+/// What a worker is to do.
 pub enum Request {
-    /// To read; or to accept, or to look at the time. All of these bring lines into the room.
+    /// Read from the client with this key, or accept, or handle a timeout. All of these can produce
+    /// lines, which take memory.
     Read(usize),
-    /// To write, which takes lines out of it.
+    /// Write pending output to the client with this key, which frees memory.
     Write(usize),
+    Compute(Job),
 }
 
-/// Its one lock is held for moments, and never while a thread copies, handles or waits.
+/// What a worker was busy with.
+#[derive(Clone, Copy)]
+pub enum Work {
+    Copy,
+    Computation,
+}
+
+/// A computation that a line of a client asked for.
+pub struct Job {
+    pub connection: Arc<Connection>,
+    pub computation: Computation,
+    /// Input that arrived in the same read and is not processed yet. `None` after the client's FIN.
+    pub rest: Option<Vec<u8>>,
+}
+
+/// Its lock is held for moments only, and never during a system call that can block.
 pub struct Queue {
     state: Mutex<State>,
-    /// Wakes a worker.
-    filled: Condvar,
+    not_empty: Condvar,
     workers: usize,
-    /// Where the main thread waits.
+    /// What the main thread waits for.
     poller: &'static Poller,
 }
 
 #[derive(Default)]
 struct State {
     reads: VecDeque<usize>,
-    /// What is in `reads`, each once, so that they stay as few as the clients: one that waits here
-    /// is registered again whenever somebody has a line for it, and reported again.
-    reading: BTreeSet<usize>,
+    /// The same keys as in `reads`. A client can be reported as readable again while its request
+    /// waits, because each change of its interest registers it anew. It is queued once.
+    queued_reads: BTreeSet<usize>,
     writes: VecDeque<usize>,
-    /// Bytes that may be read before all that was read has been offered to all sockets. Otherwise,
-    /// while one worker is held up in the middle of a write and the others read on and on, the room
-    /// would drop a client that does read.
-    budget: usize,
-    /// Workers that have nothing in hand.
+    jobs: VecDeque<Job>,
+    /// Bytes that may still be read before all output has been offered to the sockets.
+    input_budget: usize,
+    /// Workers that read or write.
+    copying: usize,
+    /// Workers that compute.
+    computing: usize,
+    /// Workers that wait for a request.
     sleeping: usize,
-    /// When the timer event is due.
-    alarm: Option<Instant>,
+    /// When a timeout is due.
+    deadline: Option<Instant>,
 }
 
 impl Queue {
     pub fn new(workers: usize, poller: &'static Poller) -> Self {
-        Self { state: Mutex::default(), filled: Condvar::new(), workers, poller }
+        Self { state: Mutex::default(), not_empty: Condvar::new(), workers, poller }
     }
 
-    /// Main: how long to wait at most.
+    /// Main thread: how long it may wait.
     pub fn timeout(&self) -> Option<Duration> {
-        lock(&self.state).alarm.map(|alarm| alarm.saturating_duration_since(Instant::now()))
+        let deadline = lock(&self.state).deadline?;
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
 
-    /// Main: puts what is ready into the queue, and wakes as many workers as that takes.
-    pub fn put(&self, ready: &Events) {
+    /// Main thread: queues a request for each event, and wakes the workers that can serve them.
+    pub fn put(&self, events: &Events) {
         let mut state = lock(&self.state);
-        for event in ready.iter() {
-            // A lost connection is ready for everything, for ever: it is read from, which ends it.
-            let lost = event.is_interrupt() || event.is_err() == Some(true);
-            if event.writable && !lost {
-                // If it is readable too, that is reported again when it waits for nothing else.
+        for event in events.iter() {
+            // A read reports what ended the connection.
+            let failed = event.is_interrupt() || event.is_err() == Some(true);
+            if event.writable && !failed {
+                // If the socket is readable too, that is reported again after the write.
                 state.writes.push_back(event.key);
             } else {
                 state.put_read(event.key);
             }
         }
-        if state.alarm.is_some_and(|alarm| alarm <= Instant::now()) {
-            state.alarm = None;
+        if state.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            state.deadline = None;
             state.put_read(TIMER);
         }
-        // No worker has anything in hand, and nobody's lines can be written: all is offered.
-        if state.sleeping == self.workers && state.writes.is_empty() {
-            state.budget = UNDER_WAY;
+        if state.copying == 0 && state.writes.is_empty() {
+            state.input_budget = INPUT_BUDGET;
         }
-        let requests = state.writes.len() + if state.budget < READ { 0 } else { state.reads.len() };
+        let reads = state.reads.len().min(state.input_budget / READ_SIZE);
+        let requests = reads + state.writes.len();
         let wake = requests.min(state.sleeping);
         drop(state);
         for _ in 0..wake {
-            self.filled.notify_one();
+            self.not_empty.notify_one();
         }
     }
 
-    /// Worker: takes a request; sleeps until there is one.
-    pub fn take(&self) -> Request {
+    /// Worker: reports what it has finished, and takes the next request. Sleeps until there is one.
+    pub fn next(&self, finished: Option<Work>) -> Request {
         let mut state = lock(&self.state);
+        match finished {
+            Some(Work::Copy) => state.copying -= 1,
+            Some(Work::Computation) => state.computing -= 1,
+            None => {}
+        }
         loop {
-            // Reading comes first: the more lines there are, the more go out in one write.
-            if let Some(key) = state.take_read() {
-                return Request::Read(key);
+            if let Some(request) = state.take_read_or_write() {
+                return request;
             }
-            if let Some(key) = state.writes.pop_front() {
-                return Request::Write(key);
-            }
-            state.sleeping += 1;
-            if state.sleeping == self.workers && !state.reads.is_empty() {
-                // The budget is spent. The main thread sees what is still to be written; if there
-                // is nothing, it renews the budget.
+            if state.copying == 0 && !state.reads.is_empty() {
+                // Only the budget keeps these reads waiting. The main thread knows whether sockets
+                // are writable, and renews the budget if none is.
                 self.wake_main();
             }
-            state = self.filled.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if let Some(request) = state.take_job(self.workers - 1) {
+                return request;
+            }
+            state.sleeping += 1;
+            state = self.not_empty.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.sleeping -= 1;
         }
     }
 
-    /// Worker: a request to read brought so much less than it could have.
-    pub fn give_back(&self, bytes: usize) {
-        lock(&self.state).budget += bytes;
+    /// Worker: returns the part of the budget that a read did not use.
+    pub fn return_budget(&self, bytes: usize) {
+        lock(&self.state).input_budget += bytes;
     }
 
-    /// Worker: has a timer event come at `alarm`, if none comes earlier.
-    pub fn set_alarm(&self, alarm: Instant) {
+    /// Worker: queues a computation behind those of other clients.
+    pub fn compute(&self, job: Job) {
+        lock(&self.state).jobs.push_back(job);
+        self.not_empty.notify_one();
+    }
+
+    /// Worker: asks for a request with the key [`TIMER`] at `deadline` or earlier.
+    pub fn set_deadline(&self, deadline: Instant) {
         let mut state = lock(&self.state);
-        if state.alarm.is_none_or(|earlier| alarm < earlier) {
-            state.alarm = Some(alarm);
+        if state.deadline.is_none_or(|earlier| deadline < earlier) {
+            state.deadline = Some(deadline);
             self.wake_main();
         }
     }
 
     fn wake_main(&self) {
-        // It adds 1 to an eventfd: that does not block, and fails only near 2⁶⁴.
+        // It writes to an eventfd, which neither blocks nor fails in practice.
         let _ = self.poller.notify();
     }
 }
 
 impl State {
     fn put_read(&mut self, key: usize) {
-        if self.reading.insert(key) {
+        if self.queued_reads.insert(key) {
             self.reads.push_back(key);
         }
     }
 
-    fn take_read(&mut self) -> Option<usize> {
-        let budget = self.budget.checked_sub(READ)?;
-        let key = self.reads.pop_front()?;
-        self.reading.remove(&key);
-        self.budget = budget;
-        Some(key)
+    fn take_read_or_write(&mut self) -> Option<Request> {
+        if self.input_budget >= READ_SIZE {
+            if let Some(key) = self.reads.pop_front() {
+                self.queued_reads.remove(&key);
+                self.input_budget -= READ_SIZE;
+                self.copying += 1;
+                return Some(Request::Read(key));
+            }
+        }
+        let key = self.writes.pop_front()?;
+        self.copying += 1;
+        Some(Request::Write(key))
+    }
+
+    fn take_job(&mut self, most: usize) -> Option<Request> {
+        if self.computing == most {
+            return None;
+        }
+        let job = self.jobs.pop_front()?;
+        self.computing += 1;
+        Some(Request::Compute(job))
     }
 }

@@ -1,64 +1,73 @@
-//! The workers: they do what the events ask for.
+//! The workers: they accept, read, apply the rules of the room, compute, and write.
 
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::process;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::chat::{Effects, Id, Owed, READ};
-use common::{Accepted, accept, lock, read, write};
-use log::{debug, error, warn};
+use common::chat::{
+    Effects, Id, READ_SIZE, WriterStep, has_unread_input, shut_down_writing, write_output,
+};
+use common::{Accepted, accept, lock, read};
+use log::{error, info, warn};
 
 use crate::connection::Connection;
-use crate::queue::Request;
+use crate::queue::{Job, Request, Work};
 use crate::{LISTENER, Server, TIMER};
 
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// How long until `accept` is tried again while descriptors are short.
-const RETRY: Duration = Duration::from_millis(100);
+/// The most connections accepted per request, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// A worker, with room for what it reads, what it writes, and what follows: nothing stays there.
+/// A worker. Its fields are scratch memory: they are empty between two requests.
 pub struct Worker {
     server: &'static Server,
-    input: [u8; READ],
-    output: Vec<u8>,
+    buffer: [u8; READ_SIZE],
     effects: Effects,
 }
 
 impl Worker {
-    /// Starts one; it sleeps until there is something to do, and ends with the process.
-    pub fn start(server: &'static Server, n: usize) -> io::Result<()> {
-        let worker = Self { server, input: [0; READ], output: vec![], effects: <_>::default() };
-        thread::Builder::new().name(format!("worker-{n}")).spawn(|| worker.work()).map(drop)
+    /// Starts a worker. It ends with the process.
+    pub fn start(server: &'static Server, number: usize) -> io::Result<()> {
+        let worker = Self { server, buffer: [0; READ_SIZE], effects: Effects::default() };
+        thread::Builder::new().name(format!("worker-{number}")).spawn(|| worker.work())?;
+        Ok(())
     }
 
     fn work(mut self) {
+        let mut finished = None;
         loop {
-            let done = match self.server.queue.take() {
-                Request::Read(LISTENER) => self.accept_some(),
-                Request::Read(TIMER) => self.expire(),
-                Request::Read(key) => self.go_on(key, Self::read),
-                Request::Write(key) => self.go_on(key, Self::write),
+            let (work, result) = match self.server.queue.next(finished) {
+                Request::Read(LISTENER) => (Work::Copy, self.accept_some()),
+                Request::Read(TIMER) => (Work::Copy, self.on_timeout()),
+                Request::Read(key) => (Work::Copy, self.on_readable(Id(key as u64))),
+                Request::Write(key) => (Work::Copy, self.on_writable(Id(key as u64))),
+                Request::Compute(job) => (Work::Computation, self.compute(&job)),
             };
-            // What goes wrong with a connection ends there: this is the listener's or the poller's.
-            if let Err(error) = done {
-                error!("{error}");
+            // Errors of a connection end that connection. This is an error of the poller.
+            if let Err(error) = result {
+                error!("epoll_ctl: {error}");
                 process::exit(1);
             }
+            finished = Some(work);
         }
     }
 
     fn accept_some(&mut self) -> io::Result<()> {
-        for _ in 0..ACCEPTS {
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.server.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
                 Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    // It would be ready all the time: not before the timer, or somebody leaves.
-                    self.server.queue.set_alarm(Instant::now() + RETRY);
+                    // The listener is registered again at this time, or when a connection closes.
+                    self.server.accept_paused.store(true, Ordering::Relaxed);
+                    self.server.queue.set_deadline(Instant::now() + ACCEPT_RETRY);
                     return Ok(());
                 }
             }
@@ -66,98 +75,176 @@ impl Worker {
         self.server.register_listener()
     }
 
-    /// A client has come: it is welcomed, and registered with that (1).
+    /// Adds a client to the room, and registers it to be read from (1).
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let id = lock(&self.server.room).join(Instant::now(), &mut self.effects);
         match Connection::new(stream, peer, id, self.server.poller) {
-            Ok(connection) => drop(lock(&self.server.connections).insert(id, connection)),
-            // The kernel's own limit: `fs.epoll.max_user_watches`.
+            Ok(connection) => {
+                lock(&self.server.connections).insert(id, connection);
+            }
+            // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
             Err(error) => {
                 warn!("{peer} refused: {error}");
-                lock(&self.server.room).leave(id, &mut self.effects);
+                lock(&self.server.room).disconnect(id, &mut self.effects);
             }
         }
-        self.follow_up()
+        self.apply_effects()
     }
 
-    fn expire(&mut self) -> io::Result<()> {
-        lock(&self.server.room).expire(Instant::now(), &mut self.effects);
-        self.follow_up()?;
-        self.server.register_listener() // the alarm may have been one of a shortage
-    }
-
-    /// One step of one client: a read or a write.
-    fn go_on(
-        &mut self,
-        key: usize,
-        copy: fn(&mut Self, &Connection) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let id = Id(key as u64);
-        let connection = lock(&self.server.connections).get(&id).cloned();
-        let Some(connection) = connection.filter(|it| it.hold()) else { return Ok(()) };
-        // A reset (`ECONNRESET`, `EPIPE`), a time-out, a lost route: of this client only.
-        if let Err(error) = copy(self, &connection) {
-            debug!("{}: {error}", connection.peer);
-            lock(&self.server.room).leave(id, &mut self.effects);
-            self.effects.close.push(id);
+    /// The deadline of the room has come, or it is time to accept again.
+    fn on_timeout(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        let idle = lock(&self.server.room).expire(now, &mut self.effects);
+        for id in idle {
+            let Some(connection) = self.server.connection(id) else { continue };
+            // Input that has arrived in time counts. Pitfall: timer-before-input
+            if !connection.is_busy() && !has_unread_input(&connection.stream) {
+                lock(&self.server.room).dismiss(id, now, &mut self.effects);
+            }
         }
-        self.follow_up()?;
-        connection.register(|interest| interest.held = false)
+        self.apply_effects()?;
+        self.server.resume_accepting()
     }
 
-    /// Reads once, and handles what came (4).
-    fn read(&mut self, connection: &Connection) -> io::Result<()> {
-        let count = read(&connection.stream, &mut self.input)?;
-        self.server.queue.give_back(READ - count.unwrap_or(0));
-        let Some(count) = count else { return Ok(()) };
-        let (id, now) = (connection.id, Instant::now());
-        if count > 0 {
-            let bytes = &self.input[..count];
-            lock(&self.server.room).input(id, bytes, now, &mut self.effects);
+    /// Reads once, and processes what arrived (4).
+    fn on_readable(&mut self, id: Id) -> io::Result<()> {
+        let Some(connection) = self.server.connection(id) else { return Ok(()) };
+        if !connection.claim_for_read() {
             return Ok(());
         }
-        connection.register(|interest| interest.read = false)?;
-        lock(&self.server.room).end(id, now, &mut self.effects);
-        // Where the client has not only ended but is gone, this is what tells.
-        self.write(connection)
+        match read(&connection.stream, &mut self.buffer) {
+            Ok(count) => {
+                self.server.queue.return_budget(READ_SIZE - count.unwrap_or(0));
+                match count {
+                    None => {} // another worker has read it
+                    Some(0) => {
+                        connection.update(|state| state.read = false)?;
+                        self.server.process(&connection, None, &mut self.effects)?;
+                        // If the client has not only finished but is gone, this write fails.
+                        self.write(&connection)?;
+                    }
+                    Some(count) => {
+                        let input = Some(&self.buffer[..count]);
+                        self.server.process(&connection, input, &mut self.effects)?;
+                    }
+                }
+            }
+            Err(error) => self.fail(&connection, &error),
+        }
+        self.apply_effects()?;
+        connection.update(|state| state.claimed = false)
     }
 
-    /// Writes once, all that waits for the client (7).
-    fn write(&mut self, connection: &Connection) -> io::Result<()> {
-        connection.register(|interest| interest.write = false)?;
-        let mut owed = lock(&self.server.room).owed(connection.id, 0, &mut self.output);
-        if owed == Owed::Lines {
-            let sent = write(&connection.stream, &self.output)?;
-            owed = lock(&self.server.room).owed(connection.id, sent, &mut self.output);
+    /// Computes, with nothing locked. Then processes the input that waited for the result.
+    fn compute(&mut self, job: &Job) -> io::Result<()> {
+        let connection = &job.connection;
+        let result = job.computation.run();
+        lock(&self.server.room).reply(connection.id, &result, &mut self.effects);
+        let is_computing =
+            self.server.process(connection, job.rest.as_deref(), &mut self.effects)?;
+        self.apply_effects()?;
+        if is_computing {
+            return Ok(());
         }
-        match owed {
-            Owed::Lines => connection.register(|interest| interest.write = true)?,
-            Owed::Nothing => {}
-            Owed::Close => self.effects.close.push(connection.id),
+        connection.update(|state| state.computing = false)
+    }
+
+    /// Writes all pending output, as far as the socket takes it (7).
+    fn on_writable(&mut self, id: Id) -> io::Result<()> {
+        let Some(connection) = self.server.connection(id) else { return Ok(()) };
+        if !connection.claim_for_write() {
+            return Ok(());
+        }
+        self.write(&connection)?;
+        self.apply_effects()?;
+        connection.update(|state| state.claimed = false)
+    }
+
+    fn write(&mut self, connection: &Connection) -> io::Result<()> {
+        let (id, room) = (connection.id, &self.server.room);
+        connection.update(|state| state.write = false)?;
+        let mut output = mem::take(&mut *lock(&connection.output));
+        let mut step = lock(room).take_output(id, 0, &mut output);
+        if step == WriterStep::Write {
+            match write_output(&connection.stream, &mut output) {
+                Ok(written) => step = lock(room).take_output(id, written, &mut output),
+                Err(error) => {
+                    self.fail(connection, &error);
+                    return Ok(());
+                }
+            }
+        }
+        *lock(&connection.output) = output;
+        match step {
+            WriterStep::Write => connection.update(|state| state.write = true)?,
+            WriterStep::Wait => {}
+            WriterStep::ShutDown => shut_down_writing(&connection.stream),
+            WriterStep::Close => self.effects.close.push(id),
         }
         Ok(())
     }
 
-    /// What follows from what the room was told: an alarm, receivers to register (4), a farewell.
-    fn follow_up(&mut self) -> io::Result<()> {
-        let expiry = lock(&self.server.room).next_expiry();
-        if let Some(expiry) = expiry {
-            self.server.queue.set_alarm(expiry);
+    /// A connection has failed: a reset (ECONNRESET, EPIPE), a timeout, a lost route.
+    fn fail(&mut self, connection: &Connection, error: &io::Error) {
+        if lock(&self.server.connections).remove(&connection.id).is_some() {
+            info!("{} disconnected: {error}", connection.peer);
+        }
+        lock(&self.server.room).disconnect(connection.id, &mut self.effects);
+    }
+
+    /// Does what the room asks for: registers the clients that have output now (4), and closes
+    /// connections.
+    fn apply_effects(&mut self) -> io::Result<()> {
+        let deadline = lock(&self.server.room).next_deadline();
+        if let Some(deadline) = deadline {
+            self.server.queue.set_deadline(deadline);
         }
         let Effects { write, close } = &mut self.effects;
         let mut connections = lock(&self.server.connections);
-        let write: Vec<_> =
+        let have_output: Vec<_> =
             write.drain(..).filter_map(|id| connections.get(&id).cloned()).collect();
-        let close: Vec<_> = close.drain(..).filter_map(|id| connections.remove(&id)).collect();
+        let closed: Vec<_> = close.drain(..).filter_map(|id| connections.remove(&id)).collect();
         drop(connections);
-        // Nobody is written to here: that may wait. Pitfall: blocking-broadcast
-        for connection in write {
-            connection.register(|interest| interest.write = true)?;
+        for connection in have_output {
+            // No write here: it would delay this worker's other clients. Pitfall: blocking-broadcast
+            connection.update(|state| state.write = true)?;
         }
-        if !close.is_empty() {
-            drop(close);
-            self.server.register_listener()?; // there are descriptors again
+        for connection in &closed {
+            info!("{} disconnected", connection.peer);
         }
-        Ok(())
+        if closed.is_empty() {
+            return Ok(());
+        }
+        drop(closed);
+        self.server.resume_accepting() // file descriptors are free now
+    }
+}
+
+impl Server {
+    fn connection(&self, id: Id) -> Option<Arc<Connection>> {
+        lock(&self.connections).get(&id).cloned()
+    }
+
+    /// Passes input of a client to the room: bytes, or `None` for its FIN. Returns whether the rest
+    /// of this input must wait for a computation.
+    fn process(
+        &self,
+        connection: &Arc<Connection>,
+        input: Option<&[u8]>,
+        effects: &mut Effects,
+    ) -> io::Result<bool> {
+        let (id, now) = (connection.id, Instant::now());
+        let mut rest = input.unwrap_or_default();
+        let mut room = lock(&self.room);
+        let computation = match input {
+            Some(_) => room.input(id, &mut rest, now, effects),
+            None => room.end_of_input(id, now, effects),
+        };
+        drop(room);
+        let Some(computation) = computation else { return Ok(false) };
+        connection.update(|state| state.computing = true)?;
+        let rest = input.map(|_| rest.to_vec());
+        self.queue.compute(Job { connection: Arc::clone(connection), computation, rest });
+        Ok(true)
     }
 }

@@ -33,8 +33,8 @@
 //! Use it when: a system has nothing better, or there is only a handful of file descriptors.
 //! Limits: a set is a bitmap of 1024 bits (`FD_SETSIZE`). This is a limit of glibc, not of the
 //! kernel, and it applies to the *number* of a file descriptor, however few are open. A connection
-//! with a higher number is refused and logged. Each wait costs time for every connection, idle or
-//! not.
+//! whose number is 1024 or higher is refused and logged. Each wait costs time for every connection,
+//! idle or not.
 //! Compare with:
 //! - `diff select-echo/src/main.rs poll-echo/src/main.rs`: a list instead of bitmaps.
 
@@ -61,7 +61,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 const MAX_ACCEPTS: usize = 64;
 /// Time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Time until `select` is tried again while the kernel is out of memory.
+/// Time until `select` is tried again after it failed.
 const WAIT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -84,7 +84,7 @@ fn main() -> ExitCode {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let stop = stop_socket()?;
-        stop.set_nonblocking(true)?;
+        stop.set_nonblocking(true)?; // it is read after `select` has failed
         let highest = listener.as_raw_fd().max(stop.as_raw_fd());
         ensure!(fits(highest), "file descriptor {highest} is too high for select");
         let mut server = Server {

@@ -204,7 +204,7 @@ static NOTES: &[Notes] = &[
             step("3", "main", "recv", ""),
             step("3", "main", "futex", "wakes 1"),
             step("4", "worker", "write", "eventfd"),
-            step("6", "main", "send", ""),
+            step("6", "main", "writev", ""),
         ],
         ..DEFAULT
     },

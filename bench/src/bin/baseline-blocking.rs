@@ -1,4 +1,4 @@
-//! The floor of blocking I/O: a thread per connection that does nothing but read and write.
+//! The baseline of blocking I/O: a thread per connection that only reads and writes.
 
 use std::{io, thread};
 

@@ -1,8 +1,8 @@
-//! tokio, as its documentation teaches a chat: a task per client that selects between its lines
-//! and a channel without a bound, and a room behind a lock that sends to all channels.
+//! tokio, used as its documentation shows for a chat: a task per client that selects between the
+//! client's lines and an unbounded channel, and a room behind a lock that sends to all channels.
 //!
-//! It speaks as much of the rules of this project's chat as the load generator needs: the
-//! greeting, who joined, who left, and the lines of the others.
+//! It follows the rules of this project's chat as far as the load generator needs them: the
+//! greeting, the lines about who joined and left, and the lines of the other clients.
 
 use std::collections::HashMap;
 use std::env;
@@ -24,7 +24,7 @@ impl Room {
     fn broadcast(&self, sender: u64, line: &str) {
         for (&client, channel) in &self.clients {
             if client != sender {
-                // It fails for a client that is leaving.
+                // Fails for a client that is disconnecting.
                 let _ = channel.send(line.to_owned());
             }
         }
@@ -57,14 +57,14 @@ async fn serve(room: &Mutex<Room>, stream: TcpStream) -> Result<()> {
         room.clients.insert(guest, sender);
         (guest, others)
     };
-    let result = talk(room, guest, others, &mut lines, &mut receiver).await;
+    let result = relay(room, guest, others, &mut lines, &mut receiver).await;
     let mut room = room.lock().await;
     room.clients.remove(&guest);
     room.broadcast(guest, &format!("* guest{guest} left"));
     result
 }
 
-async fn talk(
+async fn relay(
     room: &Mutex<Room>,
     guest: u64,
     others: usize,

@@ -1,8 +1,8 @@
-//! tokio, as its documentation teaches an echo server: a task per connection that reads and
-//! writes all of it.
+//! tokio, used as its documentation shows for an echo server: a task per connection that reads,
+//! and writes all that it has read.
 //!
-//! Two things differ from the example on tokio's front page, so that the models are compared and
-//! not the settings: Nagle's algorithm is off, and the buffer takes a 16 KiB message whole.
+//! Two things differ from the example on tokio's front page, so that the benchmark compares models
+//! and not settings: Nagle's algorithm is off, and the buffer holds a message of 16 KiB.
 
 use std::{env, io};
 

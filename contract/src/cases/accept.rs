@@ -54,13 +54,15 @@ pub struct Burst {
 
 impl Burst {
     pub fn connect(server: &Server, count: usize) -> Result<Self> {
-        let waiting = (0..count as u64).map(|seed| {
-            let client = Client::connect(server)?;
+        let mut waiting = Vec::new();
+        for seed in 0..count as u64 {
+            // Otherwise the backlog is full: then enough clients wait.
+            let Some(client) = Client::try_connect(server)? else { break };
             // It fails if the server has refused the client already.
             let _ = client.send_request(seed);
-            Ok((seed, client))
-        });
-        Ok(Self { waiting: waiting.collect::<Result<_>>()?, served: Vec::new(), refused: 0 })
+            waiting.push((seed, client));
+        }
+        Ok(Self { waiting, served: Vec::new(), refused: 0 })
     }
 
     /// Waits until at least `count` more are served. If `may_refuse`, refused ones count too.
@@ -168,7 +170,9 @@ pub fn expect_low_cpu(server: &Server) -> Result<()> {
 fn full(target: &Target) -> Result<()> {
     limited(target).serve(|server| {
         let inside = connect_many(server, capacity(target, server)?.min(100))?;
-        let _others: Vec<_> = (0..10).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let others = server.backlog().min(10);
+        let _others: Vec<_> =
+            (0..others).map(|_| Client::try_connect(server)).collect::<Result<_>>()?;
         expect_low_cpu(server).context("with all file descriptors used")?;
         inside
             .iter()
@@ -228,7 +232,8 @@ fn out_of_descriptors_without_connections(target: &Target) -> Result<()> {
 /// one, spins.
 fn accept_fails(target: &Target) -> Result<()> {
     target.quiet().launch().filter(filter::no_accept()?).serve(|server| {
-        let clients: Vec<_> = (0..3).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let count = server.backlog().clamp(1, 3);
+        let clients: Vec<_> = (0..count).map(|_| Client::connect(server)).collect::<Result<_>>()?;
         let soon = Duration::from_millis(300);
         clients[0].send_request(1)?;
         let served = wait_until("a response", soon, || {

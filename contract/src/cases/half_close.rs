@@ -122,7 +122,7 @@ fn all_before_accepted(target: &Target) -> Result<()> {
                 send_and_half_close(&client, SIZE)?;
                 Ok(client)
             };
-            (0..10).map(connect).collect::<Result<Vec<_>>>()
+            (0..server.backlog().min(10)).map(connect).collect::<Result<Vec<_>>>()
         })?;
         clients.iter().try_for_each(|client| expect_response_and_end(client, SIZE))
     })

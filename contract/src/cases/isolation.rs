@@ -117,7 +117,7 @@ fn resets_one_after_another(target: &Target) -> Result<()> {
 fn disconnected_before_accept(target: &Target) -> Result<()> {
     target.launch().serve(|server| {
         server.while_stopped(|| {
-            for _ in 0..10 {
+            for _ in 0..(server.backlog() / 3).clamp(1, 10) {
                 Client::connect(server)?.reset()?;
                 let client = Client::connect(server)?;
                 client.send_request(1)?;
@@ -126,7 +126,7 @@ fn disconnected_before_accept(target: &Target) -> Result<()> {
             }
             Ok(())
         })?;
-        Client::connect(server)?.exchange(1).context("after 30 clients that did not wait")
+        Client::connect(server)?.exchange(1).context("after clients that did not wait")
     })
 }
 
@@ -136,7 +136,7 @@ fn disconnected_before_read(target: &Target) -> Result<()> {
         Client::connect(server)?.exchange(1)?;
         let before = usage_at_rest(server)?.descriptors;
         server.while_stopped(|| {
-            for seed in 0..10 {
+            for seed in 0..server.backlog().min(10) as u64 {
                 // Closing sends FIN and not RST, because nothing has arrived at this client.
                 let client = Client::connect(server)?;
                 if server.probe().is_echo() {
@@ -153,7 +153,7 @@ fn disconnected_before_read(target: &Target) -> Result<()> {
             timeout(),
             || Ok((server.usage()?.descriptors <= before).then_some(())),
         )?;
-        Client::connect(server)?.exchange(1).context("after 10 clients that did not wait")
+        Client::connect(server)?.exchange(1).context("after clients that did not wait")
     })
 }
 

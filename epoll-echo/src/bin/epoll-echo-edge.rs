@@ -167,6 +167,7 @@ impl Server {
     }
 
     /// Reads and writes (3) until EAGAIN (4). Returns true if the limit on steps came first (5).
+    /// A short read is not enough. Pitfall: short-read-taken-for-empty
     fn on_ready(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };
         // Pitfalls: one-read-per-edge, edge-without-budget

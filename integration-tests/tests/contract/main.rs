@@ -63,7 +63,7 @@ fn trials() -> Vec<Trial> {
         let name = format!("pitfalls::{server}::{}::{}", pitfall.line, pitfall.case);
         Trial::ignorable_test(name, || {
             let case = pitfall.case().map_err(|error| failed(&error))?;
-            complete(case, &Target::from(&pitfall.entry), |_| {
+            complete(case, &pitfall.target(), |_| {
                 let message = pitfall.check()?;
                 if std::env::var_os("SHOW_REASONS").is_some() {
                     eprintln!("{}: {message}", pitfall.entry.name);

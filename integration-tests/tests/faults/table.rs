@@ -168,6 +168,7 @@ pub const ROWS: &[Row] = &[
     row("epoll_wait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server cannot wait any more"),
     row("poll", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued").only(POLLS),
     row("poll", &["ENOMEM"], Response::Retries, "the kernel copies the list at each call and can lack the memory; the server waits and calls again").only(POLLS).first(6),
+    row("poll", &["EINVAL"], Response::Retries, "the list is longer than RLIMIT_NOFILE, which was lowered after the start").only(&["poll-echo"]).first(6),
     row("pselect6", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued"),
     row("pselect6", &["ENOMEM"], Response::Retries, "the kernel copies the sets at each call and can lack the memory; the server waits and calls again").first(6),
     row("pselect6", &["EBADF", "EINVAL"], Response::Ends, "a programming error: the server cannot wait any more"),

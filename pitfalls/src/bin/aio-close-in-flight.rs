@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use aio_echo::set_max_helpers;
-use common::chat::idle;
+use common::chat::parse_idle;
 use common::{CHAT_ADDR, IDLE, run};
 use libc::aio_read;
 use pitfalls::{aio, join, threads};
@@ -33,7 +33,7 @@ use pitfalls::{aio, join, threads};
 fn main() -> ExitCode {
     set_max_helpers(200);
     run([CHAT_ADDR, IDLE], |[addr, seconds]| {
-        let idle = idle(&seconds)?;
+        let idle = parse_idle(&seconds)?;
         threads(&addr, move |stream| serve(stream, idle))
     })
 }

@@ -11,8 +11,8 @@
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin blocking-behind-select`
-//! 2. In each of three more terminals: `nc 127.0.0.1 7000`. Then enter a line in each of them. At
-//!    least one gets no reply.
+//! 2. In each of three more terminals: `nc 127.0.0.1 7000`. Whenever one more has connected, enter
+//!    a line in each of them. Soon, one gets no reply.
 //!
 //! Correct: `main` in `select-echo/src/main.rs` makes the listener non-blocking, and
 //! `Connection::new` in `common/src/connection.rs` does it for each connection.
@@ -68,8 +68,7 @@ fn serve(listener: &TcpListener) -> anyhow::Result<()> {
                 Accepted::Connection(stream, peer) => {
                     connections.insert(stream.as_raw_fd(), Connection::new(stream, peer)?);
                 }
-                Accepted::WouldBlock => {}
-                Accepted::Pause => thread::sleep(ACCEPT_RETRY),
+                Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
             }
         }
     }

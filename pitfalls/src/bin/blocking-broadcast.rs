@@ -12,8 +12,8 @@
 //! 3. In a third terminal: `nc 127.0.0.1 7001`
 //! 4. In a fourth terminal: `yes | nc 127.0.0.1 7001`. The lines in the third terminal soon stop.
 //!
-//! Correct: the room in `common/src/chat.rs` queues the lines for each client, up to a limit, and
-//! `reactor-chat/src/main.rs` writes to a client when its socket is writable.
+//! Correct: the room in `common/src/chat/room.rs` queues the lines for each client, up to a limit,
+//! and `reactor-chat/src/worker.rs` writes to a client when its socket is writable.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;

@@ -14,8 +14,8 @@
 //! 2. In a second terminal: `seq 1000000 | timeout 5 nc 127.0.0.1 7000 | sort -nc`. `sort` reports
 //!    a line that is out of order.
 //!
-//! Correct: `reactor-chat/src/main.rs` uses one-shot events. `epoll-echo/src/main.rs` has one epoll
-//! instance per thread.
+//! Correct: `reactor-chat/src/main.rs` uses one-shot events. In
+//! `epoll-echo/src/bin/epoll-echo-edge.rs` only one thread waits on the epoll instance.
 
 use std::collections::BTreeMap;
 use std::io;

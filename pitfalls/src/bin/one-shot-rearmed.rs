@@ -1,5 +1,4 @@
-//! Mistake: worker threads use one-shot events, and a worker re-arms clients that another worker is
-//! processing, because it has output for them.
+//! Mistake: a worker re-arms the one-shot event of a client that another worker is processing.
 //!
 //! Symptom: under load, lines arrive out of order, or two lines arrive as one.
 //!

@@ -15,7 +15,8 @@
 //! 3. `switches; for i in {1..100}; do nc -zN 127.0.0.1 7000; done; switches`. The difference of
 //!    the two numbers is about 3000 for 100 connections.
 //!
-//! Correct: `epoll-echo/src/main.rs` has one thread and one epoll instance.
+//! Correct: in `blocking-echo/src/bin/blocking-echo-pool.rs` all threads block in accept(2), and
+//! the kernel wakes one of them.
 
 use std::net::TcpListener;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! The Proactor, simulated on synchronous I/O: one thread waits and copies, with epoll; workers
-//! are handed completed reads, and only handle.
+//! The Proactor, simulated with synchronous I/O: one thread waits and copies, with epoll. Workers get
+//! completed reads, and only process them.
 //!
 //! ```text
 //!      main thread                   kernel                  workers
@@ -8,22 +8,28 @@
 //!      8 is readable ◀────────────   a line for 8               │
 //!  (3) read(8) ───────────────────▶  copy                       │
 //!      the completed read ──────── queue ───────────────────▶   │
-//!  (2) epoll_wait ────────────────▶  wait                    (4) handle: the rules
-//!  (5) an answer ◀────────────────   eventfd ◀──────────────    who is to be written to
+//!  (2) epoll_wait ────────────────▶  wait                    (4) process: the rules
+//!  (5) a reply ◀──────────────────   eventfd ◀──────────────    the clients with output
 //!  (6) write(7), write(9) … ──────▶  copy                       │
 //! ```
 //!
-//! A line: (1) the main thread registers the client's socket, once and for both directions;
-//! (2) it waits; (3) it reads, and puts the completed read, that is its bytes, into the queue;
-//! (4) a worker wakes, takes it, applies the room's rules and answers whose lines wait now;
-//! (5) the main thread, waiting, is told; (6) it writes all that waits for a client in one write,
-//! and what a full socket does not take when epoll says that it does.
+//! How a line travels: (1) The main thread registers the client's socket, once and for both
+//! directions. (2) It waits. (3) It reads, and submits the completed read, that is, the bytes. (4) A
+//! worker applies the rules of the room, and replies which clients have output now. (5) The main
+//! thread is notified. (6) It writes all output of a client in one call, and the rest of it when
+//! epoll reports that a full socket is writable again.
 //!
-//! What makes this a Proactor, when it is built on epoll? Not the call that waits, but what the
-//! handler is told. A Reactor's handler hears "you can read", and reads. A Proactor's hears "this
-//! has been read": it sees no socket, and calls neither read nor write. Whether the kernel has
-//! completed the read, or a thread that stands in for it, it cannot tell. The proof: the workers
-//! here, `proactor-chat/src/lib.rs`, are those of `proactor-chat-uring` too, where the kernel does.
+//! The textbook has the same six steps. This file deviates from it in three points:
+//! - It reads once per client and turn, not until EAGAIN. Otherwise a client that sends without end
+//!   would delay all others.
+//! - Workers do not call `epoll_ctl` to register a socket for writing. They reply instead, and need to
+//!   know nothing about sockets.
+//! - The main thread writes at once, and waits for EPOLLOUT only if the socket is full. This saves
+//!   two system calls per delivery.
+//!
+//! The catch: what makes this a Proactor, although it uses epoll? A Reactor's handler is told "you
+//! can read". A Proactor's handler is told "this has been read", and cannot tell by whom. The same
+//! workers serve `proactor-chat-uring`, where the kernel completes the reads.
 //!
 //! Run: `cargo run -p proactor-chat --bin proactor-chat-simulated`
 //!
@@ -34,178 +40,174 @@
 //! guest1: hi there
 //! ```
 //!
-//! Drawn from a trace: `docs/figures/proactor-chat-simulated.svg`.
+//! Figure: `docs/figures/proactor-chat-simulated.svg`.
 //!
-//! Use it when: handlers should know nothing of sockets (or are written for a Proactor already, on
-//! another system), and this system completes nothing by itself, or may not.
-//! Limits: one thread copies for all. A read needs a buffer of its own until it is handled, where
-//! a Reactor's worker reads into one that it keeps.
-//! Compare with: `proactor-chat-uring.rs` (there the kernel completes),
-//! `reactor-chat/src/worker.rs` (there the workers copy).
+//! Use it when: handlers should know nothing about sockets, and the system cannot complete reads
+//! itself or must not (`io_uring` is often forbidden).
+//! Limits: one thread copies for all clients. Each read needs a buffer of its own until it has been
+//! processed; a Reactor's worker reuses one.
+//! Compare with:
+//! - `proactor-chat/src/bin/proactor-chat-uring.rs`: the kernel completes the reads.
+//! - `reactor-chat/src/worker.rs`: the workers copy.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::chat::{self, Effects, Id, Owed, Room};
-use common::{Accepted, CHAT_ADDR, IDLE, accept, announce, listen, read, run, stop_socket, write};
-use log::{debug, info, trace, warn};
+use anyhow::Context;
+use common::chat::{
+    self, Effects, Id, Input, Output, READ_SIZE, Room, WriterStep, has_unread_input,
+    shut_down_writing, write_output,
+};
+use common::{Accepted, CHAT_ADDR, IDLE, accept, announce, listen, read, run, stop_socket};
+use log::{trace, warn};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use proactor_chat::{ANSWERS, LISTENER, STOP, Workers};
+use proactor_chat::{
+    ACCEPT_RETRY, LISTENER, MAX_ACCEPTS, REPLIES, STOP, Workers, log_disconnected,
+};
 
-/// Ready sockets taken from the kernel at once. It goes round its list: those that do not fit
-/// come first next time.
-const EVENTS: usize = 256;
-/// Connections accepted at once, so that a crowd at the door does not keep the others waiting.
-const ACCEPTS: usize = 64;
-/// Until `accept` is tried again while descriptors are short.
-const RETRY: Duration = Duration::from_millis(100);
+/// The most events that one wait returns. Sockets that are left out come first at the next wait.
+const MAX_EVENTS: usize = 256;
+/// Interest, edge-triggered: each change is reported once.
+const READABLE: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLET);
+const READABLE_OR_WRITABLE: EpollFlags = READABLE.union(EpollFlags::EPOLLOUT);
 
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// It is in `ready`, or its last read is with a worker: it will be read without further news.
-    /// No second read of it is handled beside the first, so its lines stay in order.
+    /// The client is in `ready`, or a worker has its last read. It will be read again without a new
+    /// event. A client has one read in progress, so its lines stay in order.
     reading: bool,
-    /// It takes no more at the moment: wait until it is writable.
-    full: bool,
-    /// What the last write took, which the room has not been told.
-    sent: usize,
+    /// Output taken from the room. If it is not empty, the socket is full.
+    output: Output,
 }
 
 struct Server {
     listener: TcpListener,
     epoll: Epoll,
-    workers: Arc<Workers>,
+    workers: Workers,
     connections: BTreeMap<Id, Connection>,
-    /// Who is to be read next.
+    /// Clients to read from, in turn.
     ready: VecDeque<Id>,
     effects: Effects,
-    /// Somebody may still wait to be accepted: no news will say so again.
-    incoming: bool,
-    /// Out of descriptors.
-    starved: bool,
-    /// What is being read, and what is being written: nothing stays in them between two steps.
+    /// More connections may be waiting. Interest is edge-triggered: no event will say so again.
+    accept_pending: bool,
+    /// When to accept again, after `accept` failed, for example for lack of file descriptors.
+    accept_retry: Option<Instant>,
+    /// The read buffer. All connections share it.
     buffer: Vec<u8>,
-    lines: Vec<u8>,
 }
 
 fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
-        let room = Room::new(chat::idle(&idle)?);
-        let stop = stop_socket()?;
+        let room = Room::new(chat::parse_idle(&idle)?);
         let listener = listen(&addr)?;
-        announce(listener.local_addr()?);
         listener.set_nonblocking(true)?;
-        Server::new(listener, &stop, Workers::start(room)?)?.serve()
-    })
-}
-
-/// An entry of the interest list, of which every change is told once.
-fn news(interest: EpollFlags, of: u64) -> EpollEvent {
-    EpollEvent::new(interest | EpollFlags::EPOLLET, of)
-}
-
-impl Server {
-    fn new(listener: TcpListener, stop: &UnixStream, workers: Arc<Workers>) -> io::Result<Self> {
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(stop, news(EpollFlags::EPOLLIN, STOP))?;
-        epoll.add(&listener, news(EpollFlags::EPOLLIN, LISTENER))?;
-        epoll.add(workers.answered(), news(EpollFlags::EPOLLIN, ANSWERS))?;
-        Ok(Self {
+        let address = listener.local_addr()?;
+        let stop = stop_socket()?;
+        let workers = Workers::start(room).context("cannot start the workers")?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
+        let watched =
+            [(stop.as_fd(), STOP), (listener.as_fd(), LISTENER), (workers.replied(), REPLIES)];
+        for (fd, user_data) in watched {
+            epoll.add(fd, EpollEvent::new(READABLE, user_data)).context("epoll_ctl(ADD)")?;
+        }
+        let mut server = Server {
             listener,
             epoll,
             workers,
             connections: BTreeMap::new(),
             ready: VecDeque::new(),
             effects: Effects::default(),
-            incoming: false,
-            starved: false,
-            buffer: vec![0; chat::READ],
-            lines: Vec::new(),
-        })
-    }
+            accept_pending: false,
+            accept_retry: None,
+            buffer: vec![0; READ_SIZE],
+        };
+        announce(address);
+        server.serve()
+    })
+}
 
+impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
-        let mut events = [EpollEvent::empty(); EVENTS];
+        let mut events = [EpollEvent::empty(); MAX_EVENTS];
         loop {
             let timeout = self.timeout();
             trace!("wait: epoll_wait"); // (2), (5)
-            let news = match self.epoll.wait(&mut events, timeout) {
+            let ready = match self.epoll.wait(&mut events, timeout) {
+                Ok(count) => &events[..count],
                 Err(Errno::EINTR) => continue, // Pitfall: eintr-fatal
-                result => &events[..result?],
+                Err(error) => return Err(error).context("epoll_wait"),
             };
-            trace!("wait: epoll_wait = news of {}", news.len());
+            trace!("wait: epoll_wait = {} events", ready.len());
 
-            for event in news {
+            for event in ready {
                 match event.data() {
-                    STOP => return Ok(()),
-                    LISTENER => self.incoming = true,
-                    ANSWERS => {} // they are taken anyway
-                    id => self.note(Id(id), event.events()),
+                    STOP => return Ok(()), // ends the process, and the kernel closes all sockets
+                    LISTENER => self.accept_pending = true,
+                    REPLIES => {} // they are taken below in any case
+                    id => self.on_event(Id(id), event.events()),
                 }
             }
-            if self.incoming {
+            for (id, _) in self.workers.take_replies(&mut self.effects) {
+                self.ready.push_back(id); // the last read may have left input in the socket
+            }
+            self.workers.expire(&mut self.effects, |id| {
+                let connection = self.connections.get(&id);
+                connection.is_some_and(|it| it.reading || has_unread_input(&it.stream))
+            });
+            if self.accept_pending && self.accept_retry.is_none_or(|at| at <= Instant::now()) {
                 self.accept_some()?;
             }
-            for (id, bytes) in self.workers.answers(&mut self.effects) {
-                // Until a read finds nothing, there may be more, of which there is no news.
-                if !bytes.is_empty() {
-                    self.ready.push_back(id);
-                }
-            }
-            // First what has been read goes to everybody; then more is read.
+            // Output first, then input. See `INPUT_BUDGET`.
             while let Some(id) = self.effects.write.pop() {
                 self.write(id);
             }
             while let Some(id) = self.effects.close.pop() {
-                self.close(id);
+                self.close(id, None);
             }
             self.read_some();
         }
     }
 
-    fn timeout(&self) -> EpollTimeout {
-        if self.incoming && !self.starved {
+    fn timeout(&mut self) -> EpollTimeout {
+        if self.accept_pending && self.accept_retry.is_none() {
             return EpollTimeout::ZERO;
         }
-        let retry = self.starved.then(|| Instant::now() + RETRY);
-        // A millisecond late: epoll counts in whole ones, and what it leaves out would be a loop.
-        let time = self.workers.time_left(retry).map(|time| time + Duration::from_millis(1));
-        time.map_or(EpollTimeout::NONE, |time| time.try_into().unwrap_or(EpollTimeout::MAX))
+        match self.workers.timeout(self.accept_retry) {
+            None => EpollTimeout::NONE,
+            // epoll counts whole milliseconds. Rounded down, the last one would be a busy loop.
+            Some(t) => (t + Duration::from_millis(1)).try_into().unwrap_or(EpollTimeout::MAX),
+        }
     }
 
-    /// News of a client: it can be written to, or read from, or both, or it is lost.
-    fn note(&mut self, id: Id, news: EpollFlags) {
+    fn on_event(&mut self, id: Id, event: EpollFlags) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.full && news != EpollFlags::EPOLLIN {
-            connection.full = false;
+        if event != EpollFlags::EPOLLIN && !connection.output.is_empty() {
             self.effects.write.push(id);
         }
-        if !connection.reading && news != EpollFlags::EPOLLOUT {
+        if event != EpollFlags::EPOLLOUT && !connection.reading {
             connection.reading = true;
             self.ready.push_back(id);
         }
     }
 
-    fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.starved = false;
-        for _ in 0..ACCEPTS {
+    fn accept_some(&mut self) -> io::Result<()> {
+        self.accept_retry = None;
+        for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
                 Accepted::WouldBlock => {
-                    self.incoming = false;
+                    self.accept_pending = false;
                     break;
                 }
                 // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.starved = true;
+                    self.accept_retry = Some(Instant::now() + ACCEPT_RETRY);
                     break;
                 }
             }
@@ -213,69 +215,67 @@ impl Server {
         Ok(())
     }
 
-    /// A client has come (1).
+    /// Adds a client to the room, and registers its socket (1).
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let id = self.workers.room(|room| room.join(Instant::now(), &mut self.effects));
-        let added = self.epoll.add(&stream, news(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT, id.0));
-        let connection = Connection { stream, peer, reading: false, full: false, sent: 0 };
-        self.connections.insert(id, connection);
-        if let Err(error) = added {
-            // The kernel's own limit: `fs.epoll.max_user_watches`.
-            warn!("{peer} refused: {error}");
-            self.lose(id, error.into());
+        let interest = EpollEvent::new(READABLE_OR_WRITABLE, id.0);
+        if let Err(error) = self.epoll.add(&stream, interest) {
+            // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
+            warn!("{peer} refused: epoll_ctl(ADD): {error}");
+            self.workers.room(|room| room.disconnect(id, &mut self.effects));
+            return Ok(());
         }
+        let connection = Connection { stream, peer, reading: false, output: Output::default() };
+        self.connections.insert(id, connection);
         Ok(())
     }
 
-    /// Writes all that waits for a client (6).
+    /// Writes what is pending for a client, until nothing is left or the socket is full (6).
     fn write(&mut self, id: Id) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
+        let (mut written, mut full) = (0, false);
         loop {
-            let sent = mem::take(&mut connection.sent);
-            match self.workers.room(|room| room.owed(id, sent, &mut self.lines)) {
-                Owed::Lines => {}
-                Owed::Nothing => return,
-                Owed::Close => return self.close(id),
+            let output = &mut connection.output;
+            match self.workers.room(|room| room.take_output(id, written, output)) {
+                WriterStep::Write if full => return, // until EPOLLOUT is reported
+                WriterStep::Write => {}
+                WriterStep::Wait => return,
+                WriterStep::ShutDown => return shut_down_writing(&connection.stream),
+                WriterStep::Close => return self.close(id, None),
             }
-            match write(&connection.stream, &self.lines) {
-                Ok(count) => connection.sent = count,
-                Err(error) => return self.lose(id, error),
+            match write_output(&connection.stream, &mut connection.output) {
+                Ok(count) => written = count,
+                Err(error) => return self.close(id, Some(&error)),
             }
-            if connection.sent < self.lines.len() {
-                connection.full = true;
-                return;
-            }
+            full = !connection.output.is_empty();
         }
     }
 
-    /// Reads from those who are ready, once from each, and passes on what is complete (3).
+    /// Reads from the clients that are ready, once from each, and submits what is complete (3).
     fn read_some(&mut self) {
-        while self.workers.want_more() {
+        while self.workers.accept_input() {
             let Some(id) = self.ready.pop_front() else { return };
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match read(&connection.stream, &mut self.buffer) {
+                Ok(Some(0)) => self.workers.submit(id, Input::Fin),
                 Ok(Some(count)) => {
-                    connection.reading = count > 0;
-                    self.workers.handle(id, Ok(self.buffer[..count].to_vec()));
+                    let bytes = self.buffer[..count].to_vec();
+                    self.workers.submit(id, Input::Bytes(bytes));
                 }
-                Ok(None) => connection.reading = false,
-                Err(error) => self.lose(id, error),
+                Ok(None) => connection.reading = false, // until EPOLLIN is reported
+                Err(error) => self.close(id, Some(&error)),
             }
         }
     }
 
-    /// A client is lost (`ECONNRESET`, `EPIPE`, a time-out): a completion too.
-    fn lose(&mut self, id: Id, error: io::Error) {
-        debug!("{id}: {error}");
-        self.close(id);
-        self.workers.handle(id, Err(error));
-    }
-
-    fn close(&mut self, id: Id) {
-        if let Some(connection) = self.connections.remove(&id) {
-            info!("{} left", connection.peer);
-            self.starved = false; // there is a descriptor again
+    /// Closes a connection. An error (a reset, a timeout) is a completion for the workers.
+    fn close(&mut self, id: Id, error: Option<&io::Error>) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        log_disconnected(connection.peer, error);
+        self.accept_retry = None; // a file descriptor is free now
+        if error.is_some() {
+            self.workers.submit(id, Input::Failure);
         }
     }
 }

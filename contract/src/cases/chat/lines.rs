@@ -696,6 +696,6 @@ fn two_phases(target: &Target) -> Result<()> {
         b.expect_line("guest1: hello")?;
         expect_line(server, "TRACE.*wait: ")?;
         expect_line(server, r"TRACE.*copy: (aio_)?(read|recv)\(.* 6( |$)")?;
-        expect_line(server, r"TRACE.*copy: (aio_)?(write|send)\(.* 14( |$)")
+        expect_line(server, r"TRACE.*copy: (aio_)?(writev?|send)\(.* 14( |$)")
     })
 }

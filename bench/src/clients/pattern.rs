@@ -1,16 +1,17 @@
-//! What is sent: bytes that show by themselves where in which stream they belong.
+//! The bytes that the clients send. They show where in which stream they belong.
 
-/// Prime, so that no message size divides it: the same bytes come at the same place in a message
-/// only after so many messages.
+/// A prime number, so that no message size divides it: two messages of a stream have the same
+/// bytes only after this many messages.
 const PERIOD: usize = 65_521;
 
-/// The longest stretch that [`Pattern::at`] returns.
-pub const LONGEST: usize = 64 * 1024;
+/// The longest slice that [`Pattern::at`] returns.
+pub const MAX_SLICE: usize = 64 * 1024;
 
-/// Random bytes that repeat after [`PERIOD`], with another start for each stream.
+/// Random bytes that repeat after [`PERIOD`], with another start in each stream.
 ///
-/// A byte lost, doubled or changed, two messages swapped, another stream's bytes: each differs
-/// from what is expected there. To compare is a `memcmp`, and to send takes no copy.
+/// A byte that is lost, duplicated or changed, two messages in the wrong order, and the bytes of
+/// another stream all differ from what is expected at their place. Checking takes one `memcmp`,
+/// and sending takes no copy.
 #[derive(Debug)]
 pub struct Pattern(Vec<u8>);
 
@@ -23,7 +24,7 @@ impl Pattern {
         Self(bytes)
     }
 
-    /// `count` bytes of a stream from `offset` on.
+    /// Returns `count` bytes of a stream from `offset` on.
     pub fn at(&self, stream: usize, offset: u64, count: usize) -> &[u8] {
         let start = (offset + stream as u64 * 7919) % PERIOD as u64;
         &self.0[start as usize..][..count]
@@ -35,16 +36,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_on_where_it_left_off() {
+    fn slices_of_a_stream_are_consecutive() {
         let pattern = Pattern::new();
         for offset in [0, 1, PERIOD as u64 - 1, PERIOD as u64, 3 * PERIOD as u64 + 5] {
-            let whole = pattern.at(3, offset, LONGEST);
-            assert_eq!(&whole[1000..], pattern.at(3, offset + 1000, LONGEST - 1000));
+            let long = pattern.at(3, offset, MAX_SLICE);
+            assert_eq!(&long[1000..], pattern.at(3, offset + 1000, MAX_SLICE - 1000));
         }
     }
 
     #[test]
-    fn tells_streams_and_messages_apart() {
+    fn streams_and_messages_differ() {
         let pattern = Pattern::new();
         let message = pattern.at(0, 0, 64);
         for stream in 1..6000 {

@@ -1,0 +1,44 @@
+//! Mistake: an error of `accept` that the server does not know is treated as "this connection
+//! failed", and the next one is accepted at once.
+//!
+//! Symptom: under a security module or in a sandbox that forbids `accept`, the server uses a full
+//! core and logs nothing, or it fills the disk with log lines.
+//!
+//! Rule: accept(2) lists the errors that belong to a connection (ECONNABORTED, EPROTO and those of
+//! the network). They take the connection from the queue. Other errors, such as EPERM, EACCES and
+//! ENOSYS, take nothing, and the next call fails again at once.
+//!
+//! Reproduce (with `strace`):
+//! 1. `strace -f -qq -o /dev/null -e trace=accept4 -e inject=accept4:error=EPERM cargo run -p
+//!    pitfalls --bin accept-error-retried`
+//! 2. In a second terminal: `top`. The server uses 100 % of a core, together with `strace`.
+//!
+//! Correct: `belongs_to_one_connection` in `common/src/socket.rs` lists these errors. After any
+//! other error, the server pauses accepting.
+
+use std::process::ExitCode;
+use std::thread;
+
+use common::{ECHO_ADDR, announce, exit_on_stop, listen, run};
+use pitfalls::{ACCEPT_RETRY, echo};
+
+fn main() -> ExitCode {
+    run([ECHO_ADDR], |[addr]| {
+        let listener = listen(&addr)?;
+        exit_on_stop()?;
+        announce(listener.local_addr()?);
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    thread::Builder::new().spawn(move || echo(&stream))?;
+                }
+                Err(error) => {
+                    let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+                    if error.raw_os_error().is_some_and(|code| exhausted.contains(&code)) {
+                        thread::sleep(ACCEPT_RETRY);
+                    } // <- the mistake: after all other errors it calls `accept` at once
+                }
+            }
+        }
+    })
+}
