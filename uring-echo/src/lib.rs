@@ -1,8 +1,8 @@
 //! What the `io_uring` servers share: setting up a ring, or a message that says why there is none.
 
 use std::collections::TryReserveError;
-use std::io;
-use std::net::TcpStream;
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, RawFd};
 use std::time::Duration;
 
@@ -10,7 +10,11 @@ use anyhow::{Context, anyhow, ensure};
 use common::Accepted;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode};
-use log::info;
+use log::{info, trace};
+use socket2::SockRef;
+
+mod buffers;
+pub use buffers::{Buffers, Filled};
 
 /// Memory in bytes that must remain available when a client is admitted.
 const MEMORY_RESERVE: usize = 1024 * 1024;
@@ -132,6 +136,34 @@ pub fn allocate_buffer(size: usize) -> Result<Vec<u8>, TryReserveError> {
     buffer.try_reserve_exact(size + MEMORY_RESERVE)?;
     buffer.shrink_to(size);
     Ok(buffer)
+}
+
+/// Returns a copy of what a send of `bytes` has left.
+///
+/// A send that has found no space (`MSG_DONTWAIT`), or whose kernel thread was interrupted by SIGSTOP
+/// while it waited for space, has left everything.
+///
+/// # Errors
+/// The send has failed, or there is no memory for the copy.
+pub fn unsent(fd: RawFd, bytes: &[u8], result: io::Result<usize>) -> io::Result<Vec<u8>> {
+    let count = match result {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+        result => result?,
+    };
+    trace!("copy: send({fd}) = {count} of {}", bytes.len());
+    let mut rest = Vec::new();
+    rest.try_reserve_exact(bytes.len() - count)?;
+    rest.extend_from_slice(&bytes[count..]);
+    Ok(rest)
+}
+
+/// Ends the accept that is in flight. Otherwise it keeps the port in use until the kernel has cleaned
+/// up after the process.
+///
+/// # Errors
+/// None in practice: shutdown(2) does not fail for a listening socket.
+pub fn end_accept(listener: &TcpListener) -> anyhow::Result<()> {
+    SockRef::from(listener).shutdown(Shutdown::Both).context("shutdown")
 }
 
 /// Makes malloc map each buffer of `size` bytes or more separately (`mallopt`, glibc).

@@ -43,7 +43,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -54,8 +54,9 @@ use std::time::Duration;
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
 use io_uring::{IoUring, opcode, squeue, types::Fd};
 use log::{info, trace, warn};
-use socket2::SockRef;
-use uring_echo::{accept_result, allocate_buffer, enter, io_result, map_large_buffers, new_ring};
+use uring_echo::{
+    accept_result, allocate_buffer, end_accept, enter, io_result, map_large_buffers, new_ring,
+};
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
@@ -116,8 +117,7 @@ impl Server {
             for completion in completions.drain(..) {
                 let fd = completion.user_data() as RawFd;
                 if fd == stop {
-                    // Ends the accept in flight, which would keep the port in use after the exit.
-                    return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?);
+                    return end_accept(&self.listener);
                 } else if fd == self.listener.as_raw_fd() {
                     self.on_accept(io_result(&completion))?;
                 } else {
