@@ -172,6 +172,7 @@ pub const SERVERS: &[Entry] = &[
         properties: Properties { keeps_fd_limit: true, ..EVENT_LOOP },
         ..ECHO
     },
+    Entry { package: "uring-echo", name: "uring-echo-threads", unavailable: no_io_uring, ..ECHO },
     Entry {
         package: "reactor-chat",
         name: "reactor-chat",

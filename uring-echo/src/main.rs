@@ -48,14 +48,13 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::ptr;
 use std::time::Duration;
 
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
 use io_uring::{IoUring, opcode, squeue, types::Fd};
 use log::{info, trace, warn};
 use uring_echo::{
-    accept_result, allocate_buffer, end_accept, enter, io_result, map_large_buffers, new_ring,
+    accept_operation, accept_result, allocate_buffer, end_accept, enter, io_result, new_ring, queue,
 };
 
 /// Size of the submission queue. When it is full, the server submits early.
@@ -87,7 +86,6 @@ struct Connection {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        map_large_buffers(BUFFER_SIZE as i32);
         let listener = listen(&addr)?;
         let stop = stop_socket()?;
         let ring = new_ring(MAX_OPERATIONS)?;
@@ -129,15 +127,11 @@ impl Server {
 
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
-        let operation = operation.user_data(fd as u64);
         // SAFETY: if the operation has a buffer, it is the heap memory of a connection's `Vec`.
         // `connections` keeps that until the completion, and the server is never dropped. The memory
         // stays where it is when the `Vec` moves, and the pointer stays valid: `Vec::as_mut_ptr`
         // makes no reference to the memory. (A `Box` claims unique access whenever it is moved.)
-        while unsafe { self.ring.submission().push(&operation) }.is_err() {
-            enter(&self.ring, 0, None)?; // the queue is full
-        }
-        Ok(())
+        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64)) }
     }
 
     /// Handles the result of a receive (3) or a send (5), and queues the next operation.
@@ -174,8 +168,7 @@ impl Server {
         self.accept_paused = false;
         // It accepts one connection, and ends. Pitfall: cqe-more-ignored
         let fd = self.listener.as_raw_fd();
-        let accept = opcode::Accept::new(Fd(fd), ptr::null_mut(), ptr::null_mut());
-        self.queue(fd, accept.flags(libc::SOCK_CLOEXEC).build())
+        self.queue(fd, accept_operation(fd))
     }
 
     fn on_accept(&mut self, result: io::Result<usize>) -> anyhow::Result<()> {

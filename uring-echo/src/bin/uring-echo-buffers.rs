@@ -50,7 +50,9 @@ use std::time::Duration;
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
 use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 use log::{info, trace};
-use uring_echo::{Buffers, Filled, accept_result, end_accept, enter, io_result, new_ring, unsent};
+use uring_echo::{
+    Buffers, Filled, accept_result, end_accept, enter, io_result, new_ring, queue, unsent,
+};
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
@@ -138,13 +140,9 @@ impl Server {
 
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
-        let operation = operation.user_data(fd as u64);
         // SAFETY: if the operation has a buffer, it is the memory of a connection's `Filled` or
         // `Vec`. `connections` keeps that until the completion, and the server is never dropped.
-        while unsafe { self.ring.submission().push(&operation) }.is_err() {
-            enter(&self.ring, 0, None)?; // the queue is full
-        }
-        Ok(())
+        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64)) }
     }
 
     fn on_completion(&mut self, fd: RawFd, completion: &cqueue::Entry) -> anyhow::Result<()> {
