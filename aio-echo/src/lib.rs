@@ -297,29 +297,24 @@ pub fn can_start_threads(count: usize) -> bool {
     threads.len() == count
 }
 
-/// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated,
-/// too.
+/// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated, too.
 ///
 /// Rust ends the process if an allocation fails, unless it was one of the `try_` functions. The
 /// reserve keeps memory for the many small allocations that are not.
 ///
+/// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
+/// and `free` returns them to the system. On the heap they would stay: a small block that is still in
+/// use keeps the freed memory below it.
+///
 /// # Errors
 /// There is not enough memory or address space.
 pub fn allocate_buffer(size: usize) -> Result<Vec<u8>, TryReserveError> {
+    // SAFETY: the call sets a number.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, size as c_int) };
     let mut buffer = Vec::new();
     buffer.try_reserve_exact(size + MEMORY_RESERVE)?;
     buffer.shrink_to(size);
     Ok(buffer)
-}
-
-/// Makes malloc map each buffer of `size` bytes or more separately (`mallopt`).
-///
-/// The pages of such a buffer cost nothing until they are used, and `free` returns them to the
-/// system. On the heap they would stay: a small block that is still in use keeps the freed memory
-/// below it.
-pub fn map_large_buffers(size: c_int) {
-    // SAFETY: the call sets a number.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, size) };
 }
 
 /// `struct aioinit` of glibc's `<aio.h>`, which libc does not have.

@@ -50,10 +50,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use aio_echo::{
-    Idle, InFlight, START_RETRY, allocate_buffer, can_start_threads, map_large_buffers,
-    set_max_helpers,
-};
+use aio_echo::{Idle, InFlight, START_RETRY, allocate_buffer, can_start_threads, set_max_helpers};
 use anyhow::{Context, ensure};
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, accept, announce, listen, run, stop_socket};
 use log::{info, trace, warn};
@@ -94,7 +91,6 @@ struct Connection {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         set_max_helpers(MAX_CLIENTS as i32); // Pitfall: aio-pool-of-twenty
-        map_large_buffers(BUFFER_SIZE as i32);
         let listener = listen(&addr)?;
         listener.set_nonblocking(true)?;
         let stop = stop_socket()?;

@@ -90,6 +90,8 @@ const NOTES: &[Notes] = &[
     notes("sigio-echo-realtime", 10),
     notes("aio-echo", 11),
     notes("uring-echo", 12),
+    notes("uring-echo-buffers", 2),
+    notes("uring-echo-threads", 4),
     notes("reactor-chat", 7),
     notes("proactor-chat", 11),
     notes("proactor-chat-simulated", 8),

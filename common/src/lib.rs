@@ -27,5 +27,5 @@ mod stderr;
 pub use connection::{BUFFER_SIZE, Connection, Progress, read, write};
 pub use lock::lock;
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
-pub use socket::{Accepted, accept, announce, bind_udp, listen};
+pub use socket::{Accepted, accept, announce, bind_udp, listen, listen_shared};
 pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, Misuse, run, run_roles};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use log::{info, warn};
 use nix::net::if_::if_nametoindex;
-use socket2::{Domain, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 /// The most established connections that the kernel queues until the server accepts them. The kernel
 /// uses the lower of this and `net.core.somaxconn`.
@@ -40,6 +40,25 @@ pub fn listen(addr: &str) -> anyhow::Result<TcpListener> {
     // Pitfall: unwrap-at-start
     let socket = bind(addr, Type::STREAM).with_context(|| format!("cannot listen on {addr:?}"))?;
     Ok(socket.into())
+}
+
+/// Opens `count` TCP sockets that listen on the same address, each with a queue of its own. The kernel
+/// puts a connection into one of these queues, by a hash of its addresses (`SO_REUSEPORT`, socket(7)).
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_shared(addr: &str, count: usize) -> anyhow::Result<Vec<TcpListener>> {
+    // Bound without the option, so that the address cannot be shared with another process.
+    let first = listen(addr)?;
+    SockRef::from(&first).set_reuse_port(true).context("setsockopt(SO_REUSEPORT)")?;
+    let address = first.local_addr()?;
+    let mut listeners = vec![first];
+    while listeners.len() < count {
+        let socket = open(address, Type::STREAM)?;
+        socket.set_reuse_port(true).context("setsockopt(SO_REUSEPORT)")?;
+        listeners.push(bind_to(socket, address, Type::STREAM)?.into());
+    }
+    Ok(listeners)
 }
 
 /// Opens a UDP socket that is bound to `addr`, `HOST:PORT` or `[HOST]:PORT`.
@@ -72,7 +91,7 @@ fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
     let (host, port) = split(addr).context("expected HOST:PORT or [HOST]:PORT")?;
     let mut failure = anyhow::anyhow!("the name has no address");
     for address in resolve(host, port).context("name look-up")? {
-        match bind_to(address, kind) {
+        match open(address, kind).and_then(|socket| bind_to(socket, address, kind)) {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
         }
@@ -98,7 +117,7 @@ fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((host, port).to_socket_addrs()?.collect())
 }
 
-fn bind_to(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {
+fn open(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, None).context("socket")?;
     if address.is_ipv6() {
         socket.set_only_v6(false).context("setsockopt(IPV6_V6ONLY)")?;
@@ -108,6 +127,10 @@ fn bind_to(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {
         // (For UDP this option would let a second server bind the same port and take datagrams.)
         socket.set_reuse_address(true).context("setsockopt(SO_REUSEADDR)")?;
     }
+    Ok(socket)
+}
+
+fn bind_to(socket: Socket, address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {
     socket.bind(&address.into()).context("bind")?;
     if kind == Type::STREAM {
         set_inherited_options(&socket).context("setsockopt")?;

@@ -166,6 +166,14 @@ pub const SERVERS: &[Entry] = &[
     },
     Entry { package: "uring-echo", name: "uring-echo", unavailable: no_io_uring, ..ECHO },
     Entry {
+        package: "uring-echo",
+        name: "uring-echo-buffers",
+        unavailable: no_io_uring,
+        properties: Properties { keeps_fd_limit: true, ..EVENT_LOOP },
+        ..ECHO
+    },
+    Entry { package: "uring-echo", name: "uring-echo-threads", unavailable: no_io_uring, ..ECHO },
+    Entry {
         package: "reactor-chat",
         name: "reactor-chat",
         properties: Properties { idle_memory: Some(CHAT_ENTRIES), ..DEFAULT },

@@ -52,6 +52,9 @@ pub struct Properties {
     pub backlog: usize,
     /// The limit of file descriptors under which it runs out of them.
     pub fd_limit: u64,
+    /// Whether a change of that limit has no effect on its accept, because the operation was submitted
+    /// once for all connections (multishot, `io_uring`).
+    pub keeps_fd_limit: bool,
     /// What it does while nothing happens.
     pub at_rest: AtRest,
     /// Whether signals notify it of events on its sockets.
@@ -93,6 +96,7 @@ impl Properties {
         descriptors_per_client: Some(1),
         backlog: 100,
         fd_limit: 64,
+        keeps_fd_limit: false,
         at_rest: AtRest::Sleeps,
         uses_signals: false,
         idle_memory: None,

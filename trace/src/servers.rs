@@ -150,6 +150,19 @@ static NOTES: &[Notes] = &[
         ..DEFAULT
     },
     Notes {
+        name: "uring-echo-buffers",
+        summary: "The reads name no buffer: the kernel takes a free one when data arrives.",
+        kernel_copies: true,
+        ..DEFAULT
+    },
+    Notes {
+        name: "uring-echo-threads",
+        summary: "Each thread has a ring. The kernel distributes the clients.",
+        unnamed_threads: "ring",
+        kernel_copies: true,
+        ..DEFAULT
+    },
+    Notes {
         name: "reactor-chat",
         summary: "The main thread only waits, and queues the clients that are ready. Workers read, process and write.",
         steps: &[

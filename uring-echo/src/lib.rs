@@ -1,16 +1,22 @@
 //! What the `io_uring` servers share: setting up a ring, or a message that says why there is none.
 
 use std::collections::TryReserveError;
-use std::io;
-use std::net::TcpStream;
+use std::io::{self, ErrorKind};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, RawFd};
+use std::ptr;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 use common::Accepted;
-use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{IoUring, Probe, cqueue, opcode};
-use log::info;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use libc::c_int;
+use log::{info, trace};
+use socket2::SockRef;
+
+mod buffers;
+pub use buffers::{Buffers, Filled};
 
 /// Memory in bytes that must remain available when a client is admitted.
 const MEMORY_RESERVE: usize = 1024 * 1024;
@@ -81,6 +87,29 @@ pub fn enter(ring: &IoUring, count: usize, timeout: Option<Duration>) -> anyhow:
     }
 }
 
+/// Puts an operation into the queue of `ring`. If the queue is full, submits it first.
+///
+/// # Errors
+/// As [`enter`].
+///
+/// # Safety
+/// The buffer of the operation, if it has one, must stay valid and unused until the completion.
+pub unsafe fn queue(ring: &mut IoUring, operation: &squeue::Entry) -> anyhow::Result<()> {
+    // SAFETY: as above.
+    while unsafe { ring.submission().push(operation) }.is_err() {
+        enter(ring, 0, None)?;
+    }
+    Ok(())
+}
+
+/// Makes an accept of one connection.
+#[must_use]
+pub fn accept_operation(listener: RawFd) -> squeue::Entry {
+    // The address of the peer is not asked for: an operation could outlive the memory for it.
+    let accept = opcode::Accept::new(Fd(listener), ptr::null_mut(), ptr::null_mut());
+    accept.flags(libc::SOCK_CLOEXEC).build()
+}
+
 /// Returns whether a signal handler ran (EINTR, pitfall: eintr-fatal), the timeout is over (ETIME),
 /// or the kernel takes no more operations until the process has taken completions (EAGAIN, EBUSY).
 fn is_temporary(error: &io::Error) -> bool {
@@ -119,32 +148,53 @@ pub fn accept_result(result: io::Result<usize>) -> Option<Accepted> {
     }
 }
 
-/// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated,
-/// too.
+/// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated, too.
 ///
 /// Rust ends the process if an allocation fails, unless it was one of the `try_` functions. The
 /// reserve keeps memory for the many small allocations that are not.
 ///
+/// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
+/// and `free` returns them to the system. On the heap they would stay: a small block that is still in
+/// use keeps the freed memory below it.
+///
 /// # Errors
 /// There is not enough memory or address space.
 pub fn allocate_buffer(size: usize) -> Result<Vec<u8>, TryReserveError> {
+    #[cfg(target_env = "gnu")] // other C libraries do not have it
+    // SAFETY: the call sets a number.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, size as c_int)
+    };
     let mut buffer = Vec::new();
     buffer.try_reserve_exact(size + MEMORY_RESERVE)?;
     buffer.shrink_to(size);
     Ok(buffer)
 }
 
-/// Makes malloc map each buffer of `size` bytes or more separately (`mallopt`, glibc).
+/// Returns a copy of what a send of `bytes` has left.
 ///
-/// The pages of such a buffer cost nothing until they are used, and `free` returns them to the
-/// system. On the heap they would stay: a small block that is still in use keeps the freed memory
-/// below it.
-#[cfg(target_env = "gnu")]
-pub fn map_large_buffers(size: libc::c_int) {
-    // SAFETY: the call sets a number.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, size) };
+/// A send that has found no space (`MSG_DONTWAIT`), or whose kernel thread was interrupted by SIGSTOP
+/// while it waited for space, has left everything.
+///
+/// # Errors
+/// The send has failed, or there is no memory for the copy.
+pub fn unsent(fd: RawFd, bytes: &[u8], result: io::Result<usize>) -> io::Result<Vec<u8>> {
+    let count = match result {
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+        result => result?,
+    };
+    trace!("copy: send({fd}) = {count} of {}", bytes.len());
+    let mut rest = Vec::new();
+    rest.try_reserve_exact(bytes.len() - count)?;
+    rest.extend_from_slice(&bytes[count..]);
+    Ok(rest)
 }
 
-/// Does nothing. musl has no such setting, and maps only blocks of 128 KiB or more separately.
-#[cfg(not(target_env = "gnu"))]
-pub fn map_large_buffers(_size: libc::c_int) {}
+/// Ends the accept that is in flight. Otherwise it keeps the port in use until the kernel has cleaned
+/// up after the process.
+///
+/// # Errors
+/// None in practice: shutdown(2) does not fail for a listening socket.
+pub fn end_accept(listener: &TcpListener) -> anyhow::Result<()> {
+    SockRef::from(listener).shutdown(Shutdown::Both).context("shutdown")
+}

@@ -43,19 +43,19 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::ptr;
 use std::time::Duration;
 
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
 use io_uring::{IoUring, opcode, squeue, types::Fd};
 use log::{info, trace, warn};
-use socket2::SockRef;
-use uring_echo::{accept_result, allocate_buffer, enter, io_result, map_large_buffers, new_ring};
+use uring_echo::{
+    accept_operation, accept_result, allocate_buffer, end_accept, enter, io_result, new_ring, queue,
+};
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
@@ -86,7 +86,6 @@ struct Connection {
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        map_large_buffers(BUFFER_SIZE as i32);
         let listener = listen(&addr)?;
         let stop = stop_socket()?;
         let ring = new_ring(MAX_OPERATIONS)?;
@@ -116,8 +115,7 @@ impl Server {
             for completion in completions.drain(..) {
                 let fd = completion.user_data() as RawFd;
                 if fd == stop {
-                    // Ends the accept in flight, which would keep the port in use after the exit.
-                    return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?);
+                    return end_accept(&self.listener);
                 } else if fd == self.listener.as_raw_fd() {
                     self.on_accept(io_result(&completion))?;
                 } else {
@@ -129,15 +127,11 @@ impl Server {
 
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
-        let operation = operation.user_data(fd as u64);
         // SAFETY: if the operation has a buffer, it is the heap memory of a connection's `Vec`.
         // `connections` keeps that until the completion, and the server is never dropped. The memory
         // stays where it is when the `Vec` moves, and the pointer stays valid: `Vec::as_mut_ptr`
         // makes no reference to the memory. (A `Box` claims unique access whenever it is moved.)
-        while unsafe { self.ring.submission().push(&operation) }.is_err() {
-            enter(&self.ring, 0, None)?; // the queue is full
-        }
-        Ok(())
+        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64)) }
     }
 
     /// Handles the result of a receive (3) or a send (5), and queues the next operation.
@@ -174,8 +168,7 @@ impl Server {
         self.accept_paused = false;
         // It accepts one connection, and ends. Pitfall: cqe-more-ignored
         let fd = self.listener.as_raw_fd();
-        let accept = opcode::Accept::new(Fd(fd), ptr::null_mut(), ptr::null_mut());
-        self.queue(fd, accept.flags(libc::SOCK_CLOEXEC).build())
+        self.queue(fd, accept_operation(fd))
     }
 
     fn on_accept(&mut self, result: io::Result<usize>) -> anyhow::Result<()> {

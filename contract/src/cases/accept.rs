@@ -26,7 +26,13 @@ pub const CASES: &[Case] = &[
         "without a free file descriptor and without connections, the server waits for one",
         out_of_descriptors_without_connections,
     )
-    .needs(&[Need::Process]),
+    .needs(&[
+        Need::Process,
+        Need::Property(
+            |target| !target.properties.keeps_fd_limit,
+            "a lower limit of file descriptors has no effect on the accept that is in flight",
+        ),
+    ]),
     Case::new(
         "full",
         "when its file descriptors are used up, the server uses under 5 % of a core",

@@ -1,0 +1,217 @@
+//! `io_uring` with provided buffers: the process gives the kernel a group of buffers for all
+//! sockets. A receive takes one of them when data arrives, so an idle connection has none.
+//!
+//! ```text
+//!      application                              kernel
+//!      register(buffers) ─────── once ───────▶  free: 0, 1, 2, 3 …
+//!  (1) recv(8, any buffer) ── queue ─────────▶  ┐
+//!  (2) io_uring_enter ───────────────────────▶  │ wait: until data for 8 arrives
+//!        asleep                                 ┘ a message has arrived
+//!        asleep                                 ┐ copy: into buffer 0
+//!  (3) recv(8) = 6, buffer 0 ◀─── queue ─────   ┘ completion
+//!  (4) send(8, buffer 0) ──── queue ─────────▶    copy: as much as the send buffer takes
+//!  (5) buffer 0 ─────────────────────────────▶  free: 1, 2, 3 … 0
+//! ```
+//!
+//! How a message travels: (1) The server queues a receive that names no buffer. (2) One call submits
+//! all queued operations, and waits. (3) The completion says which free buffer the kernel has taken.
+//! (4) The server queues a send of it that does not wait, and then (5) gives the buffer back. It copies
+//! what the send has left: this pending output is sent before the next receive, and a client that
+//! does not read keeps no buffer from the others.
+//!
+//! The catch: a receive that finds no free buffer fails with ENOBUFS, at once and every time. (6) The
+//! server queues it again when a buffer is free. (A multishot receive, submitted once, completes for
+//! all data that ever arrives, and saves 6 % of the CPU. But it takes buffers for a client that does
+//! not read, too, and would have to be canceled. Here, as in `uring-echo`, nothing is canceled.)
+//!
+//! Run: `cargo run -p uring-echo --bin uring-echo-buffers`
+//!
+//! ```text
+//! $ nc 127.0.0.1 7000
+//! hello
+//! hello
+//! ```
+//!
+//! Figure: `docs/figures/uring-echo-buffers.svg`.
+//!
+//! Use it when: you would use `uring-echo`, and most of your connections are idle.
+//! Limits: Linux 6.1 or newer, and forbidden in many containers.
+//! Compare with: `diff uring-echo/src/main.rs uring-echo/src/bin/uring-echo-buffers.rs` (a buffer per
+//! connection), `epoll-echo/src/main.rs` (one buffer for all, because the process copies).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
+use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
+use log::{info, trace};
+use uring_echo::{
+    Buffers, Filled, accept_result, end_accept, enter, io_result, new_ring, queue, unsent,
+};
+
+/// Size of the submission queue. When it is full, the server submits early.
+const MAX_OPERATIONS: u32 = 256;
+/// How many buffers the connections share: enough for those that become ready at the same time.
+const BUFFER_COUNT: u16 = 64;
+/// Time until `accept` is tried again while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+struct Server {
+    listener: TcpListener,
+    /// Becomes readable when SIGINT or SIGTERM arrives.
+    stop: UnixStream,
+    ring: IoUring,
+    buffers: Buffers,
+    /// By file descriptor, as in `uring-echo`.
+    connections: BTreeMap<RawFd, Connection>,
+    /// Connections whose receive has found no free buffer (6).
+    waiting: VecDeque<RawFd>,
+    /// True after `accept` failed, for example for lack of file descriptors.
+    accept_paused: bool,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// The buffer that is being sent (4).
+    filled: Option<Filled>,
+    /// What a send has left. While both are empty, the connection receives.
+    pending: Vec<u8>,
+}
+
+fn main() -> ExitCode {
+    run([ECHO_ADDR], |[addr]| {
+        let listener = listen(&addr)?;
+        let stop = stop_socket()?;
+        let ring = new_ring(MAX_OPERATIONS)?;
+        let buffers = Buffers::register(&ring, BUFFER_COUNT, BUFFER_SIZE)?;
+        announce(listener.local_addr()?);
+        // Never freed: when the program ends, the kernel still has buffers.
+        let server = Box::leak(Box::new(Server {
+            listener,
+            stop,
+            ring,
+            buffers,
+            connections: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            accept_paused: false,
+        }));
+        server.serve()
+    })
+}
+
+impl Server {
+    fn serve(&mut self) -> anyhow::Result<()> {
+        let stop = self.stop.as_raw_fd();
+        self.queue(stop, opcode::PollAdd::new(Fd(stop), libc::POLLIN as u32).build())?;
+        self.queue_accept()?;
+        let mut completions = Vec::new();
+        loop {
+            let must_wait = self.waiting.is_empty() || self.buffers.available() == 0;
+            trace!("wait: io_uring_enter"); // (2)
+            enter(&self.ring, must_wait.into(), self.accept_paused.then_some(ACCEPT_RETRY))?;
+            completions.extend(self.ring.completion());
+            trace!("wait: io_uring_enter = {} completed", completions.len());
+
+            if self.accept_paused {
+                self.queue_accept()?;
+            }
+            for completion in completions.drain(..) {
+                let fd = completion.user_data() as RawFd;
+                if fd == stop {
+                    return end_accept(&self.listener);
+                } else if fd == self.listener.as_raw_fd() {
+                    self.on_accept(&completion)?;
+                } else {
+                    self.on_completion(fd, &completion)?;
+                }
+            }
+            for _ in 0..self.buffers.available() {
+                let Some(fd) = self.waiting.pop_front() else { break };
+                self.queue(fd, self.buffers.receive(Fd(fd)))?; // (6)
+            }
+        }
+    }
+
+    /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
+    fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
+        // SAFETY: if the operation has a buffer, it is the memory of a connection's `Filled` or
+        // `Vec`. `connections` keeps that until the completion, and the server is never dropped.
+        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64)) }
+    }
+
+    fn on_completion(&mut self, fd: RawFd, completion: &cqueue::Entry) -> anyhow::Result<()> {
+        let Some(connection) = self.connections.get_mut(&fd) else { return Ok(()) };
+        match connection.advance(completion, &mut self.buffers) {
+            Ok(Some(operation)) => return self.queue(fd, operation),
+            Ok(None) => info!("{} disconnected", connection.peer), // EOF
+            // (6) No buffer is free, or SIGSTOP has interrupted a kernel thread that waited for data.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
+                self.waiting.push_back(fd);
+                return Ok(());
+            }
+            // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
+            Err(error) => info!("{} disconnected: {error}", connection.peer),
+        }
+        self.connections.remove(&fd); // closes the socket
+        Ok(())
+    }
+
+    /// Queues one accept that completes for each connection, until it fails ("multishot").
+    fn queue_accept(&mut self) -> anyhow::Result<()> {
+        self.accept_paused = false;
+        let fd = self.listener.as_raw_fd();
+        self.queue(fd, opcode::AcceptMulti::new(Fd(fd)).flags(libc::SOCK_CLOEXEC).build())
+    }
+
+    fn on_accept(&mut self, completion: &cqueue::Entry) -> anyhow::Result<()> {
+        match accept_result(io_result(completion)) {
+            Some(Accepted::Connection(stream, peer)) => {
+                let fd = stream.as_raw_fd();
+                let connection = Connection { stream, peer, filled: None, pending: Vec::new() };
+                self.connections.insert(fd, connection);
+                self.queue(fd, self.buffers.receive(Fd(fd)))?; // (1)
+            }
+            // Accepts again after the next wait. Pitfalls: accept-spins, spare-descriptor
+            Some(Accepted::Pause) => self.accept_paused = true,
+            Some(Accepted::WouldBlock) | None => {}
+        }
+        // The accept stays queued until it fails.
+        let ended = !cqueue::more(completion.flags());
+        if ended && !self.accept_paused { self.queue_accept() } else { Ok(()) }
+    }
+}
+
+impl Connection {
+    /// Takes the result of an operation, and returns the next operation, or `None` at EOF.
+    fn advance(
+        &mut self,
+        completion: &cqueue::Entry,
+        buffers: &mut Buffers,
+    ) -> io::Result<Option<squeue::Entry>> {
+        let fd = self.stream.as_raw_fd();
+        if self.filled.is_none() && self.pending.is_empty() {
+            let count = io_result(completion)?;
+            trace!("copy: recv({fd}) = {count}");
+            self.filled = buffers.filled(completion); // (3)
+            return Ok(self.filled.as_ref().map(|filled| buffers.send(Fd(fd), filled))); // (4)
+        }
+        let sent = self.filled.take();
+        let bytes = sent.as_ref().map_or(self.pending.as_slice(), |sent| buffers.bytes(sent));
+        let rest = unsent(fd, bytes, io_result(completion));
+        if let Some(sent) = sent {
+            buffers.give_back(sent); // (5)
+        }
+        self.pending = rest?;
+        if self.pending.is_empty() {
+            return Ok(Some(buffers.receive(Fd(fd))));
+        }
+        let (start, len) = (self.pending.as_ptr(), self.pending.len() as u32);
+        Ok(Some(opcode::Send::new(Fd(fd), start, len).build()))
+    }
+}
