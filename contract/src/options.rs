@@ -250,6 +250,7 @@ impl Options {
                 AtRestName::WakesUp => AtRest::WakesUp,
                 AtRestName::Polls => AtRest::Polls,
             },
+            keeps_fd_limit: false,
             uses_signals: self.uses_signals,
             idle_memory: self.idle_memory,
             // One client less than the limit, which is active among the idle ones.
