@@ -58,7 +58,7 @@ struct Arguments {
     /// The server, by the name of its binary, such as `epoll-echo`
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     server: Option<String>,
-    /// Draw every server, and `comparison.svg`: all models in one figure
+    /// Draw every server, and one figure that compares the models
     #[arg(long)]
     all: bool,
     /// Write the figures to this folder [default: target/trace]
