@@ -75,7 +75,7 @@ pub fn build(server: &Server) -> Result<PathBuf> {
 /// Fails if the server does not listen, does not speak its protocol, or does not stop.
 pub fn record(server: &Server, binary: &Path, path: &Path) -> Result<String> {
     let stderr = path.with_extension("stderr");
-    // Tracing slows a call, and a server asks poll(2) before each line of its log.
+    // Tracing slows a call, and a server calls poll(2) before each line of its log.
     let calls = if server.notes.kernel_copies {
         CALLS.replace("?poll,?ppoll,", "")
     } else {
