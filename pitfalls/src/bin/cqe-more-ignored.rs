@@ -4,9 +4,8 @@
 //! of file descriptors. From then on it accepts no connection, although its clients have left.
 //!
 //! Rule: a multishot operation continues as long as its completions have the flag
-//! `IORING_CQE_F_MORE`. A completion without it is the last one. After an error it is missing, and
-//! it can be missing at any time (`io_uring_prep_multishot_accept(3)`). Then submit the operation
-//! again.
+//! `IORING_CQE_F_MORE`. A completion without it is the last one. It comes after an error, but it
+//! can come at any time (`io_uring_prep_multishot_accept(3)`). Then submit the operation again.
 //!
 //! Reproduce:
 //! 1. `cargo build -p pitfalls`
