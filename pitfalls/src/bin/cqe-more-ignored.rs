@@ -14,8 +14,8 @@
 //!    `for i in $(seq 30); do (sleep 3 | nc -N 127.0.0.1 7000 &) done; sleep 9`
 //! 4. `echo hello | timeout 2 nc 127.0.0.1 7000` prints nothing.
 //!
-//! Correct: `uring-echo/src/main.rs` submits an accept for each connection, and pauses after an
-//! error.
+//! Correct: `on_accept` in `uring-echo/src/bin/uring-echo-buffers.rs` checks the flag, and pauses
+//! after an error.
 
 use std::io;
 use std::net::TcpStream;
