@@ -151,8 +151,8 @@ impl Server {
         match connection.advance(completion, &mut self.buffers) {
             Ok(Some(operation)) => return self.queue(fd, operation),
             Ok(None) => info!("{} disconnected", connection.peer), // EOF
-            // (6) No buffer is free, or SIGSTOP has interrupted a kernel thread that waited for data.
-            // The next receive waits until a buffer is free. Pitfall: enobufs-spins
+            // (6) No buffer is free (pitfall: enobufs-spins), or SIGSTOP has interrupted a kernel
+            // thread that waited for data.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                 self.waiting.push_back(fd);
                 return Ok(());
@@ -211,7 +211,7 @@ impl Connection {
         }
         self.pending = rest?;
         if self.pending.is_empty() {
-            return Ok(Some(buffers.receive(Fd(fd))));
+            return Ok(Some(buffers.receive(Fd(fd)))); // (1); pitfall: multishot-no-backpressure
         }
         let (start, len) = (self.pending.as_ptr(), self.pending.len() as u32);
         Ok(Some(opcode::Send::new(Fd(fd), start, len).build()))
