@@ -12,7 +12,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 /// Size of the read buffer, as in the servers that are compared with a baseline.
 pub const BUFFER_SIZE: usize = 64 * 1024;
 
-/// Listens on the address in the first argument, and says so in one line on stdout.
+/// Listens on the address in the first argument, and announces that in one line on stdout.
 ///
 /// # Errors
 /// Fails if the address cannot be bound.

@@ -43,7 +43,7 @@ use subjects::Subject;
 use summary::Summary;
 use syscalls::Counter;
 use tables::{Report, Titled};
-use terminal::{fold, say};
+use terminal::{fold, print_line};
 use workloads::{Scenario, Workload};
 
 /// The samples of a complete run.
@@ -155,13 +155,13 @@ fn run(arguments: &Arguments) -> Result<()> {
 /// Says what is known before the first sample.
 fn introduce(info: &RunInfo, out: &Path) {
     for line in &info.machine {
-        say(&fold(line));
+        print_line(&fold(line));
     }
     if !info.optimized {
-        say("This is a build without optimization: the figures mean nothing.");
+        print_line("This is a build without optimization: the figures mean nothing.");
     }
     if info.counter == Counter::None {
-        say(&fold(
+        print_line(&fold(
             "System calls are not counted: neither perf nor strace can count them on this machine.",
         ));
     }
@@ -171,7 +171,7 @@ fn introduce(info: &RunInfo, out: &Path) {
              run in {}. Until then its samples are in {NEW_SAMPLES}.",
             out.display()
         );
-        say(&fold(&text));
+        print_line(&fold(&text));
     }
 }
 
@@ -191,7 +191,7 @@ fn redraw(dir: &Path) -> Result<()> {
         medium: Medium::Page,
     };
     write_page(report, &info, dir)?;
-    say(&dir.join(PAGE).display().to_string());
+    print_line(&dir.join(PAGE).display().to_string());
     Ok(())
 }
 
@@ -204,14 +204,14 @@ fn write_page(report: Report, info: &RunInfo, dir: &Path) -> Result<()> {
 
 fn print_tables(report: Report, out: &Path) {
     for Titled { title, note, grid } in report.overview() {
-        say(&format!("\n{title}"));
+        print_line(&format!("\n{title}"));
         if !note.is_empty() {
-            say(&fold(note));
+            print_line(&fold(note));
         }
-        say(&format!("\n{}", grid.render(Medium::Terminal)));
+        print_line(&format!("\n{}", grid.render(Medium::Terminal)));
     }
-    say(&format!("\n{}", fold(&tables::legend(report.summary))));
-    say(&format!("\nSamples, tables and plots: {}", out.display()));
+    print_line(&format!("\n{}", fold(&tables::legend(report.summary))));
+    print_line(&format!("\nSamples, tables and plots: {}", out.display()));
 }
 
 fn find_subjects(names: &[String]) -> Result<Vec<&'static Subject>> {

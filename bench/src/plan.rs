@@ -12,7 +12,7 @@ use crate::sample::{Figures, Outcome, Row, Sample};
 use crate::server::Binaries;
 use crate::subjects::Subject;
 use crate::syscalls::Counter;
-use crate::terminal::say;
+use crate::terminal::print_line;
 use crate::workloads::Workload;
 
 /// How often a disturbed sample is repeated.
@@ -69,7 +69,7 @@ impl Plan {
             .with_context(|| format!("cannot write {}", path.display()))?;
         let turns = self.turns();
         let total: Duration = turns.iter().map(|turn| self.cost(turn)).sum();
-        say(&format!("{} samples, about {}", turns.len(), HumanDuration(total)));
+        print_line(&format!("{} samples, about {}", turns.len(), HumanDuration(total)));
         let bar = ProgressBar::new(total.as_millis() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {prefix} left  {wide_msg}")?);
         let mut samples = Vec::new();
@@ -152,7 +152,7 @@ impl Plan {
         } else {
             Duration::ZERO
         };
-        // Each client of a chat is told about each later one.
+        // Each client of a chat receives a line about each later one.
         let announcements = match turn.workload {
             Workload::Chat { clients } => clients * clients / 50,
             _ => 0,

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 pub const COLUMNS: usize = 80;
 
 /// Prints a text, and ignores a closed stdout: the samples must not be lost because of it.
-pub fn say(text: &str) {
+pub fn print_line(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 

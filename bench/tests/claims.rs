@@ -257,7 +257,7 @@ const CLAIMS: &[Claim] = &[
         .is(1.0),
     claim(PROACTOR, "{} times the CPU", chat(CHAT_1000, "proactor-chat", CHAT_CPU))
         .over(TOKIO_1000),
-    claim(PROACTOR_URING, "{} of the calls", chat(CHAT_100, "proactor-chat-uring", CALLS))
+    claim(PROACTOR_URING, "{} of the system calls", chat(CHAT_100, "proactor-chat-uring", CALLS))
         .over(chat(CHAT_100, "proactor-chat-simulated", CALLS)),
     claim(
         "nonblocking-echo/src/main.rs",

@@ -13,8 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use log::{info, trace};
 
-/// Size of the read buffer in bytes. A connection reads only when it has no pending output, so
-/// this is also the most output that a connection can have pending.
+/// Size of the read buffer in bytes, and so the most output that a connection can have pending.
 ///
 /// It is large, so that a bulk transfer needs few system calls. It is not larger, so that one step
 /// of one connection does not delay the others for long.

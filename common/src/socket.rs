@@ -20,11 +20,9 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 /// do not fit, and these clients wait a second or more for a retransmission.
 const BACKLOG: i32 = 4096;
 
-/// A connection without traffic for this long is probed.
+/// A connection without traffic for this long is probed, this often, this many times.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// Time between two probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Probes without an answer after which the kernel ends the connection with ETIMEDOUT.
 const KEEPALIVE_PROBES: u32 = 6;
 
 /// Failed connections that one call of [`accept`] skips.
@@ -144,16 +142,12 @@ fn set_inherited_options(socket: &Socket) -> io::Result<()> {
     // Without it, the second of two small writes waits for the peer's delayed ACK.
     // Pitfall: two-small-writes
     socket.set_tcp_nodelay(true)?;
-    // A peer that vanishes sends neither FIN nor RST, and a server that only waits for it would keep
-    // the connection for ever. Keepalive ends it after 60 s + 6 × 10 s. (While output is
-    // unacknowledged, the retransmission timeout does it instead, tcp(7), tcp_retries2.)
-    // Pitfall: no-keepalive
-    socket.set_tcp_keepalive(
-        &TcpKeepalive::new()
-            .with_time(KEEPALIVE_IDLE)
-            .with_interval(KEEPALIVE_INTERVAL)
-            .with_retries(KEEPALIVE_PROBES),
-    )
+    // A peer that vanishes sends neither FIN nor RST. Without keepalive, a server that waits for it
+    // would keep the connection for ever. (While output is unacknowledged, the retransmission timeout
+    // ends the connection instead: tcp(7), tcp_retries2.) Pitfall: no-keepalive
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE);
+    let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// The result of accept(2), as far as a server has to tell apart.
@@ -187,11 +181,10 @@ pub fn accept(listener: &TcpListener) -> Accepted {
 }
 
 impl Accepted {
-    /// Classifies the result of an accept, for servers that do not call [`accept`] because they use
-    /// io-uring.
+    /// Classifies the result of an accept, for servers that accept by `io_uring`.
     ///
-    /// Returns `None` if only this one connection failed. Take the next one then. No error of accept
-    /// may end the server. Pitfall: accept-error-ends
+    /// Returns `None` if only this one connection failed: take the next one. No error of accept may
+    /// end the server. Pitfall: accept-error-ends
     pub fn from_result(result: io::Result<(TcpStream, SocketAddr)>) -> Option<Self> {
         // Makes the pause one line in the log, however often accept fails in the meantime.
         static PAUSED: AtomicBool = AtomicBool::new(false);
@@ -204,7 +197,7 @@ impl Accepted {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Self::WouldBlock),
             Err(error) => error,
         };
-        if belongs_to_one_connection(&error) {
+        if error.raw_os_error().is_some_and(|error| OF_ONE_CONNECTION.contains(&error)) {
             info!("a connection failed before it was accepted: {error}");
             return None;
         }
@@ -217,25 +210,10 @@ impl Accepted {
     }
 }
 
-/// Returns whether accept(2) reports what happened to the connection that it took from the queue
-/// (accept(2), "Error handling"), or was interrupted by a signal. ENOTCONN is from getpeername(2):
-/// the peer has reset the connection.
-fn belongs_to_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::ECONNABORTED
-                | libc::EPROTO
-                | libc::ENOPROTOOPT
-                | libc::ENETDOWN
-                | libc::ENETUNREACH
-                | libc::ENONET
-                | libc::EHOSTDOWN
-                | libc::EHOSTUNREACH
-                | libc::EOPNOTSUPP
-                | libc::ETIMEDOUT
-                | libc::ENOTCONN
-                | libc::EINTR
-        )
-    )
-}
+/// Errors of the connection at the head of the queue, which the call has taken from it (accept(2),
+/// "Error handling"). EINTR is a signal, and ENOTCONN comes from getpeername(2) after a reset.
+#[rustfmt::skip]
+const OF_ONE_CONNECTION: [i32; 12] = [
+    libc::ECONNABORTED, libc::EPROTO, libc::ENOPROTOOPT, libc::ENETDOWN, libc::ENETUNREACH, libc::ENONET,
+    libc::EHOSTDOWN, libc::EHOSTUNREACH, libc::EOPNOTSUPP, libc::ETIMEDOUT, libc::ENOTCONN, libc::EINTR,
+];

@@ -9,23 +9,24 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// (`PIPE_BUF`, pipe(7)).
 const MAX_LINE: usize = 4096;
 
-/// Writes to stderr as long as somebody reads it, and drops lines otherwise.
+/// Writes to stderr while somebody reads it, and otherwise drops lines and counts them.
 ///
-/// A write to a full pipe blocks, and so does a write to a terminal after Ctrl-S. A server must not
-/// depend on who reads its log. Making stderr non-blocking is no solution, because the flag belongs
-/// to the open file description, which other processes share. So each write asks poll(2) first.
-/// (Another process that writes to the same pipe between the two calls can still make the write
-/// block. A lock keeps the threads of this process apart.) Pitfall: log-blocks-server
+/// A write to a full pipe blocks, and so does a write to a terminal after Ctrl-S. So each write asks
+/// poll(2) first. (`O_NONBLOCK` is no solution: the flag belongs to the open file description, which
+/// other processes share. If one of them fills the pipe between the two calls, the write blocks.)
+/// Pitfall: log-blocks-server
 #[derive(Default)]
 pub struct NonBlockingStderr {
-    /// Lines dropped since the last one that was written.
     dropped: u64,
 }
 
 impl Write for NonBlockingStderr {
     /// Writes one log line. Lines longer than [`MAX_LINE`] are cut.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if !is_writable(&io::stderr()) {
+        let stderr = io::stderr();
+        let mut entry = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        let ready = poll(&mut entry, PollTimeout::ZERO) == Ok(1);
+        if !ready || entry[0].revents() != Some(PollFlags::POLLOUT) {
             self.dropped += 1;
             return Ok(line.len());
         }
@@ -34,23 +35,12 @@ impl Write for NonBlockingStderr {
             writeln!(text, "({} lines of this log were dropped: nobody read it)", self.dropped)?;
             self.dropped = 0;
         }
-        text.extend_from_slice(line);
-        if text.len() > MAX_LINE {
-            text.truncate(MAX_LINE - 1);
-            text.push(b'\n');
-        }
-        // A closed stderr is not an error of the server.
-        let _ = io::stderr().write_all(&text);
+        text.extend_from_slice(&line[..line.len().min(MAX_LINE - text.len())]);
+        let _ = stderr.lock().write_all(&text); // a closed stderr is not an error of the server
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn is_writable(file: &impl AsFd) -> bool {
-    let mut entry = [PollFd::new(file.as_fd(), PollFlags::POLLOUT)];
-    let ready = poll(&mut entry, PollTimeout::ZERO);
-    ready == Ok(1) && entry[0].revents() == Some(PollFlags::POLLOUT)
 }

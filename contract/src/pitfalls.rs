@@ -152,8 +152,8 @@ pub const PITFALLS: &[Pitfall] = &[
         .with(Properties { max_concurrent: 1, ..FEW_CLIENTS }),
     pitfall(
         "blocking-socket-drained",
-        ("isolation", "byte_at_a_time"),
-        "^beside a .*received nothing for [0-9.]+ s",
+        ("isolation", "existing_clients"),
+        "^client 2 of 2: .*received nothing for [0-9.]+ s",
     ),
     pitfall(
         "main-waits-for-worker",

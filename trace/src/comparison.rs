@@ -195,7 +195,8 @@ impl<'a> Row<'a> {
         if self.reply - self.arrival < self.span {
             let x = self.place(self.reply);
             group.append(spot("spot", x, bottom + 2.0, 3.5));
-            let label = format!("reply after {}", duration(self.reply - self.arrival));
+            let log = if self.timeline.server.notes.kernel_copies { ", with its log" } else { "" };
+            let label = format!("reply after {}{log}", duration(self.reply - self.arrival));
             let (anchor, x) = if x + text_width(&label, SMALL) + 10.0 > RIGHT {
                 ("end", x - 8.0)
             } else {
@@ -350,7 +351,7 @@ impl<'a> Row<'a> {
                 let is_now = (self.arrival..=self.reply).contains(&call.end);
                 if is_now && matches!(call.copied, Some((Direction::In, 1..))) {
                     copies.push(if call.from_log {
-                        "the kernel, before it notifies the server".to_owned()
+                        "the kernel".to_owned()
                     } else {
                         with_role(&call.name)
                     });

@@ -1,5 +1,5 @@
 //! Turns the records of a trace into threads with calls: which client each call is about, what
-//! came of it, and to which phase it belongs.
+//! it returned, and to which phase it belongs.
 
 mod log_lines;
 mod waits;

@@ -58,7 +58,7 @@ struct Arguments {
     /// The server, by the name of its binary, such as `epoll-echo`
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     server: Option<String>,
-    /// Draw every server, and `comparison.svg`: all models in one figure
+    /// Draw every server, and one figure that compares the models
     #[arg(long)]
     all: bool,
     /// Write the figures to this folder [default: target/trace]
@@ -99,8 +99,11 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut timelines = Vec::new();
     for server in servers {
         let path = recordings.join(format!("{}.trace", server.name()));
-        let timeline =
-            if arguments.recorded { read(server, &path) } else { record(server, &path, arguments) };
+        let timeline = if arguments.recorded {
+            read(server, &path)
+        } else {
+            record_best(server, &path, arguments)
+        };
         let timeline = match timeline {
             Ok(timeline) => timeline,
             // A server that cannot run here must not prevent the others from being drawn. The
@@ -133,13 +136,13 @@ fn find(name: &str) -> Result<Server> {
 }
 
 /// Records the server, and keeps the recording with the smallest delay in the file at `path`.
-fn record(server: Server, path: &Path, arguments: &Arguments) -> Result<Timeline> {
+fn record_best(server: Server, path: &Path, arguments: &Arguments) -> Result<Timeline> {
     let binary = record::build(&server)?;
     let runs = if arguments.all { RUNS } else { 1 };
     let mut best: Option<(Nanos, String, Timeline)> = None;
     for _ in 0..runs {
         let text = record::record(&server, &binary, path)?;
-        let timeline = analyze(server, &text)?;
+        let timeline = build_timeline(server, &text)?;
         let delay = timeline.delay();
         if best.as_ref().is_none_or(|(smallest, ..)| delay < *smallest) {
             best = Some((delay, text, timeline));
@@ -152,10 +155,10 @@ fn record(server: Server, path: &Path, arguments: &Arguments) -> Result<Timeline
 
 fn read(server: Server, path: &Path) -> Result<Timeline> {
     let text = fs::read_to_string(path);
-    analyze(server, &text.with_context(|| format!("no recording in {}", path.display()))?)
+    build_timeline(server, &text.with_context(|| format!("no recording in {}", path.display()))?)
 }
 
-fn analyze(server: Server, recording: &str) -> Result<Timeline> {
+fn build_timeline(server: Server, recording: &str) -> Result<Timeline> {
     let session = Session::from_text(recording)?;
     Ok(analyze::analyze(server, session, &strace::parse(recording)))
 }

@@ -70,7 +70,7 @@ pub fn is_minor(name: &str) -> bool {
 /// Whether a call is left out of the figures: it belongs to the server's log, to its end, or to
 /// the check that debug builds of std make before each `close`.
 pub fn is_hidden(name: &str, args: &str) -> bool {
-    // The servers ask poll(2) whether stderr is writable before they write a line of the log.
+    // The servers check with poll(2) that stderr is writable before they write a line of the log.
     let logs = (name == "write" && (args.starts_with("2<") || args.starts_with("2,")))
         || (name.ends_with("poll") && args.starts_with("[{fd=2<"));
     logs || (name == "fcntl" && args.ends_with("F_GETFD"))

@@ -14,11 +14,11 @@ use crate::session::{Action, ActionKind};
 use crate::strace::Nanos;
 use crate::syscalls::Direction;
 use crate::timeline::Timeline;
-use crate::{analyze, servers};
+use crate::{build_timeline, servers};
 
 fn timeline(name: &str, recording: &str) -> Timeline {
     let server = servers::find(name).expect("the server is in the catalog");
-    analyze(server, recording).expect("the recording contains a session")
+    build_timeline(server, recording).expect("the recording contains a session")
 }
 
 macro_rules! recorded {

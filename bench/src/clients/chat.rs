@@ -25,7 +25,7 @@ use room::Room;
 const SENDERS: usize = 8;
 /// Characters per line, without the name that the server adds.
 const LINE_LENGTH: usize = 56;
-/// Clients that connect before the others are checked for having been told.
+/// Clients that connect before we check that all others have received the lines about them.
 const BATCH: usize = 50;
 
 #[derive(Clone, Copy, Debug)]
@@ -50,8 +50,8 @@ pub struct ChatClients {
 }
 
 impl ChatClients {
-    /// Connects. When this returns, the server has greeted every client, and has told every client
-    /// who joined later.
+    /// Connects. When this returns, every client has been greeted, and has received a line about
+    /// each client that joined later.
     ///
     /// # Errors
     /// Fails if the server does not do so.

@@ -26,13 +26,7 @@ pub const CASES: &[Case] = &[
         "without a free file descriptor and without connections, the server waits for one",
         out_of_descriptors_without_connections,
     )
-    .needs(&[
-        Need::Process,
-        Need::Property(
-            |target| !target.properties.keeps_fd_limit,
-            "a lower limit of file descriptors has no effect on the accept that is in flight",
-        ),
-    ]),
+    .needs(&[Need::Process]),
     Case::new(
         "full",
         "when its file descriptors are used up, the server uses under 5 % of a core",
@@ -190,47 +184,56 @@ fn full(target: &Target) -> Result<()> {
 /// The limit falls below the number of open file descriptors, as if the table of the whole system
 /// were full. The server closes no connection that could make space.
 fn out_of_descriptors_without_connections(target: &Target) -> Result<()> {
-    // An `accept` that waits may have its file descriptor already: one client per waiting thread.
-    const LAST: u64 = 100;
     target.quiet().launch().serve(|server| {
         let client = Client::connect(server)?;
         client.exchange(1)?;
         client.finish()?;
         let limit = target.properties.fd_limit.max(1024);
         let lowest_free = server.free_descriptors(limit)?.first().copied();
-        let usual = server.set_fd_limit(Some(lowest_free.context("no descriptor is free")?))?;
-        for seed in 0..LAST {
-            let client = Client::connect(server)?;
-            client.send_request(seed)?;
-            let soon = Duration::from_secs(1);
-            let response = wait_until("a response", soon, || {
-                Ok(client.has_response().unwrap_or(true).then_some(()))
-            });
-            if response.is_err() {
-                expect_low_cpu(server).context("with no client connected")?;
-                // The machine may have been slow, so check again.
-                if !client.has_response().unwrap_or(true) {
-                    server.set_fd_limit(usual)?;
-                    return client
-                        .expect_response(seed)
-                        .context("after file descriptors were free again");
-                }
-            }
-            if client.expect_response(seed).is_err() {
-                // The server has refused the client: with a spare descriptor, or a new process.
-                ensure!(target.entry().is_none(), "the server refused a client");
+        let lowest_free = lowest_free.context("no descriptor is free")?;
+        let usual = server.set_fd_limit(Some(lowest_free))?;
+        if target.properties.keeps_fd_limit {
+            let launch = target.quiet().launch().soft_fd_limit(lowest_free);
+            return launch.serve(|server| waits_for_a_descriptor(target, server, usual));
+        }
+        waits_for_a_descriptor(target, server, usual)
+    })
+}
+
+fn waits_for_a_descriptor(target: &Target, server: &Server, usual: Option<u64>) -> Result<()> {
+    // An `accept` that waits may have its file descriptor already: one client per waiting thread.
+    const LAST: u64 = 100;
+    for seed in 0..LAST {
+        let client = Client::connect(server)?;
+        client.send_request(seed)?;
+        let soon = Duration::from_secs(1);
+        let response = wait_until("a response", soon, || {
+            Ok(client.has_response().unwrap_or(true).then_some(()))
+        });
+        if response.is_err() {
+            expect_low_cpu(server).context("with no client connected")?;
+            // The machine may have been slow, so check again.
+            if !client.has_response().unwrap_or(true) {
                 server.set_fd_limit(usual)?;
-                return Client::connect(server)?
-                    .exchange(seed)
+                return client
+                    .expect_response(seed)
                     .context("after file descriptors were free again");
             }
-            client.finish()?;
         }
-        // A server that opens each connection in another process never runs out.
-        server.set_fd_limit(usual)?;
-        ensure!(target.entry().is_none(), "it served {LAST} clients without file descriptors");
-        Ok(())
-    })
+        if client.expect_response(seed).is_err() {
+            // The server has refused the client: with a spare descriptor, or a new process.
+            ensure!(target.entry().is_none(), "the server refused a client");
+            server.set_fd_limit(usual)?;
+            return Client::connect(server)?
+                .exchange(seed)
+                .context("after file descriptors were free again");
+        }
+        client.finish()?;
+    }
+    // A server that opens each connection in another process never runs out.
+    server.set_fd_limit(usual)?;
+    ensure!(target.entry().is_none(), "it served {LAST} clients without file descriptors");
+    Ok(())
 }
 
 /// A security module or a seccomp filter makes `accept` fail, and the connection stays in the

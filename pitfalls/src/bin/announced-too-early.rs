@@ -4,7 +4,7 @@
 //! has exited.
 //!
 //! Rule: whoever starts a server takes the line (or the notification of `sd_notify(3)`, or the exit
-//! of the parent of a daemon) as the promise that the server serves. Make the promise last.
+//! of the parent of a daemon) as the promise that the server serves. So announce the server last.
 //!
 //! Reproduce:
 //! 1. `cargo build -p pitfalls`

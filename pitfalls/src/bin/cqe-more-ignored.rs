@@ -4,9 +4,8 @@
 //! of file descriptors. From then on it accepts no connection, although its clients have left.
 //!
 //! Rule: a multishot operation continues as long as its completions have the flag
-//! `IORING_CQE_F_MORE`. A completion without it is the last one. After an error it is missing, and
-//! it can be missing at any time (`io_uring_prep_multishot_accept(3)`). Then submit the operation
-//! again.
+//! `IORING_CQE_F_MORE`. A completion without it is the last one. It comes after an error, but it
+//! can come at any time (`io_uring_prep_multishot_accept(3)`). Then submit the operation again.
 //!
 //! Reproduce:
 //! 1. `cargo build -p pitfalls`
@@ -15,8 +14,8 @@
 //!    `for i in $(seq 30); do (sleep 3 | nc -N 127.0.0.1 7000 &) done; sleep 9`
 //! 4. `echo hello | timeout 2 nc 127.0.0.1 7000` prints nothing.
 //!
-//! Correct: `uring-echo/src/main.rs` submits an accept for each connection, and pauses after an
-//! error.
+//! Correct: `on_accept` in `uring-echo/src/bin/uring-echo-buffers.rs` checks the flag, and pauses
+//! after an error.
 
 use std::io;
 use std::net::TcpStream;

@@ -6,8 +6,8 @@
 //!
 //! Rule: EPOLLET wakes one thread per event, but each arrival of data is an event of its own. While
 //! the first thread handles a connection, more data arrives, and a second thread is woken for the
-//! same connection. EPOLLONESHOT prevents that: the thread that handles the connection arms it
-//! again when it has finished.
+//! same connection. EPOLLONESHOT prevents that: the next event is reported only when the first
+//! thread has finished and has armed the connection again.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin edge-shared-by-threads`

@@ -2,9 +2,9 @@
 //!
 //! Symptom: while one client sends without a pause, no other client is served.
 //!
-//! Rule: EPOLLET requires to read until EAGAIN. If the peer sends as fast as the server reads,
-//! EAGAIN never comes. So stop after a number of steps, remember the connection, and continue with
-//! it in the next iteration.
+//! Rule: with EPOLLET, a server has to read until EAGAIN. If the peer sends as fast as the server
+//! reads, EAGAIN never comes. So stop after a number of steps, remember the connection, and
+//! continue with it in the next iteration.
 //!
 //! Reproduce: `cargo test edge_without_budget`. It needs a client that sends and receives in two
 //! threads and is faster than the server. `nc` is not.

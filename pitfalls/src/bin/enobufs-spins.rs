@@ -11,7 +11,8 @@
 //! 2. In a second terminal: `head -c 200M /dev/zero | nc 127.0.0.1 7000 | sleep 60`
 //! 3. In a third terminal: `top`. The server uses 100 % of a core.
 //!
-//! Correct: `uring-echo/src/main.rs` has a buffer per connection.
+//! Correct: `serve` in `uring-echo/src/bin/uring-echo-buffers.rs` queues a failed receive again
+//! when a buffer is free.
 
 use std::io;
 use std::mem;

@@ -12,7 +12,8 @@
 //! 2. In a second terminal: `head -c 200M /dev/zero | nc 127.0.0.1 7000 | sleep 60`
 //! 3. In a third terminal: `top`. The server uses 200 MB of memory.
 //!
-//! Correct: `uring-echo/src/main.rs` submits the next receive when everything is sent.
+//! Correct: `uring-echo/src/bin/uring-echo-buffers.rs` submits one receive at a time, and the next
+//! one when everything is sent.
 
 use std::io;
 use std::mem;

@@ -3,8 +3,8 @@
 //! Symptom: a client that half-closes does not get the last reply. A short reply is lost entirely.
 //!
 //! Rule: read(2) returns 0 when the peer has finished sending. The peer may still be reading.
-//! close(2) sends what is in the send buffer of the kernel, and discards nothing of it. Output in
-//! the memory of the process is lost.
+//! close(2) sends what is in the send buffer of the kernel. Output that the process still has in
+//! its own memory is lost.
 //!
 //! Reproduce (with OpenBSD's `nc`):
 //! 1. Start `cargo run -p pitfalls --bin pending-output-dropped-at-eof`, and press Ctrl-Z.

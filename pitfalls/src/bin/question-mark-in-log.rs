@@ -4,8 +4,8 @@
 //! `RUST_LOG=debug` it reports the error.
 //!
 //! Rule: the arguments of `debug!` and `trace!` are not evaluated when the level is off, so the `?`
-//! does not run. The same holds for any call in there that has an effect. (What follows from the
-//! error depends on the call. listen(2) on a socket that is not bound picks a free port.)
+//! does not run. The same holds for a call with a side effect inside the macro. (What follows from
+//! the error depends on the call. listen(2) on a socket that is not bound picks a free port.)
 //!
 //! Reproduce:
 //! 1. `cargo run -p epoll-echo`

@@ -5,7 +5,7 @@
 //! answered only when the client sends more.
 //!
 //! Rule: a read from a TCP socket returns less than it could in other cases too. It stops at the
-//! urgent mark (tcp(7)). With EPOLLET no event reports what is left. So read until EAGAIN.
+//! urgent mark, for example. With EPOLLET no event reports what is left. So read until EAGAIN.
 //! (epoll(7), question 9, says that a short read is enough. For TCP it is not.)
 //!
 //! Reproduce:
@@ -14,7 +14,7 @@
 //!    `python3 -i -c 'import socket; s = socket.create_connection(("127.0.0.1", 7000))'`, and then
 //!    `s.send(b"abc"), s.send(b"!", socket.MSG_OOB), s.send(b"def")`
 //! 3. In the first terminal: `fg`
-//! 4. In the second terminal: `s.recv(10)` returns "abc", and again, `s.recv(10)` waits for ever.
+//! 4. In the second terminal: `s.recv(10)` returns "abc". The next `s.recv(10)` waits for ever.
 //!
 //! Correct: `on_ready` in `epoll-echo/src/bin/epoll-echo-edge.rs` reads until EAGAIN.
 

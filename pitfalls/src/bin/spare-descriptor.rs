@@ -4,8 +4,8 @@
 //! Symptom: when the process is out of file descriptors, it uses a full core for ever. A server
 //! with one thread also stops serving its clients.
 //!
-//! Rule: accept(2) allocates the file descriptor before it looks at the queue. With a full table it
-//! returns EMFILE even if the queue is empty, and never EAGAIN.
+//! Rule: accept(2) allocates the file descriptor before it looks at the queue. If the table of file
+//! descriptors is full, it returns EMFILE even if the queue is empty, and never EAGAIN.
 //!
 //! Reproduce:
 //! 1. `cargo build -p pitfalls`

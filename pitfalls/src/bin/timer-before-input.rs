@@ -36,8 +36,8 @@ fn main() -> ExitCode {
 
 /// A room for one client. It answers all input like `/who`, and disconnects an idle client.
 fn serve(mut stream: &TcpStream, idle: Duration) -> io::Result<()> {
-    stream.write_all(b"* you are guest1; 0 others here; /help lists the commands\n")?;
     let mut last_input = Instant::now();
+    stream.write_all(b"* you are guest1; 0 others here; /help lists the commands\n")?;
     loop {
         let left = idle.saturating_sub(last_input.elapsed());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);

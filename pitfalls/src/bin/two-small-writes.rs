@@ -1,7 +1,7 @@
 //! Mistake: the server writes each reply in two parts, such as a header and a body, while Nagle's
 //! algorithm is on.
 //!
-//! Symptom: each reply takes 40 ms longer than it should, even on the fastest network.
+//! Symptom: each reply takes 40 ms, even on the fastest network.
 //!
 //! Rule: Nagle's algorithm holds a small segment back while an earlier one is not acknowledged. The
 //! peer delays the acknowledgment, by 40 ms on Linux, in order to send it together with data. So

@@ -104,8 +104,8 @@ fn posix_aio_waits_in_a_helper_thread() {
 fn a_thread_has_the_name_that_it_gave_itself() {
     let recording = include_str!("fixtures/proactor-chat.trace");
     let timeline = timeline("proactor-chat", recording);
-    assert_eq!(timeline.roles()[..3], ["main", "worker", "helper 1"]);
-    for helper in &timeline.threads[2..] {
+    assert_eq!(timeline.roles()[..3], ["main", "calculator", "worker"]);
+    for helper in &timeline.threads[3..] {
         assert!(helper.role.starts_with("helper "), "{}", helper.role);
         // For strace, it has the name of the thread that created it.
         assert!(recording.contains(&format!("{}<worker> ", helper.tid)));

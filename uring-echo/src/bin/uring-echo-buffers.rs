@@ -22,7 +22,8 @@
 //! The catch: a receive that finds no free buffer fails with ENOBUFS, at once and every time. (6) The
 //! server queues it again when a buffer is free. (A multishot receive, submitted once, completes for
 //! all data that ever arrives, and saves 6 % of the CPU. But it takes buffers for a client that does
-//! not read, too, and would have to be canceled. Here, as in `uring-echo`, nothing is canceled.)
+//! not read, too, and would have to be canceled. Here, as in `uring-echo`, nothing is canceled.
+//! Pitfall: multishot-no-backpressure)
 //!
 //! Run: `cargo run -p uring-echo --bin uring-echo-buffers`
 //!
@@ -150,7 +151,8 @@ impl Server {
         match connection.advance(completion, &mut self.buffers) {
             Ok(Some(operation)) => return self.queue(fd, operation),
             Ok(None) => info!("{} disconnected", connection.peer), // EOF
-            // (6) No buffer is free, or SIGSTOP has interrupted a kernel thread that waited for data.
+            // (6) No buffer is free (pitfall: enobufs-spins), or SIGSTOP has interrupted a kernel
+            // thread that waited for data.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                 self.waiting.push_back(fd);
                 return Ok(());
@@ -181,7 +183,7 @@ impl Server {
             Some(Accepted::Pause) => self.accept_paused = true,
             Some(Accepted::WouldBlock) | None => {}
         }
-        // The accept stays queued until it fails.
+        // The accept stays queued until it fails. Pitfall: cqe-more-ignored
         let ended = !cqueue::more(completion.flags());
         if ended && !self.accept_paused { self.queue_accept() } else { Ok(()) }
     }
@@ -209,7 +211,7 @@ impl Connection {
         }
         self.pending = rest?;
         if self.pending.is_empty() {
-            return Ok(Some(buffers.receive(Fd(fd))));
+            return Ok(Some(buffers.receive(Fd(fd)))); // (1); pitfall: multishot-no-backpressure
         }
         let (start, len) = (self.pending.as_ptr(), self.pending.len() as u32);
         Ok(Some(opcode::Send::new(Fd(fd), start, len).build()))

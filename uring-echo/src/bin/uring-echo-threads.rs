@@ -175,7 +175,6 @@ impl Server {
 
     fn queue_accept(&mut self) -> anyhow::Result<()> {
         self.accept_paused = false;
-        // It accepts one connection, and ends. Pitfall: cqe-more-ignored
         let fd = self.listener.as_raw_fd();
         self.queue(fd, accept_operation(fd))
     }
@@ -208,8 +207,7 @@ impl Connection {
     fn next_operation(&mut self) -> squeue::Entry {
         let fd = Fd(self.stream.as_raw_fd());
         let bytes = self.buffer.as_mut_ptr();
-        // Never both, so pending output is limited to one buffer. And the buffer belongs to this
-        // connection, so it cannot be in use. Pitfalls: multishot-no-backpressure, enobufs-spins
+        // Never both, so pending output is limited to one buffer.
         if self.pending.is_empty() {
             opcode::Recv::new(fd, bytes, BUFFER_SIZE as u32).build()
         } else {
