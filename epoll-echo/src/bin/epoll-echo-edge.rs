@@ -227,7 +227,7 @@ impl Connection {
         if !self.pending.is_empty() {
             let written = write(&self.stream, &self.pending[self.offset..])?;
             if written == 0 {
-                return Ok(Progress::WantWrite); // EAGAIN
+                return Ok(Progress::WantWrite); // EAGAIN (4)
             }
             self.offset += written;
             if self.offset < self.pending.len() {
@@ -237,14 +237,14 @@ impl Connection {
             self.offset = 0;
         }
         let Some(count) = read(&self.stream, buffer)? else {
-            return Ok(Progress::WantRead); // EAGAIN
+            return Ok(Progress::WantRead); // EAGAIN (4)
         };
         if count == 0 {
             return Ok(Progress::Closed); // EOF. No output is pending here.
         }
         // A short `count` does not prove that the socket is empty: a read also stops at the mark of
         // urgent data, and what follows the mark raises no new edge.
-        let written = write(&self.stream, &buffer[..count])?;
+        let written = write(&self.stream, &buffer[..count])?; // (3)
         self.pending.extend_from_slice(&buffer[written..count]);
         Ok(Progress::Echoed(written))
     }
