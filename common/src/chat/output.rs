@@ -14,11 +14,15 @@ use crate::connection::write;
 
 /// The most blocks that one writev(2) takes (`IOV_MAX`).
 const MAX_BLOCKS: usize = 1024;
+/// Blocks that are smaller on average are copied together, because a list of them costs the kernel
+/// more than the copy costs the process. (With blocks of 41 bytes, writev(2) took 1.3 times the CPU,
+/// and with blocks of 656 bytes as much as the copy.)
+const SMALL_BLOCK: usize = 512;
 /// Room for this many blocks stays allocated when all of them have been written.
 const KEPT_CAPACITY: usize = 16;
 
-/// Blocks of lines, in order. A line that goes to 1000 clients is one block in memory: all of them
-/// share it, and nothing is copied to put it into one write.
+/// Blocks of lines, in order. A line that goes to 1000 clients is one block in memory, which all of
+/// them share.
 #[derive(Debug, Default)]
 pub struct Output {
     blocks: VecDeque<Arc<[u8]>>,
@@ -98,9 +102,10 @@ pub fn write_output(stream: &TcpStream, output: &mut Output) -> io::Result<usize
     while !output.is_empty() {
         let blocks: Vec<_> = output.blocks().map(IoSlice::new).collect();
         let length: usize = blocks.iter().map(|block| block.len()).sum();
-        let count = match blocks[..] {
-            [block] => write(stream, &block)?,
-            _ => write_vectored(stream, &blocks, length)?,
+        let count = match &blocks[..] {
+            [block] => write(stream, block)?,
+            blocks if length < SMALL_BLOCK * blocks.len() => write(stream, &concatenate(blocks))?,
+            blocks => write_vectored(stream, blocks, length)?,
         };
         output.advance(count);
         written += count;
@@ -109,6 +114,15 @@ pub fn write_output(stream: &TcpStream, output: &mut Output) -> io::Result<usize
         }
     }
     Ok(written)
+}
+
+/// Copies `blocks` into one.
+fn concatenate(blocks: &[IoSlice<'_>]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SMALL_BLOCK * blocks.len());
+    for block in blocks {
+        bytes.extend_from_slice(block);
+    }
+    bytes
 }
 
 /// As [`write`], from several places in memory (writev(2)), of `length` bytes together.
