@@ -260,8 +260,7 @@ impl Server {
             match read(&connection.stream, &mut self.buffer) {
                 Ok(Some(0)) => self.workers.submit(id, Input::Fin),
                 Ok(Some(count)) => {
-                    let bytes = self.buffer[..count].to_vec();
-                    self.workers.submit(id, Input::Bytes(bytes));
+                    self.workers.submit(id, Input::Bytes(self.buffer[..count].to_vec()));
                 }
                 Ok(None) => connection.reading = false, // until EPOLLIN is reported
                 Err(error) => self.close(id, Some(&error)),
