@@ -21,9 +21,9 @@
 //!
 //! The catch: a receive that finds no free buffer fails with ENOBUFS, at once and every time. (6) The
 //! server queues it again when a buffer is free. (A multishot receive, submitted once, completes for
-//! all data that ever arrives, and saves 6 % of the CPU. But it takes buffers for a client that does
-//! not read, too, and would have to be canceled. Here, as in `uring-echo`, nothing is canceled.
-//! Pitfall: multishot-no-backpressure)
+//! all data that ever arrives, and saves a few percent of the CPU. But it also takes buffers for a
+//! client that does not read, and would have to be canceled. Here nothing is ever canceled, as in
+//! `uring-echo`. Pitfall: multishot-no-backpressure)
 //!
 //! Run: `cargo run -p uring-echo --bin uring-echo-buffers`
 //!
