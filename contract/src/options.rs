@@ -245,7 +245,6 @@ impl Options {
             descriptors_per_client: None,
             backlog: Properties::DEFAULT.backlog,
             fd_limit: self.fd_limit.unwrap_or(Properties::DEFAULT.fd_limit),
-            keeps_fd_limit: Properties::DEFAULT.keeps_fd_limit,
             at_rest: match self.at_rest {
                 AtRestName::Sleeps => AtRest::Sleeps,
                 AtRestName::WakesUp => AtRest::WakesUp,
