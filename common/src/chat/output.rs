@@ -109,7 +109,8 @@ pub fn write_output(stream: &TcpStream, output: &mut Output) -> io::Result<usize
         };
         output.advance(count);
         written += count;
-        if count < length {
+        // Not at a short count: edge-triggered epoll reports room only after EAGAIN.
+        if count == 0 {
             break;
         }
     }
