@@ -1,7 +1,8 @@
 //! Which of the accepted connections join the chat, and when.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -70,7 +71,13 @@ fn check_place(clients: usize) -> Result<(), String> {
 
 /// Returns the number of helper threads that glibc has now.
 fn helpers() -> usize {
-    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let mut stat = Vec::new();
+    if let Ok(mut file) = File::open("/proc/self/stat") {
+        stat.resize(1024, 0); // longer than the line
+        let count = file.read(&mut stat).unwrap_or(0);
+        stat.truncate(count);
+    }
+    let stat = String::from_utf8_lossy(&stat);
     // Field 20 is the number of threads. Field 2, a name in parentheses, can contain spaces.
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let threads = after_name.split_whitespace().nth(17).and_then(|field| field.parse().ok());

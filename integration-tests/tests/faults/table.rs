@@ -128,6 +128,8 @@ const POLLS: &[&str] = &["poll-echo", "aio-echo", "proactor-chat"];
 
 /// Servers on POSIX AIO.
 const AIO: &[&str] = &["aio-echo", "proactor-chat"];
+/// The servers that write from several places in memory.
+const VECTORED: &[&str] = &["reactor-chat", "proactor-chat-simulated"];
 
 /// Errors that the connection at the head of the queue has met (accept(2), "Error handling").
 const OF_ONE_CONNECTION: &[&str] = &[
@@ -176,6 +178,8 @@ pub const ROWS: &[Row] = &[
     row("recvfrom", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
     row("sendto", OF_THE_PEER, Response::Closes, "the connection is lost").on_stop_socket().except(AIO),
     row("sendto", &["EPIPE"], Response::Closes, "the peer has reset the connection; Rust programs ignore SIGPIPE").on_stop_socket().except(AIO),
+    row("writev", OF_THE_PEER, Response::Closes, "the connection is lost").only(VECTORED),
+    row("writev", &["EPIPE"], Response::Closes, "the peer has reset the connection; Rust programs ignore SIGPIPE").only(VECTORED),
     row("sendto", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
     row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc reads; the connection is lost").only(AIO),
     row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc writes; the connection is lost").only(AIO),
