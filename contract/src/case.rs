@@ -5,7 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
-use rustix::process::{Resource, geteuid, getrlimit};
+use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use crate::Target;
 use crate::wait::{TIMEOUT, seconds, set_timeout};
@@ -190,5 +191,10 @@ pub const MANY_DESCRIPTORS: Need = Need::Machine(|| {
     few.then_some("RLIMIT_NOFILE is too low for thousands of clients")
 });
 
-/// For the cases that change the user, the network or the mounts of the server.
-pub const ROOT: Need = Need::Machine(|| (!geteuid().is_root()).then_some("needs root"));
+/// For the cases that change the user, the network or the mounts of the server. Root may lack the
+/// capabilities for this, as in a container.
+pub const ROOT: Need = Need::Machine(|| {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::NET_BIND_SERVICE;
+    let has_all = capabilities(None).is_ok_and(|sets| sets.effective.contains(needed));
+    (!has_all).then_some("needs root with its capabilities")
+});

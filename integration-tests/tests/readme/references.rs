@@ -107,6 +107,9 @@ fn expand(word: &str) -> Vec<String> {
 fn path(word: &str, package: &Path, file: &Path) -> Result<Option<PathBuf>> {
     let like_one = Regex::new(r"^([\w.-]+(?:/[\w.-]+)*\.(?:rs|svg|md|conf|toml))(?::([0-9]+))?$")?;
     let Some(parts) = like_one.captures(word) else { return Ok(None) };
+    if parts[1].contains("NAME") {
+        return Ok(None); // a placeholder
+    }
     let beside = file.parent().context("the file has no folder")?;
     let places = [Path::new(""), beside, package, &package.join("src"), &package.join("src/bin")];
     let found = places.iter().map(|place| place.join(&parts[1])).find(|path| path.is_file());
