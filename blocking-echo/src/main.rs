@@ -32,15 +32,16 @@
 //! Use it when: you serve some hundreds of connections, or each of them has real work to do. No
 //! other model has code that is as easy to read.
 //! Limits: an idle connection costs a thread with its stack. The read buffer is part of that stack,
-//! because `read` needs it before any data has arrived (`docs/benchmarks`: memory). 15,000
-//! connections are served; more are refused, which is logged.
+//! because `read` needs it before any data has arrived (`docs/benchmarks`: memory). At most
+//! 15,000 connections are served; further ones are closed at once, and logged. If the limit on file
+//! descriptors (`ulimit -n`) is lower, further clients wait until one disconnects.
 //! Compare with:
-//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: without the
-//!   threads.
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: a process for
-//!   each connection.
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: a fixed number
-//!   of threads.
+//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: there, one
+//!   client at a time.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: there, a
+//!   process for each connection.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: there, a
+//!   fixed number of threads.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -56,8 +57,9 @@ use log::{info, trace, warn};
 /// The most threads, and so the most connections at a time.
 ///
 /// A thread needs four memory mappings: its stack, the stack of its signal handlers, and a guard
-/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). A thread that
-/// starts without room for its own panics where it cannot unwind, and the whole process aborts.
+/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). If a new thread
+/// cannot map the stack of its signal handlers, std panics where it cannot unwind, and the process
+/// aborts.
 const MAX_THREADS: usize = 15_000;
 /// Size of the read buffer in bytes. Each thread has one on its stack, so it is smaller than the
 /// one buffer of the servers with a single thread.
@@ -91,7 +93,7 @@ fn serve(listener: &TcpListener) -> ! {
                     serve_client(&stream, peer);
                     drop(running);
                 });
-                // EAGAIN: a limit on threads (RLIMIT_NPROC, pids.max), or ENOMEM. The connection is
+                // EAGAIN: a limit on threads (RLIMIT_NPROC, pids.max), or no memory. The connection is
                 // closed, because the closure that owns `stream` is dropped. Pitfall: spawn-panics
                 if let Err(error) = thread {
                     warn!("{peer} refused: cannot start a thread: {error}");
@@ -122,7 +124,8 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
+            // process, but a library may install one. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };

@@ -15,14 +15,14 @@ use log::{info, trace};
 
 /// Size of the read buffer in bytes, and so the most output that a connection can have pending.
 ///
-/// It is large, so that a bulk transfer needs few system calls. It is not larger, so that one step
+/// It is large enough that a bulk transfer needs few system calls, and small enough that one step
 /// of one connection does not delay the others for long.
 pub const BUFFER_SIZE: usize = 64 * 1024;
 
 /// The result of one [`Connection::step`]: what happened, and what to wait for next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The connection read this many bytes and wrote all of them back. There may be more to read.
+    /// The connection wrote back this many bytes. There may be more to read.
     Echoed(usize),
     /// There was nothing to read. Wait until the socket is readable.
     WantRead,
@@ -43,7 +43,8 @@ pub enum Progress {
 pub struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Bytes that were read and that the socket did not take. Uses no memory while it is empty.
+    /// Bytes that were read but not yet written, because the send buffer was full.
+    /// Uses no memory while it is empty.
     pending: Vec<u8>,
     /// How many bytes of `pending` have been written since.
     offset: usize,
@@ -75,7 +76,7 @@ impl Connection {
             }
             Ok(progress) => progress,
             // A reset (ECONNRESET, EPIPE), a timeout or a lost route ends this connection only.
-            // EPIPE arrives as an error because Rust programs start with SIGPIPE ignored.
+            // There is no SIGPIPE with EPIPE, because std sends with MSG_NOSIGNAL.
             // Pitfalls: peer-error-ends, sigpipe-deadly
             Err(error) => {
                 info!("{} disconnected: {error}", self.peer);
@@ -86,7 +87,7 @@ impl Connection {
 
     fn try_step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
         if self.has_pending_output() {
-            // The count adds up, because this write can be short again. Pitfall: wrong-offset
+            // `+=`, because this write can be short too. Pitfall: wrong-offset
             self.offset += write(&self.stream, &self.pending[self.offset..])?;
             if self.offset < self.pending.len() {
                 return Ok(Progress::WantWrite); // no read. Pitfall: reads-with-pending-output

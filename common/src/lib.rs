@@ -1,5 +1,5 @@
 //! What the servers share: the command line, the log, sockets, signals, and the rules of the chat
-//! room. How a server waits is never here. It is in the server's own file.
+//! room. No code here waits for clients: each
 //!
 //! - [`run`] and [`run_roles`] handle the command line, the log, and errors at start.
 //! - [`listen`] opens the listening socket, [`accept`] takes a connection from it, and [`announce`]
@@ -8,7 +8,7 @@
 //!   two system calls.
 //! - [`stop_socket`], [`stop_flag`] and [`exit_on_stop`] report SIGINT and SIGTERM in three ways,
 //!   one for each kind of wait.
-//! - [`lock()`] locks a mutex.
+//! - [`lock()`] locks a mutex that cannot be poisoned.
 //! - [`chat`] has the rules of the chat room, as code without I/O.
 
 #[cfg(not(target_os = "linux"))]

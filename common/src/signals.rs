@@ -3,8 +3,8 @@
 //! A signal does not get a thread out of a blocking `accept` or `read`: signal-hook installs its
 //! handlers with `SA_RESTART`, and std's `accept` retries EINTR itself.
 //!
-//! The handlers also replace an inherited "ignore". So SIGINT ends a server that a script started
-//! with `&`, although the shell starts such a command with SIGINT ignored.
+//! A handler also takes effect if the parent process ignored the signal. So SIGINT ends a server that
+//! a script started with `&`, although the shell starts such a command with SIGINT ignored.
 
 use std::io;
 use std::os::unix::net::UnixStream;

@@ -16,11 +16,12 @@ use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 /// The most established connections that the kernel queues until the server accepts them. The kernel
 /// uses the lower of this and `net.core.somaxconn`.
 ///
-/// With std's 128, a burst of connections overflows the queue. The kernel then ignores the ACKs that
-/// do not fit, and these clients wait a second or more for a retransmission.
+/// With std's 128, a burst of connections overflows the queue. The kernel then drops SYNs, and these
+/// clients wait a second or more until they send them again.
 const BACKLOG: i32 = 4096;
 
-/// A connection without traffic for this long is probed, this often, this many times.
+/// Time without traffic until the kernel probes the peer, time between two probes, and the number of
+/// probes without a reply after which it ends the connection (tcp(7)).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 6;
@@ -41,12 +42,14 @@ pub fn listen(addr: &str) -> anyhow::Result<TcpListener> {
 }
 
 /// Opens `count` TCP sockets that listen on the same address, each with a queue of its own. The kernel
-/// puts a connection into one of these queues, by a hash of its addresses (`SO_REUSEPORT`, socket(7)).
+/// puts a connection into one of these queues, by a hash of its addresses and ports (`SO_REUSEPORT`,
+/// socket(7)).
 ///
 /// # Errors
 /// As [`listen`].
 pub fn listen_shared(addr: &str, count: usize) -> anyhow::Result<Vec<TcpListener>> {
-    // Bound without the option, so that the address cannot be shared with another process.
+    // Bound without the option, so that this fails if another process listens there already. Linux
+    // takes the option after listen(2), too.
     let first = listen(addr)?;
     SockRef::from(&first).set_reuse_port(true).context("setsockopt(SO_REUSEPORT)")?;
     let address = first.local_addr()?;
@@ -84,7 +87,7 @@ pub(crate) fn program_name() -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Binds the first address of `addr` that can be bound.
+/// Resolves `addr`, and opens a socket on the first of its addresses that can be bound.
 fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
     let (host, port) = split(addr).context("expected HOST:PORT or [HOST]:PORT")?;
     let mut failure = anyhow::anyhow!("the name has no address");
@@ -105,7 +108,7 @@ fn split(addr: &str) -> Option<(&str, u16)> {
 }
 
 /// Returns the addresses of `host`, which may be an IPv6 address with an interface (`::1%lo`).
-/// getaddrinfo(3) takes the interface's name in link-local addresses only.
+/// getaddrinfo(3) accepts `%lo` after a link-local address only.
 fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     if let Some((address, interface)) = host.split_once('%') {
         if let (Ok(address), Ok(index)) = (address.parse(), if_nametoindex(interface)) {
@@ -150,7 +153,7 @@ fn set_inherited_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// The result of accept(2), as far as a server has to tell apart.
+/// The results of accept(2) that a server must treat differently.
 #[derive(Debug)]
 pub enum Accepted {
     /// A connection and the address of its peer. The socket is blocking, close-on-exec, and has
@@ -158,7 +161,7 @@ pub enum Accepted {
     Connection(TcpStream, SocketAddr),
     /// No connection is waiting. Only a non-blocking listener returns this.
     WouldBlock,
-    /// `accept` failed for a reason that the next call will meet too, such as a lack of file
+    /// `accept` failed, and the next call would fail for the same reason, such as a lack of file
     /// descriptors. Stop accepting until a connection closes or some time has passed.
     ///
     /// The failed call took nothing from the queue. So the listener stays readable, and a blocking
@@ -186,7 +189,7 @@ impl Accepted {
     /// Returns `None` if only this one connection failed: take the next one. No error of accept may
     /// end the server. Pitfall: accept-error-ends
     pub fn from_result(result: io::Result<(TcpStream, SocketAddr)>) -> Option<Self> {
-        // Makes the pause one line in the log, however often accept fails in the meantime.
+        // True while accept keeps failing: only the first failure is logged.
         static PAUSED: AtomicBool = AtomicBool::new(false);
         let error = match result {
             Ok((stream, peer)) => {
@@ -202,7 +205,8 @@ impl Accepted {
             return None;
         }
         // Out of file descriptors (EMFILE, ENFILE) or memory (ENOBUFS, ENOMEM), or refused by a
-        // security module or a seccomp filter (EPERM, EACCES, ENOSYS).
+        // security module or a seccomp filter (EPERM, EACCES, ENOSYS). accept(2) also gives EPERM for
+        // a firewall's refusal of one connection. Pausing is right for both.
         if !PAUSED.swap(true, Ordering::Relaxed) {
             warn!("paused accepting: {error}");
         }
@@ -210,8 +214,8 @@ impl Accepted {
     }
 }
 
-/// Errors of the connection at the head of the queue, which the call has taken from it (accept(2),
-/// "Error handling"). EINTR is a signal, and ENOTCONN comes from getpeername(2) after a reset.
+/// Errors of one connection, which the failed call has removed from the queue (accept(2), "Error
+/// handling"). The last two occur with io-uring only: getpeername(2) after a reset, and a signal.
 #[rustfmt::skip]
 const OF_ONE_CONNECTION: [i32; 12] = [
     libc::ECONNABORTED, libc::EPROTO, libc::ENOPROTOOPT, libc::ENETDOWN, libc::ENETUNREACH, libc::ENONET,

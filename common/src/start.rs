@@ -42,10 +42,10 @@ const LISTEN_ON: &str = "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 pi
 /// Runs `program` with the values of `args`, taken from the command line or from their defaults.
 ///
 /// `-h` and `--help` print the usage. An unexpected argument ends the process with one line on stderr
-/// and status 2, an error of `program` with one line and status 1. A panic in any thread ends the
-/// process too: the other threads could otherwise wait for the dead one for ever.
+/// and status 2. An error of `program` ends it with one line and status 1. A panic in any thread ends
+/// it too, because the other threads could otherwise wait for the dead one for ever.
 ///
-/// The log goes to stderr, from level info on or as `RUST_LOG` says.
+/// The log goes to stderr, at level info or at the level that `RUST_LOG` sets.
 pub fn run<const N: usize>(
     args: [Arg; N],
     program: impl FnOnce([String; N]) -> anyhow::Result<()>,
@@ -113,7 +113,7 @@ fn usage(args: &[Arg]) -> String {
     text + "\nRUST_LOG=trace logs every wait and every copy; RUST_LOG=off logs nothing.\n"
 }
 
-/// Prints one line on stderr. (`eprintln!` would panic if stderr is closed.)
+/// Prints one line on stderr. (`eprintln!` would panic if its reader is gone.)
 fn fail(status: u8, message: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "{}: {message}", program_name());
     ExitCode::from(status)
@@ -140,7 +140,7 @@ fn start_log() {
         .format(move |line, record| {
             let seconds = start.elapsed().as_secs_f64();
             write!(line, "{seconds:11.6} {:5} ", record.level())?;
-            // Threads with a role of their own have a name.
+            // Only threads with a role of their own have a name.
             if let Some(name) = thread::current().name().filter(|&name| name != "main") {
                 write!(line, "{name}: ")?;
             }

@@ -5,15 +5,15 @@ use std::os::fd::AsFd;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The most bytes that the kernel promises to take when poll(2) reports a pipe as writable
-/// (`PIPE_BUF`, pipe(7)).
+/// Linux reports a pipe as writable only if at least one page of 4096 bytes is free in it.
 const MAX_LINE: usize = 4096;
 
-/// Writes to stderr while somebody reads it, and otherwise drops lines and counts them.
+/// Writes a line to stderr if stderr is writable now, and otherwise drops the line and counts it.
 ///
 /// A write to a full pipe blocks, and so does a write to a terminal after Ctrl-S. So each write asks
-/// poll(2) first. (`O_NONBLOCK` is no solution: the flag belongs to the open file description, which
-/// other processes share. If one of them fills the pipe between the two calls, the write blocks.)
+/// poll(2) first. `O_NONBLOCK` is no solution, because the flag belongs to the open file description,
+/// which other processes share. One gap is left: if another process fills the pipe between `poll` and
+/// `write`, the write blocks.
 /// Pitfall: log-blocks-server
 #[derive(Default)]
 pub struct NonBlockingStderr {
@@ -35,7 +35,11 @@ impl Write for NonBlockingStderr {
             writeln!(text, "({} lines of this log were dropped: nobody read it)", self.dropped)?;
             self.dropped = 0;
         }
-        text.extend_from_slice(&line[..line.len().min(MAX_LINE - text.len())]);
+        text.extend_from_slice(line);
+        if text.len() > MAX_LINE {
+            text.truncate(MAX_LINE - 1);
+            text.push(b'\n');
+        }
         let _ = stderr.lock().write_all(&text); // a closed stderr is not an error of the server
         Ok(line.len())
     }

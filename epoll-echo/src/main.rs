@@ -1,5 +1,5 @@
 //! epoll, level-triggered: the kernel keeps the list of sockets, and each wait returns those of
-//! them that are ready. A socket stays in the result of every wait for as long as it is ready.
+//! them that are ready. As long as a socket is ready, wait after wait reports it again.
 //!
 //! ```text
 //!      application                              kernel
@@ -15,7 +15,8 @@
 //! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel returns only
 //! the sockets that are ready, no matter how many others are idle. (3) The server reads once and
 //! (4) writes once. (5) Bytes that the socket does not take are pending output. Until they are
-//! written, the server waits for the socket to become writable instead of readable.
+//! written, the server watches this socket for writing and not for reading. At EOF nothing is
+//! pending, and the server closes the connection.
 //!
 //! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
 //! rest. A step is therefore short: at most one write of pending output, one read, and one write.
@@ -58,7 +59,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 const MAX_EVENTS: usize = 256;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -68,7 +69,7 @@ struct Server {
     epoll: Epoll,
     connections: BTreeMap<RawFd, Connection>,
     /// True after `accept` failed, for example for lack of file descriptors. The listener is then
-    /// not watched: it stays readable, and every wait would return at once.
+    /// not watched, because the connections in its queue would end every wait at once.
     accept_paused: bool,
     /// The read buffer. All connections share it.
     buffer: Vec<u8>,
@@ -81,7 +82,9 @@ fn main() -> ExitCode {
         // would then block (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let stop = stop_socket()?; // after the look-up. Pitfall: signal-deferred-at-start
+        // After `listen`: until then, SIGINT must still end a slow name look-up at once.
+        // Pitfall: signal-deferred-at-start
+        let stop = stop_socket()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
         let interest = EpollFlags::EPOLLIN;
         epoll.add(&stop, event(interest, &stop)).context("epoll_ctl(ADD, stop)")?;
@@ -194,7 +197,7 @@ impl Server {
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
         let fd = stream.as_raw_fd();
         if let Err(error) = self.epoll.add(&stream, event(EpollFlags::EPOLLIN, &stream)) {
-            // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
+            // ENOSPC (the user's limit, fs.epoll.max_user_watches) or ENOMEM.
             warn!("{peer} refused: epoll_ctl(ADD): {error}");
             return Ok(());
         }

@@ -11,14 +11,14 @@
 //!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
 //! ```
 //!
-//! How a message travels: (1) Each iteration calls `read` on every socket, and `accept` on the
-//! listener. A socket without data returns EAGAIN. (2) An iteration that found nothing to do ends
-//! with a pause. (3) The `read` that finds data copies it. (4) The server writes once. (5) Bytes
+//! How a message travels: (1) Each iteration tries `read` on every socket, and `accept` on the
+//! listener. A socket without data returns EAGAIN. (2) An iteration that moved no bytes ends with
+//! a pause. (3) The `read` that finds data copies it. (4) The server writes once. (5) Bytes
 //! that the socket does not take are pending output. Each iteration tries to write them, and the
 //! server does not read from this client until they are written.
 //!
 //! The catch: the thread has no way to sleep until data arrives. Without a pause it keeps a core
-//! busy all the time. With a pause the core rests, but a message can be late by the length of the
+//! busy all the time. With a pause the core rests, but a message can wait for up to one
 //! pause (`docs/benchmarks`: pause).
 //!
 //! Run: `cargo run -p nonblocking-echo -- 127.0.0.1:7000 10`
@@ -31,10 +31,9 @@
 //!
 //! Figure: `docs/figures/nonblocking-echo.svg`.
 //!
-//! Use it when: never on its own. The next models use non-blocking sockets too, and add a way to
+//! Use it when: never on its own. select, poll and epoll use non-blocking sockets too, and add a way to
 //! wait for them. This server shows what they save.
-//! Limits: an idle connection costs a `read` in each iteration. So this server does not keep the
-//! idle line of the contract (`docs/contract.md`).
+//! Limits: an idle connection costs a `read` in each iteration. The contract forbids that (`docs/contract.md`: idle).
 //! Compare with:
 //! - `diff nonblocking-echo/src/main.rs select-echo/src/main.rs`: the thread sleeps in `select`
 //!   until a socket is ready.
@@ -74,7 +73,7 @@ struct Server {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Bytes that were read and that the socket did not take. Uses no memory while it is empty.
+    /// Bytes that were read but not yet written, because the send buffer was full.
     pending: Vec<u8>,
     /// How many bytes of `pending` have been written since.
     offset: usize,
@@ -83,7 +82,8 @@ struct Connection {
 fn main() -> ExitCode {
     run([ECHO_ADDR, PAUSE], |[addr, pause]| {
         let pause = parse_pause(&pause).with_context(|| {
-            format!("PAUSE is {pause:?}, not a number of milliseconds from 0 to 500")
+            let most = MAX_PAUSE.as_millis();
+            format!("PAUSE is {pause:?}, not a number of milliseconds from 0 to {most}")
         })?;
         let listener = listen(&addr)?;
         listener.set_nonblocking(true)?;
@@ -120,13 +120,17 @@ impl Server {
         Ok(())
     }
 
-    /// Tries to read and write on every connection. Returns whether any of them echoed something.
+    /// Tries to read and write on every connection. Returns whether any bytes were written.
     fn step_all(&mut self) -> bool {
         let mut echoed = false;
         self.connections.retain_mut(|connection| {
+            let before = connection.pending.len() - connection.offset;
             match connection.step(&mut self.buffer) {
                 Ok(Progress::Echoed(_)) => echoed = true,
-                Ok(Progress::WantRead | Progress::WantWrite) => {}
+                // A write of pending output moves bytes too.
+                Ok(Progress::WantRead | Progress::WantWrite) => {
+                    echoed |= connection.pending.len() - connection.offset != before;
+                }
                 Ok(Progress::Closed) => {
                     info!("{} disconnected", connection.peer);
                     return false;
@@ -152,7 +156,7 @@ impl Server {
                     let pending = Vec::new();
                     self.connections.push(Connection { stream, peer, pending, offset: 0 });
                 }
-                // After a failed `accept` too, the next iteration tries again.
+                // The next iteration tries again.
                 Accepted::WouldBlock | Accepted::Pause => break,
             }
         }
@@ -165,7 +169,7 @@ impl Connection {
     /// No call here fails with EINTR, because none sleeps.
     fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
         if !self.pending.is_empty() {
-            // The count adds up, because this write can be short again. Pitfall: wrong-offset
+            // `+=`, because this write can be short too. Pitfall: wrong-offset
             self.offset += self.write(&self.pending[self.offset..])?; // (5)
             if self.offset < self.pending.len() {
                 return Ok(Progress::WantWrite);

@@ -14,8 +14,9 @@
 //! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel returns how
 //! many sockets are ready and marks them in `revents`, so the server searches the whole list for
 //! them. (3) The server reads once and (4) writes once. (5) Bytes that the socket does not take are
-//! pending output. Until they are written, the server waits for the socket to become writable
-//! instead of readable.
+//! pending output. Until they are
+//! written, the server watches this socket for writing and not for reading. At EOF nothing is
+//! pending, and the server closes the connection.
 //!
 //! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
 //! rest. A step is therefore short: at most one write of pending output, one read, and one write.
@@ -58,7 +59,7 @@ use nix::errno::Errno;
 
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Time until `poll` is tried again after it failed.
 const WAIT_RETRY: Duration = Duration::from_millis(100);
@@ -68,11 +69,11 @@ struct Server {
     /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     /// The argument of `poll`: the listener, `stop`, then each connection. The kernel writes only
-    /// to the field `revents` of each entry, so the list serves for all calls.
+    /// to the field `revents` of each entry, so the same list is used for every call.
     list: Vec<pollfd>,
     connections: BTreeMap<RawFd, Connection>,
     /// True after `accept` failed, for example for lack of file descriptors. The listener is then
-    /// not watched: it stays readable, and every wait would return at once.
+    /// not watched, because the connections in its queue would end every wait at once.
     accept_paused: bool,
     /// The read buffer. All connections share it.
     buffer: Vec<u8>,
@@ -109,6 +110,7 @@ impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut wait_failed = false;
         loop {
+            // The first entry is the listener.
             self.list[0].events = if self.accept_paused { 0 } else { POLLIN };
             let timeout = self.accept_paused.then_some(ACCEPT_RETRY);
             trace!("wait: poll"); // (1)
@@ -117,7 +119,7 @@ impl Server {
                     wait_failed = false;
                     trace!("wait: poll = {count} ready"); // (2)
                 }
-                // A signal handler ran, or the process was stopped and continued.
+                // A signal handler ran. SA_RESTART has no effect on this call (signal(7)).
                 // Pitfall: eintr-fatal
                 Err(Errno::EINTR) => continue,
                 // The kernel has no memory for its copy of the list (ENOMEM), or the list is longer
@@ -145,7 +147,7 @@ impl Server {
                     continue;
                 }
                 if fd == self.stop.as_raw_fd() {
-                    // If `poll` failed, `stop` is marked, but may have nothing to read.
+                    // After a failure, the mark of `stop` proves nothing. So try to read.
                     if !wait_failed || self.stop.read(&mut [0]).is_ok() {
                         return Ok(()); // ends the process, and the kernel closes all sockets
                     }
@@ -164,7 +166,7 @@ impl Server {
         }
     }
 
-    /// Reads and writes (3, 4). Then changes what the next wait is for, if necessary (5).
+    /// Reads and writes (3, 4). Then sets the events for the next wait (5).
     fn on_ready(&mut self, index: usize) {
         let fd = self.list[index].fd;
         let Some(connection) = self.connections.get_mut(&fd) else { return };

@@ -1,5 +1,5 @@
-//! select: each wait passes two sets of sockets to the kernel, and the kernel leaves in them the
-//! sockets that are ready.
+//! select: each wait passes two sets of sockets to the kernel, and the kernel removes from them the
+//! sockets that are not ready.
 //!
 //! ```text
 //!      application                              kernel
@@ -14,8 +14,8 @@
 //! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel removes the
 //! sockets that are not ready from the sets, so the server builds new sets for the next wait. (3)
 //! The server reads once and (4) writes once. (5) Bytes that the socket does not take are pending
-//! output. Until they are written, the server waits for the socket to become writable instead of
-//! readable.
+//! output. Until they are written, the server watches this socket for writing and not for reading. At
+//! EOF nothing is pending, and the server closes the connection.
 //!
 //! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
 //! rest. A step is therefore short: at most one write of pending output, one read, and one write.
@@ -59,7 +59,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Time until `select` is tried again after it failed.
 const WAIT_RETRY: Duration = Duration::from_millis(100);
@@ -70,7 +70,7 @@ struct Server {
     stop: UnixStream,
     connections: BTreeMap<RawFd, Connection>,
     /// True after `accept` failed, for example for lack of file descriptors. The listener is then
-    /// not watched: it stays readable, and every wait would return at once.
+    /// not watched, because the connections in its queue would end every wait at once.
     accept_paused: bool,
     /// The read buffer. All connections share it.
     buffer: Vec<u8>,
@@ -125,7 +125,7 @@ impl Server {
                 let set = if is_pending { &mut writable } else { &mut readable };
                 set.insert(connection.as_fd());
             }
-            // The kernel checks the sets only up to this number. The map is sorted by it.
+            // `select` checks only numbers below its first argument. The map is sorted by number.
             let mut highest = self.listener.as_raw_fd().max(self.stop.as_raw_fd());
             if let Some((&fd, _)) = self.connections.last_key_value() {
                 highest = highest.max(fd);
@@ -136,14 +136,15 @@ impl Server {
             match select(highest + 1, &mut readable, &mut writable, None, timeout.as_mut()) {
                 Ok(count) => {
                     wait_failed = false;
-                    // (2) The error is handled outside of `trace!`. Pitfall: question-mark-in-log
+                    // (2) A `?` in here would run only if tracing is on.
+                    // Pitfall: question-mark-in-log
                     trace!("wait: select = {count} ready");
                 }
-                // A signal handler ran, or the process was stopped and continued.
+                // A signal handler ran. SA_RESTART has no effect on this call (signal(7)).
                 // Pitfall: eintr-fatal
                 Err(Errno::EINTR) => continue,
-                // The kernel has no memory for its copy of the sets. It leaves ours as they are, as
-                // if all sockets were ready. Trying all of them is safe, because no call blocks.
+                // The kernel has no memory for its copy of the sets. Ours are then unchanged, so that
+                // every socket looks ready. Trying all of them is safe, because no call blocks.
                 Err(error @ Errno::ENOMEM) => {
                     if !wait_failed {
                         warn!("select: {error}; trying all sockets every {WAIT_RETRY:?}");
@@ -154,7 +155,7 @@ impl Server {
                 Err(error) => return Err(error).context("select"),
             }
 
-            // If `select` failed, `stop` is in the set, but may have nothing to read.
+            // After a failure, the bit of `stop` proves nothing. So try to read.
             if readable.contains(self.stop.as_fd())
                 && (!wait_failed || (&self.stop).read(&mut [0]).is_ok())
             {
@@ -176,8 +177,7 @@ impl Server {
         }
     }
 
-    /// Reads and writes (3, 4). What the socket waits for then (5) is decided when the next sets
-    /// are built.
+    /// Reads and writes (3, 4). `serve` builds the next sets from `has_pending_output` (5).
     fn on_ready(&mut self, fd: RawFd) {
         // There is no connection if this is the listener.
         let Some(connection) = self.connections.get_mut(&fd) else { return };

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!      application                              kernel
-//!      fcntl(8, O_ASYNC) ─────── once ───────▶  send SIGIO for listener, 7, 8, 9 …
+//!      fcntl(8, F_SETOWN, O_ASYNC) ── once ──▶  send SIGIO for listener, 7, 8, 9 …
 //!  (1) sigsuspend ───────────────────────────▶  ┐
 //!        asleep                                 │ wait: until something happens on a socket
 //!  (2) SIGIO: the handler sets a flag ◀──────   ┘ a message for 8 has arrived
@@ -21,7 +21,7 @@
 //! sends SIGIO to itself.
 //!
 //! The catch: SIGIO is edge-triggered. It reports that something has happened, not that data is
-//! there. And it does not queue: fifteen messages on five connections may be one SIGIO. So try every
+//! there. And it does not queue: many messages on many connections can be one SIGIO. So try every
 //! socket, and read until EAGAIN: data that is left is announced only when more arrives. And read
 //! once after setting `O_ASYNC`: data that arrived before that has raised no signal.
 //!
@@ -35,8 +35,8 @@
 //!
 //! Figure: `docs/figures/sigio-echo.svg`.
 //!
-//! Use it when: you maintain such a program: one that computes, with a few sockets or a terminal
-//! besides. In a new one, a second thread waits for these with `poll`.
+//! Use it when: you maintain an old program that computes and has a few sockets on the side. In a
+//! new program, use a second thread with `poll`.
 //! Limits: each signal costs a read per connection, idle or not. With 64 busy connections, a message
 //! costs the same CPU as in epoll-echo, and 3.0 system calls instead of 2.0. With one busy and 900
 //! idle connections, it costs thirty-five times the CPU (docs/benchmarks: 64 active, 1+900). Signals
@@ -66,7 +66,7 @@ use signal_hook::flag;
 const MAX_ACCEPTS: usize = 64;
 /// The most reads from one connection per iteration, so that it does not delay the others.
 const MAX_STEPS: usize = 4;
-/// Time until `accept` is tried again while accepting is paused. alarm(2) takes whole seconds.
+/// The longest time until `accept` is tried again while accepting is paused. alarm(2) takes whole seconds.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 struct Server {
@@ -83,7 +83,7 @@ struct Server {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Bytes that were read and that the socket did not take.
+    /// Bytes that were read but not yet written, because the send buffer was full.
     pending: Vec<u8>,
     /// How many bytes of `pending` have been written since.
     offset: usize,
@@ -92,7 +92,7 @@ struct Connection {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
-        // Blocked, except while `sigsuspend` sleeps. A signal that arrives between the check of the
+        // These signals are blocked, except during `sigsuspend`. A signal that arrives between the check of the
         // flags and the sleep then stays pending, and ends the sleep at once. If it were not
         // blocked, its handler would run before the sleep, and nothing would end the sleep.
         let signals = [Signal::SIGIO, Signal::SIGALRM, Signal::SIGINT, Signal::SIGTERM];
@@ -123,8 +123,8 @@ impl Server {
                 self.try_connections();
             }
             if mem::take(&mut self.unfinished) {
-                // (5) The signal that announced the rest of the data is used up. `raise` replaces
-                // it: SIGIO is blocked now, so it stays pending, and `sigsuspend` returns at once.
+                // (5) Unread data is left, and no further signal will announce it. `raise` makes
+                // one: SIGIO is blocked now, so it stays pending, and `sigsuspend` returns at once.
                 // (To skip `sigsuspend` instead would keep SIGTERM blocked during a flood.)
                 raise(Signal::SIGIO)?;
             }
@@ -156,9 +156,10 @@ impl Server {
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) {
         if let Err(error) = enable_sigio(&stream) {
-            return warn!("{peer} refused: {error:#}"); // ENOMEM
+            // ENOMEM: the kernel has no memory for the registration.
+            return warn!("{peer} refused: {error:#}");
         }
-        // The client may have sent data before that, so this iteration reads from it, too.
+        // Data that arrived before that raised no signal. `try_connections` runs next and reads it.
         // Pitfall: before-o-async
         self.connections.push(Connection { stream, peer, pending: Vec::new(), offset: 0 });
     }
@@ -183,18 +184,21 @@ impl Server {
 }
 
 impl Connection {
-    /// Reads (3) and writes (4) until EAGAIN. `Echoed` means that it stopped before, at `MAX_STEPS`.
+    /// Reads (3) and writes (4) until EAGAIN. Returns `Echoed` if it stopped at `MAX_STEPS` before.
     fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
         let mut echoed = 0;
         for _ in 0..MAX_STEPS {
             if self.offset < self.pending.len() {
-                self.offset += common::write(&self.stream, &self.pending[self.offset..])?;
-                if self.offset < self.pending.len() {
+                let written = common::write(&self.stream, &self.pending[self.offset..])?;
+                if written == 0 {
                     return Ok(Progress::WantWrite); // EAGAIN. SIGIO announces space.
                 }
-                self.pending = Vec::new();
-                self.offset = 0;
+                self.offset += written;
+                echoed += written;
+                continue;
             }
+            self.pending = Vec::new();
+            self.offset = 0;
             let Some(count) = common::read(&self.stream, buffer)? else {
                 return Ok(Progress::WantRead); // EAGAIN. SIGIO announces the next data.
             };
@@ -202,7 +206,7 @@ impl Connection {
                 return Ok(Progress::Closed); // EOF. No output is pending here.
             }
             let written = common::write(&self.stream, &buffer[..count])?;
-            self.pending = buffer[written..count].to_vec();
+            self.pending.extend_from_slice(&buffer[written..count]);
             echoed += written;
         }
         Ok(Progress::Echoed(echoed))

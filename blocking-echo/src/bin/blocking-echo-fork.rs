@@ -19,7 +19,7 @@
 //!
 //! The catch: after `fork`, both processes have the listener and the connection open, so each must
 //! close the one that it does not use. A child that has ended must not stay a zombie. A child must
-//! not outlive its parent.
+//! not outlive its parent: nobody else would end it.
 //!
 //! Run: `cargo run -p blocking-echo --bin blocking-echo-fork`
 //!
@@ -38,8 +38,8 @@
 //! unless the Yama security module forbids it (`ptrace_scope`). The limit on file descriptors is no
 //! limit on connections here, because each process has a descriptor table of its own.
 //! Compare with:
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: a thread for
-//!   each connection.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: there, a
+//!   thread for each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -66,8 +66,8 @@ fn main() -> ExitCode {
         let address = listener.local_addr()?;
         exit_on_stop()?; // Pitfall: flag-never-stops
         // A child that ends stays a zombie until its parent calls wait(2). If SIGCHLD is explicitly
-        // ignored, there are no zombies (wait(2), "NOTES"). That the default action of SIGCHLD is
-        // to ignore it has no such effect. Pitfall: zombies
+        // ignored, there are no zombies (wait(2), "NOTES"). The default action, SIG_DFL, ignores
+        // SIGCHLD too, but does not prevent zombies. Pitfall: zombies
         // SAFETY: no handler function is installed.
         unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }.context("sigaction(SIGCHLD)")?;
         announce(address);
@@ -104,8 +104,8 @@ fn serve(listener: TcpListener) -> ! {
     }
 }
 
-/// Makes the kernel send SIGTERM to this child when its parent ends. (More exactly, when the thread
-/// that forked ends, prctl(2). The parent has only one.)
+/// Makes the kernel send SIGTERM to this child when its parent ends. (prctl(2): when the *thread*
+/// that forked ends. The parent has only that thread.)
 fn end_with(parent: Pid) {
     if let Err(error) = set_pdeathsig(Signal::SIGTERM) {
         warn!("prctl(PR_SET_PDEATHSIG): {error}");
@@ -133,7 +133,8 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
+            // process, but a library may install one. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };

@@ -29,11 +29,11 @@
 //!
 //! Use it when: a connection takes very little time (the current date, a health check), or to
 //! learn.
-//! Limits: because of the catch, this server keeps neither the isolation nor the fairness line of
-//! the contract (`docs/contract.md`).
+//! Limits: one client can delay all others, which the contract forbids (`docs/contract.md`:
+//! isolation, fairness). When the queue of the listener is full, new clients time out.
 //! Compare with:
-//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: a thread
-//!   for each connection.
+//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: there, a
+//!   thread for each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -90,7 +90,8 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
+            // process, but a library may install one. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };

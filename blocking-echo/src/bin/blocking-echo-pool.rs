@@ -17,8 +17,8 @@
 //! call copies the message and returns. (3) The thread writes all of it. If the client does not
 //! read, this write waits too, and the thread does not read any further: this is the backpressure.
 //!
-//! The catch: there are as many clients as threads. Further clients wait in the kernel's queue
-//! until one disconnects, so as many silent clients as threads keep all others waiting.
+//! The catch: at most as many clients are served as there are threads. Further clients wait in the
+//! kernel's queue until one disconnects. So 64 silent clients block a pool of 64 threads.
 //!
 //! Run: `cargo run -p blocking-echo --bin blocking-echo-pool`
 //!
@@ -35,8 +35,8 @@
 //! Limits: a client that finds no free thread is not refused. It waits. All threads exist from the
 //! start, each with its stack and its read buffer.
 //! Compare with:
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: a thread for
-//!   each connection.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: there, a
+//!   thread for each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -58,8 +58,9 @@ const THREADS: Arg = Arg {
 /// The most threads that can be asked for.
 ///
 /// A thread needs four memory mappings: its stack, the stack of its signal handlers, and a guard
-/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). A thread that
-/// starts without room for its own panics where it cannot unwind, and the whole process aborts.
+/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). If a new thread
+/// cannot map the stack of its signal handlers, std panics where it cannot unwind, and the process
+/// aborts.
 const MAX_THREADS: usize = 15_000;
 /// Size of the read buffer in bytes. Each thread has one on its stack, so it is smaller than the
 /// one buffer of the servers with a single thread.
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
 
 fn serve(listener: &TcpListener) -> ! {
     loop {
-        // A new connection wakes one of the threads that wait here. Pitfall: thundering-herd
+        // Pitfall: thundering-herd
         trace!("wait: accept");
         match accept(listener) {
             Accepted::Connection(stream, peer) => serve_client(&stream, peer),
@@ -118,7 +119,8 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
+            // process, but a library may install one. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };

@@ -1,24 +1,26 @@
-//! epoll, edge-triggered: the kernel reports once that something has arrived. The process must
+//! epoll, edge-triggered: the kernel reports once that a socket has become ready. The process must
 //! remember which sockets it has not emptied yet.
 //!
 //! ```text
 //!      application                              kernel
 //!      epoll_ctl(ADD, 8, ET) ─── once ───────▶  interest list: listener, stop, 7, 8, 9 …
 //!  (1) epoll_wait ───────────────────────────▶  ┐
-//!        asleep                                 │ wait: until something *arrives*
+//!        asleep                                 │ wait: until a socket *becomes* ready
 //!  (2) an edge of 8 ◀────────────────────────   ┘ a message for 8 has arrived
 //!  (3) read(8), write(8), again and again ───▶    copy
 //!  (4) read(8) = EAGAIN ◀────────────────────     the socket is empty, so the next
 //!  (1) epoll_wait                                 message will be a new edge
 //! ```
 //!
-//! How a message travels: (1) One thread waits for an edge of any socket. (2) It adds each socket
-//! that had one to the set `ready`. (3) It reads and writes (4) until EAGAIN, and removes the
+//! How a message travels: (1) One thread waits for an edge of any socket. (2) Each socket with
+//! an edge goes into the set `ready`. (3) It reads and writes (4) until EAGAIN, and removes the
 //! socket from the set. (5) A client that never stops sending gets `MAX_STEPS` steps per iteration.
 //! Then it stays in the set, the others are served, and the next wait returns at once.
 //!
 //! The catch: data that the server leaves unread is reported again only when more data arrives,
-//! which may be never. A short read does not prove that the socket is empty: read until EAGAIN.
+//! which may be never. So read until EAGAIN, also after a short read: if the FIN has arrived behind
+//! the data, or urgent data is in the queue, no further edge reports the rest. (epoll(7), question 9,
+//! calls a short read sufficient. For TCP it is not.)
 //!
 //! Run: `cargo run -p epoll-echo --bin epoll-echo-edge`
 //!
@@ -33,8 +35,8 @@
 //! Use it when: sockets alternate often between waiting to read and waiting to write, as in a
 //! proxy. The interest covers both from the start, and no `epoll_ctl` follows.
 //! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Edges alone do not
-//! let threads share an epoll: two can get an edge of the same socket. That needs EPOLLONESHOT
-//! (pitfall `edge-shared-by-threads`).
+//! let threads share an epoll: two can get an edge of the same socket. To share one,
+//! use EPOLLONESHOT (pitfall `edge-shared-by-threads`).
 //! Compare with:
 //! - `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`: level-triggered reports
 //!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
@@ -63,7 +65,7 @@ const MAX_EVENTS: usize = 256;
 const MAX_ACCEPTS: usize = 64;
 /// The most read/write steps per connection and iteration.
 const MAX_STEPS: usize = 4;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -85,7 +87,7 @@ struct Server {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Bytes that were read and that the socket did not take. Uses no memory while it is empty.
+    /// Bytes that were read but not yet written, because the send buffer was full.
     pending: Vec<u8>,
     /// How many bytes of `pending` have been written since.
     offset: usize,
@@ -166,32 +168,26 @@ impl Server {
         }
     }
 
-    /// Reads and writes (3) until EAGAIN (4). Returns true if the limit on steps came first (5).
-    /// A short read is not enough. Pitfall: short-read-taken-for-empty
+    /// Reads and writes until EAGAIN. Returns true if the limit on steps came first (5).
     fn on_ready(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };
-        // Pitfalls: one-read-per-edge, edge-without-budget
-        for _ in 0..MAX_STEPS {
-            match connection.step(&mut self.buffer) {
-                Ok(Progress::Echoed(_)) => continue,
-                // EAGAIN: the kernel reports the next change as a new edge.
-                Ok(Progress::WantRead | Progress::WantWrite) => return false,
-                Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
-                // ECONNRESET, EPIPE, ETIMEDOUT: ends this connection only. Pitfall: peer-error-ends
-                Err(error) => info!("{} disconnected: {error}", connection.peer),
-            }
-            self.connections.remove(&fd);
-            return false;
+        match connection.echo(&mut self.buffer) {
+            Ok(Progress::Echoed(_)) => return true,
+            Ok(Progress::WantRead | Progress::WantWrite) => return false,
+            Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
+            // ECONNRESET, EPIPE, ETIMEDOUT: ends this connection only. Pitfall: peer-error-ends
+            Err(error) => info!("{} disconnected: {error}", connection.peer),
         }
-        true
+        self.connections.remove(&fd);
+        false
     }
 
     fn accept_some(&mut self) -> anyhow::Result<()> {
         self.accept_paused = false;
+        // Until EAGAIN: no edge reports the connections that are left. Pitfall: one-accept-per-edge
         for _ in 0..MAX_ACCEPTS {
             match accept(&self.listener) {
                 Accepted::Connection(stream, peer) => self.add(stream, peer)?,
-                // No edge reports what is left in the queue. Pitfall: one-accept-per-edge
                 Accepted::WouldBlock => {
                     self.accept_pending = false;
                     break;
@@ -210,9 +206,9 @@ impl Server {
         stream.set_nonblocking(true)?;
         let fd = stream.as_raw_fd();
         let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
-        // If data has arrived already, this counts as an edge.
+        // The socket is writable, so this reports an edge at once, with or without data.
         if let Err(error) = self.epoll.add(&stream, event(interest, &stream)) {
-            // ENOSPC: the user's limit on watched sockets (fs.epoll.max_user_watches), or ENOMEM.
+            // ENOSPC (the user's limit, fs.epoll.max_user_watches) or ENOMEM.
             warn!("{peer} refused: epoll_ctl(ADD): {error}");
             return Ok(());
         }
@@ -222,30 +218,32 @@ impl Server {
 }
 
 impl Connection {
-    /// Writes pending output. If none is left, reads once into `buffer` and writes that back.
-    fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
-        if !self.pending.is_empty() {
-            let written = write(&self.stream, &self.pending[self.offset..])?;
-            if written == 0 {
-                return Ok(Progress::WantWrite); // EAGAIN (4)
-            }
-            self.offset += written;
+    /// Reads and writes (3) until EAGAIN (4). Returns `Echoed` if it stopped at `MAX_STEPS` before.
+    /// Pitfalls: one-read-per-edge, edge-without-budget, short-read-taken-for-empty
+    fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
+        let mut echoed = 0;
+        for _ in 0..MAX_STEPS {
             if self.offset < self.pending.len() {
-                return Ok(Progress::Echoed(written)); // to be tried again until EAGAIN
+                let written = write(&self.stream, &self.pending[self.offset..])?;
+                if written == 0 {
+                    return Ok(Progress::WantWrite); // EAGAIN (4)
+                }
+                self.offset += written;
+                echoed += written;
+                continue;
             }
-            self.pending = Vec::new(); // frees the memory; `clear` would keep it
+            self.pending = Vec::new();
             self.offset = 0;
+            let Some(count) = read(&self.stream, buffer)? else {
+                return Ok(Progress::WantRead); // EAGAIN (4)
+            };
+            if count == 0 {
+                return Ok(Progress::Closed); // EOF. No output is pending here.
+            }
+            let written = write(&self.stream, &buffer[..count])?; // (3)
+            self.pending.extend_from_slice(&buffer[written..count]);
+            echoed += written;
         }
-        let Some(count) = read(&self.stream, buffer)? else {
-            return Ok(Progress::WantRead); // EAGAIN (4)
-        };
-        if count == 0 {
-            return Ok(Progress::Closed); // EOF. No output is pending here.
-        }
-        // A short `count` does not prove that the socket is empty: a read also stops at the mark of
-        // urgent data, and what follows the mark raises no new edge.
-        let written = write(&self.stream, &buffer[..count])?; // (3)
-        self.pending.extend_from_slice(&buffer[written..count]);
-        Ok(Progress::Echoed(written))
+        Ok(Progress::Echoed(echoed))
     }
 }
