@@ -1,5 +1,5 @@
 //! What the servers share: the command line, the log, sockets, signals, and the rules of the chat
-//! room. No code here waits for clients: each
+//! room. No code here waits for clients: each server does that in its own file.
 //!
 //! - [`run`] and [`run_roles`] handle the command line, the log, and errors at start.
 //! - [`listen`] opens the listening socket, [`accept`] takes a connection from it, and [`announce`]
