@@ -9,11 +9,11 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::Server;
 use crate::conversation::{self, event};
 use crate::pattern::Pattern;
 use crate::probe::{Probe, Responses, quote};
-use crate::wait::{seconds, timeout};
+use crate::wait::{seconds, timeout, wait_until};
+use crate::{Server, sockets};
 
 /// The size of an echo request, if the case does not depend on it.
 const REQUEST: usize = 100;
@@ -384,15 +384,14 @@ pub fn message(seed: u64, count: usize) -> Vec<u8> {
 }
 
 /// Connects `count` clients and makes sure that the server serves each of them.
+///
+/// A server that closes a connection after a response only accepts them.
 pub fn connect_many(server: &Server, count: usize) -> Result<Vec<Client>> {
     let mut clients = Vec::with_capacity(count);
     while clients.len() < count {
-        // In groups, because more clients than the backlog have to wait for a second. Not one by
-        // one, because a server that tries all its sockets at each wake-up needs a long time for a
-        // thousand wake-ups.
-        let group = server.backlog().min(count - clients.len());
-        let new: Vec<_> = (0..group).map(|_| Client::connect(server)).collect::<Result<_>>()?;
-        // A server that closes the connection after a response has none of these to keep.
+        // Not one by one, because a server that tries all its sockets at each wake-up needs a long
+        // time for a thousand wake-ups.
+        let new = connect_idle(server, server.backlog().min(count - clients.len()))?;
         if server.probe().persistent {
             for client in &new {
                 client.send_request(0)?;
@@ -403,6 +402,23 @@ pub fn connect_many(server: &Server, count: usize) -> Result<Vec<Client>> {
             }
         }
         clients.extend(new);
+    }
+    Ok(clients)
+}
+
+/// Connects `count` clients that send nothing.
+pub fn connect_idle(server: &Server, count: usize) -> Result<Vec<Client>> {
+    /// A server that serves few clients at a time does not accept the others.
+    const ACCEPTING: Duration = Duration::from_millis(300);
+    let mut clients = Vec::with_capacity(count);
+    while clients.len() < count {
+        // In groups: if more clients than the backlog connect at once, they wait for a second.
+        for _ in 0..server.backlog().min(count - clients.len()) {
+            clients.push(Client::connect(server)?);
+        }
+        let _ = wait_until("the server to accept", ACCEPTING, || {
+            Ok((sockets::accept_queue(server.address())? == 0).then_some(()))
+        });
     }
     Ok(clients)
 }

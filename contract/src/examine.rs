@@ -1,6 +1,6 @@
 //! Starts the server once, to learn what it needs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use contract::client::Reply;
@@ -12,6 +12,8 @@ use crate::options::Options;
 /// File descriptors that the server gets for its clients when it is to run out of them. Some
 /// servers reserve some: redis 32.
 const FOR_CLIENTS: u64 = 64;
+/// How long it may take to connect the idle clients of a case.
+const CONNECTING: Duration = Duration::from_secs(4);
 /// The largest limit that is tried, if the server does not start with a lower one.
 const HIGHEST_LIMIT: u64 = 4096;
 
@@ -25,6 +27,10 @@ pub fn examine(mut target: Target, options: &Options) -> Result<Target> {
     let result = if target.is_started_here() { server.check_result(result) } else { result };
     result.context("the server does not respond as expected; is --probe right?")?;
     target.probe.persistent = keeps_connections(&server)?;
+    if options.idle_clients.is_none() {
+        let most = target.properties.idle_clients;
+        target.properties.idle_clients = most.min(served_within(&server, CONNECTING)?).max(10);
+    }
     if target.is_started_here() {
         target.properties.backlog = backlog(&server, target.properties.backlog)?;
     }
@@ -34,6 +40,15 @@ pub fn examine(mut target: Target, options: &Options) -> Result<Target> {
         target.properties.fd_limit = lowest_limit(&target, open + 1 + FOR_CLIENTS);
     }
     Ok(target)
+}
+
+/// How many clients the server serves one after the other in this time.
+fn served_within(server: &Server, time: Duration) -> Result<usize> {
+    const CLIENTS: u32 = 20;
+    let start = Instant::now();
+    (0..CLIENTS).try_for_each(|_| responds(server))?;
+    let each = start.elapsed() / CLIENTS;
+    Ok((time.as_nanos() / each.as_nanos().max(1)) as usize)
 }
 
 fn responds(server: &Server) -> Result<()> {

@@ -84,9 +84,9 @@ pub struct Options {
     #[arg(long, value_name = "N", help_heading = "Documented limits")]
     pub fd_setsize: Option<u64>,
 
-    /// How many idle clients it has to hold
-    #[arg(long, value_name = "N", default_value_t = 1000, help_heading = "Documented limits")]
-    pub idle_clients: usize,
+    /// How many idle clients it has to hold [default: 1000, fewer if it accepts slowly]
+    #[arg(long, value_name = "N", help_heading = "Documented limits")]
+    pub idle_clients: Option<usize>,
 
     /// Bytes of memory that an idle client may cost [default: any number]
     #[arg(long, value_name = "BYTES", help_heading = "Documented limits")]
@@ -158,6 +158,8 @@ pub struct Options {
     #[arg(long)]
     pub list: bool,
 }
+
+const IDLE_CLIENTS: usize = 1000;
 
 /// A protocol that needs no further description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -254,7 +256,11 @@ impl Options {
             uses_signals: self.uses_signals,
             idle_memory: self.idle_memory,
             // One client less than the limit, which is active among the idle ones.
-            idle_clients: self.idle_clients.min(most.saturating_sub(1)).max(1),
+            idle_clients: self
+                .idle_clients
+                .unwrap_or(IDLE_CLIENTS)
+                .min(most.saturating_sub(1))
+                .max(1),
             memory: self.memory << 20,
             stop: seconds("stop", self.stop)?,
             stops_with_zero: self.strict_stop,
@@ -270,7 +276,7 @@ impl Options {
 
     /// How long a case may take. A correct server needs a few seconds.
     pub fn case_limit(&self) -> Duration {
-        6 * self.timeout()
+        12 * self.timeout()
     }
 
     /// How many cases run at the same time.

@@ -14,6 +14,8 @@ pub struct TcpSocket {
     pub remote: SocketAddr,
     /// Its state: see [`LISTEN`] and [`ESTABLISHED`].
     pub state: u8,
+    /// Bytes that wait to be read; for a listener, connections that wait for `accept`.
+    pub receive_queue: usize,
     /// The timer that runs: see [`KEEPALIVE`].
     pub timer: u8,
     /// The number of its inode, as in `/proc/PID/fd`.
@@ -40,15 +42,26 @@ pub fn all() -> Result<Vec<TcpSocket>> {
     Ok(sockets)
 }
 
-/// Whether a socket listens on this address, or on this port of all addresses.
-pub fn is_listening(address: SocketAddr) -> Result<bool> {
-    let listens = |socket: &TcpSocket| {
+/// The sockets that listen on this address, or on this port of all addresses.
+fn listeners(address: SocketAddr) -> Result<Vec<TcpSocket>> {
+    let mut sockets = all()?;
+    sockets.retain(|socket| {
         let ip = socket.local.ip();
         socket.state == LISTEN
             && socket.local.port() == address.port()
             && (ip == address.ip() || ip.is_unspecified())
-    };
-    Ok(all()?.iter().any(listens))
+    });
+    Ok(sockets)
+}
+
+/// Whether a socket listens on this address.
+pub fn is_listening(address: SocketAddr) -> Result<bool> {
+    Ok(!listeners(address)?.is_empty())
+}
+
+/// How many connections to this address wait for `accept`.
+pub fn accept_queue(address: SocketAddr) -> Result<usize> {
+    Ok(listeners(address)?.iter().map(|socket| socket.receive_queue).sum())
 }
 
 /// The server's socket of the connection whose client has the address `client`.
@@ -64,10 +77,12 @@ fn parse(line: &str) -> Option<TcpSocket> {
     let local = address(fields.next()?)?;
     let remote = address(fields.next()?)?;
     let state = u8::from_str_radix(fields.next()?, 16).ok()?;
-    let timer = fields.nth(1)?.split_once(':')?.0;
+    let queue = fields.next()?.split_once(':')?.1;
+    let receive_queue = usize::from_str_radix(queue, 16).ok()?;
+    let timer = fields.next()?.split_once(':')?.0;
     let timer = u8::from_str_radix(timer, 16).ok()?;
     let inode = fields.nth(3)?.parse().ok()?;
-    Some(TcpSocket { local, remote, state, timer, inode })
+    Some(TcpSocket { local, remote, state, receive_queue, timer, inode })
 }
 
 /// The kernel prints each 32-bit word of an address in the byte order of the machine.
@@ -101,6 +116,7 @@ mod tests {
             assert!(is_listening(address)?);
             let client = TcpStream::connect(address)?;
             let socket = server_side(client.local_addr()?, address)?.context("not found")?;
+            assert_eq!(accept_queue(address)?, 1);
             assert_eq!((socket.local, socket.state, socket.timer), (address, ESTABLISHED, 0));
             drop(listener);
             assert!(!is_listening(address)?);

@@ -6,6 +6,7 @@ use std::slice;
 use anyhow::{Context, Result};
 
 use crate::case::{Case, Need};
+use crate::client::connect_idle;
 use crate::{Client, Target, Transfer, transfer};
 
 pub const CASES: &[Case] = &[
@@ -83,9 +84,10 @@ fn large(target: &Target) -> Result<()> {
 
 /// No client receives the bytes of another.
 fn many_clients(target: &Target) -> Result<()> {
-    let count = target.properties.max_concurrent.min(200) as u64;
+    let properties = &target.properties;
+    let count = properties.max_concurrent.min(properties.idle_clients).min(200);
     target.launch().serve(|server| {
-        let clients: Vec<_> = (0..count).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let clients = connect_idle(server, count)?;
         let mut transfers: Vec<_> = (0..)
             .zip(clients)
             .map(|(seed, client)| Ok(Transfer::new(client, seed, 100_000)?.then_half_close()))

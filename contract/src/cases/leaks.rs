@@ -35,6 +35,12 @@ pub fn rounds(
 ) -> Result<()> {
     // What an allocator may keep. A leak of two kilobytes per client is more.
     let spare = target.properties.memory;
+    // Fewer, if the server is slow.
+    let clients = if target.entry().is_some() {
+        clients
+    } else {
+        clients.min(target.properties.idle_clients)
+    };
     target.launch().serve(|server| {
         connect_and_disconnect(target, server, clients)?;
         let before = usage_at_rest(server)?;

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::accept::Burst;
 use crate::case::{Case, MANY_DESCRIPTORS, Need};
-use crate::client::Reply;
+use crate::client::{Reply, connect_idle};
 use crate::{Client, Server, Target, Transfer, timeout, transfer, wait_until};
 
 pub const CASES: &[Case] = &[
@@ -54,8 +54,7 @@ fn refuses_surplus(target: &Target) -> Result<()> {
         let first = Client::connect(server)?;
         first.exchange(1)?;
         let space = space(target, server)?;
-        let clients: Vec<_> =
-            (0..space + SURPLUS).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+        let clients = connect_idle(server, space + SURPLUS)?;
         let mut inside = Vec::new();
         for client in clients {
             // It fails if the server has closed the connection already.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::pipe::PipeFlags;
+use socket2::{Domain, Socket, Type};
 
 use crate::case::{Case, Need};
 use crate::server::Launch;
@@ -175,10 +176,22 @@ fn in_use(target: &Target) -> Result<()> {
     refuses_address(target, &listener.local_addr()?.to_string())
 }
 
+/// Listens on the port, on all addresses of this machine, whichever the server binds.
+fn take(port: u16) -> Result<TcpListener> {
+    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    if let Ok(socket) = Socket::new(Domain::IPV6, Type::STREAM, None) {
+        socket.set_only_v6(false)?;
+        socket.bind(&all.into())?;
+        socket.listen(1)?;
+        return Ok(socket.into());
+    }
+    Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?)
+}
+
 /// Some servers try again for a few seconds: nginx for 2.5.
 fn command_in_use(target: &Target, command: &crate::command::Command) -> Result<()> {
     let (_, _, address) = command.instance();
-    let _taken = TcpListener::bind(address)?;
+    let _taken = take(address.port())?;
     let (program, arguments, _) = command.instance_at(address);
     let launch = Launch::new(target.name.clone(), arguments).program(PathBuf::from(program));
     let limit = timeout().max(Duration::from_secs(5));
