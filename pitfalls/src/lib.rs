@@ -1,14 +1,16 @@
 //! What the pitfalls share, so that each of their files shows its mistake and little else.
 //!
-//! Each program in `src/bin/` is a small server with exactly one mistake. Its header states:
+//! Each program in `src/bin/` is a small server with one mistake that matters here. Its header
+//! states:
 //! - `Mistake`: what is wrong;
 //! - `Symptom`: what a user or an administrator sees;
 //! - `Rule`: the rule of the kernel, of TCP or of a library that the mistake violates;
 //! - `Reproduce`: the commands that show the symptom;
 //! - `Correct`: the place where a server of this workspace does it right.
 //!
-//! Do not copy code from this package. `cargo test pitfalls` runs the contract case that catches
-//! each pitfall. A test passes only if that case fails for the expected reason.
+//! Do not copy code from this package. `cargo test pitfalls` runs, against each program, the case
+//! of the contract that its mistake must break. The test passes when that case fails for the
+//! expected reason.
 
 pub mod ring;
 
@@ -29,9 +31,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// How long a server does not call `accept` after the process ran out of file descriptors.
+/// How long to pause accepting after `accept` has failed.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Read/write steps per connection and iteration, where a loop serves many connections.
+/// The most steps for one connection before the loop serves the others.
 pub const MAX_STEPS: usize = 4;
 
 /// Runs `client` in a thread of its own for each connection, like `blocking-echo`.
@@ -60,9 +62,9 @@ pub fn threads(
 }
 
 /// Serves all connections in one thread, like `epoll-echo`.
-///
-/// `new` makes the state of a connection, whose socket is non-blocking. `on_ready` gets it when
-/// epoll reports an event, and returns whether to keep the connection.
+/// `new` gets a non-blocking socket and returns the state of its connection. `on_ready` gets that
+/// state when epoll reports an event, and returns whether to keep the connection. An error of
+/// `on_ready` closes the connection.
 ///
 /// # Errors
 /// The server cannot listen on `addr`, or cannot create an epoll instance.
@@ -214,7 +216,8 @@ pub fn echo(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes all of `bytes` to a non-blocking socket. Blocks while the send buffer is full.
+/// Writes all of `bytes` to a non-blocking socket. Waits in `poll` while the send
+/// buffer is full.
 ///
 /// # Errors
 /// The connection has failed.
@@ -231,8 +234,8 @@ pub fn write_all(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes `socket` non-blocking and lets the kernel send SIGIO to this process when it becomes
-/// ready.
+/// Makes `socket` non-blocking and lets the kernel send SIGIO to this process when the socket
+/// becomes ready.
 ///
 /// # Errors
 /// None in practice: fcntl(2) does not fail for an open file descriptor.
@@ -338,7 +341,7 @@ pub fn close_lingering(mut stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Returns the complete lines of `unfinished` and `bytes`, each prefixed with `name`. The rest
+/// Returns the complete lines of `unfinished` followed by `bytes`, each prefixed with `name`. The rest
 /// stays in `unfinished`.
 pub fn take_lines(name: &str, unfinished: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
     unfinished.extend(bytes);

@@ -14,7 +14,7 @@
 //! 3. In a second terminal: `for i in $(seq 30); do (sleep 9 | nc 127.0.0.1 7000 &) done`. The
 //!    server exits with "Too many open files".
 //!
-//! Correct: `Accepted::from_result` in `common/src/socket.rs` has no variant for an error. A server
+//! Correct: `Accepted` in `common/src/socket.rs` has no variant for an error. A server
 //! takes the next connection or pauses accepting.
 
 use std::process::ExitCode;

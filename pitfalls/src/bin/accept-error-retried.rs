@@ -2,19 +2,21 @@
 //! failed", and the next one is accepted at once.
 //!
 //! Symptom: under a security module or in a sandbox that forbids `accept`, the server uses a full
-//! core and logs nothing, or it fills the disk with log lines.
+//! core. If it logs each error, it also fills the disk.
 //!
 //! Rule: accept(2) lists the errors that belong to a connection (ECONNABORTED, EPROTO and those of
-//! the network). They take the connection from the queue. Other errors, such as EPERM, EACCES and
-//! ENOSYS, take nothing, and the next call fails again at once.
+//! the network). They take the connection from the queue. Other errors, such as EMFILE, EACCES and
+//! ENOSYS, take nothing, and the next call fails again at once. (accept(2) gives EPERM for the
+//! refusal of a firewall. Today it comes from a security module or a seccomp filter, before the
+//! queue is touched.)
 //!
 //! Reproduce (with `strace`):
 //! 1. `strace -f -qq -o /dev/null -e trace=accept4 -e inject=accept4:error=EPERM cargo run -p
 //!    pitfalls --bin accept-error-retried`
 //! 2. In a second terminal: `top`. The server uses 100 % of a core, together with `strace`.
 //!
-//! Correct: `belongs_to_one_connection` in `common/src/socket.rs` lists these errors. After any
-//! other error, the server pauses accepting.
+//! Correct: `Accepted::from_result` in `common/src/socket.rs` has a list of the errors that belong
+//! to one connection. After any other error, the server pauses accepting.
 
 use std::process::ExitCode;
 use std::thread;

@@ -7,7 +7,8 @@
 //! Rule: glibc performs `aio_read` in a helper thread that blocks in read(2). close(2) does not
 //! wake that thread, and the blocked read keeps the connection open. glibc identifies requests by
 //! the number of the file descriptor. The requests of the next client therefore wait behind the old
-//! one, and an old request that has not started yet reads the bytes of the next client.
+//! one, and a request for the old client that has not started yet reads from the socket of the next
+//! client.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin aio-close-in-flight 127.0.0.1:7001 1`

@@ -1,11 +1,10 @@
 //! Mistake: the server uses POSIX AIO with glibc's default number of helper threads.
 //!
-//! Symptom: when twenty clients are connected and idle, no client receives replies: neither the
-//! next one nor any of the twenty.
+//! Symptom: when more than twenty clients are connected and idle, they receive no replies.
 //!
-//! Rule: glibc's `aio_read(3)` is a helper thread that blocks in read(2), and by default there are
-//! at most twenty of them. A request without a free helper waits until another request is complete.
-//! That applies to writes too.
+//! Rule: glibc's `aio_read(3)` runs in a helper thread that blocks in read(2), and by default there
+//! are at most twenty of them. A request without a free helper waits until another request is
+//! complete. That applies to writes too.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin aio-pool-of-twenty`

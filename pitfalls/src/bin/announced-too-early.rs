@@ -1,10 +1,11 @@
-//! Mistake: the server prints that it listens before everything that can fail has succeeded.
+//! Mistake: the server announces that it listens while steps that can fail are still to come.
 //!
 //! Symptom: a script or a supervisor waits for that line, sends requests, and finds that the server
 //! has exited.
 //!
-//! Rule: whoever starts a server takes the line (or the notification of `sd_notify(3)`, or the exit
-//! of the parent of a daemon) as the promise that the server serves. So announce the server last.
+//! Rule: the program that starts a server takes the line (or the notification of `sd_notify(3)`,
+//! or, for a daemon that forks, the exit of its parent) as the promise that the server serves. So
+//! announce the server last.
 //!
 //! Reproduce:
 //! 1. `cargo build -p pitfalls`

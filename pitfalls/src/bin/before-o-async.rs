@@ -1,7 +1,8 @@
-//! Mistake: after the server has set `O_ASYNC` on a new connection, it waits for a signal.
+//! Mistake: after the server has set `O_ASYNC` on a new connection, it waits for a signal without
+//! trying to read first.
 //!
-//! Symptom: a client that sends its data at once, before the server accepts the connection, never
-//! gets a reply.
+//! Symptom: a client that sends its data at once, before the server has set `O_ASYNC`, gets no
+//! reply until the next signal, such as that of another client.
 //!
 //! Rule: SIGIO reports that data arrives. Data that arrived before `O_ASYNC` was set causes no
 //! signal. So after `O_ASYNC` is set, try to read once.

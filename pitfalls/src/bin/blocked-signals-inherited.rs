@@ -1,6 +1,6 @@
 //! Mistake: the server relies on SIGTERM not being blocked when it starts.
 //!
-//! Symptom: started by one particular parent, the server ignores SIGTERM, and only SIGKILL ends it.
+//! Symptom: when a certain parent (a supervisor) starts the server, SIGTERM has no effect.
 //!
 //! Rule: execve(2) keeps the signal mask. A parent with threads often blocks signals, and a child
 //! that it starts has them blocked too. Installing a handler does not unblock the signal. (An

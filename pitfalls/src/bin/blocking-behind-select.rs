@@ -11,8 +11,8 @@
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin blocking-behind-select`
-//! 2. In each of three more terminals: `nc 127.0.0.1 7000`. Whenever one more has connected, enter
-//!    a line in each of them. Soon, one gets no reply.
+//! 2. In each of three more terminals: `nc 127.0.0.1 7000`. After each new connection, enter a line
+//!    in every terminal. By the third client at the latest, one gets no reply.
 //!
 //! Correct: `main` in `select-echo/src/main.rs` makes the listener non-blocking, and
 //! `Connection::new` in `common/src/connection.rs` does it for each connection.

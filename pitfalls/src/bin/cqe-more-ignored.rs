@@ -7,7 +7,7 @@
 //! `IORING_CQE_F_MORE`. A completion without it is the last one. It comes after an error, but it
 //! can come at any time (`io_uring_prep_multishot_accept(3)`). Then submit the operation again.
 //!
-//! Reproduce:
+//! Reproduce (with OpenBSD's `nc`):
 //! 1. `cargo build -p pitfalls`
 //! 2. `(ulimit -n 20; cargo run -p pitfalls --bin cqe-more-ignored)`
 //! 3. In a second terminal:

@@ -1,5 +1,4 @@
-//! Mistake: the thread of a client holds the lock of its own client while it takes the locks of the
-//! others.
+//! Mistake: each client's thread keeps its own client locked while it locks the others.
 //!
 //! Symptom: the server works while one client sends at a time. When two clients send at once, both
 //! stop receiving for ever.

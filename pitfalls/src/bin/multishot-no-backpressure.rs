@@ -1,11 +1,12 @@
 //! Mistake: a multishot receive gets its buffers back at once, however much output is pending.
 //!
 //! Symptom: the server's memory grows with everything that a client sends and does not read back.
-//! If all clients share the buffers, one such client uses up the buffers of the others.
+//! (Here each client has a ring of its own, so only this growth shows.)
 //!
 //! Rule: a multishot receive continues as long as there are buffers. It does not know that the
-//! server has output pending for this client. So keep the buffers until their bytes are sent, or
-//! cancel the receive while output is pending.
+//! server has output pending for this client. So cancel the receive while output is pending. To
+//! keep the buffers until their bytes are sent is not enough if all clients share the buffers: one
+//! client that does not read then uses up those of the others.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin multishot-no-backpressure`

@@ -1,4 +1,4 @@
-//! Mistake: a `?` stands inside a log macro, and is the only place that looks at an error.
+//! Mistake: an error is checked only by a `?` inside the arguments of a log macro.
 //!
 //! Symptom: the port is in use, but the server starts, and listens on another port. With
 //! `RUST_LOG=debug` it reports the error.

@@ -1,4 +1,4 @@
-//! Mistake: the server reads from a client that has pending output, without a limit.
+//! Mistake: the server keeps reading from a client, however much output for it is pending.
 //!
 //! Symptom: the server's memory grows with everything that a client sends and does not read back.
 //! One such client can make the server run out of memory.

@@ -4,9 +4,10 @@
 //! Symptom: after a client has sent urgent data, as telnet does for Ctrl-C, the data behind it is
 //! answered only when the client sends more.
 //!
-//! Rule: a read from a TCP socket returns less than it could in other cases too. It stops at the
-//! urgent mark, for example. With EPOLLET no event reports what is left. So read until EAGAIN.
-//! (epoll(7), question 9, says that a short read is enough. For TCP it is not.)
+//! Rule: a short read does not prove that the socket is empty. A read also stops at the urgent
+//! mark, for example, and a FIN can be waiting behind the data. With EPOLLET no event reports what
+//! is left. So read until EAGAIN. (epoll(7), question 9, says that a short read is enough. For TCP
+//! it is not.)
 //!
 //! Reproduce:
 //! 1. Start `cargo run -p pitfalls --bin short-read-taken-for-empty`, and press Ctrl-Z.
@@ -16,7 +17,7 @@
 //! 3. In the first terminal: `fg`
 //! 4. In the second terminal: `s.recv(10)` returns "abc". The next `s.recv(10)` waits for ever.
 //!
-//! Correct: `on_ready` in `epoll-echo/src/bin/epoll-echo-edge.rs` reads until EAGAIN.
+//! Correct: `Connection::echo` in `epoll-echo/src/bin/epoll-echo-edge.rs` reads until EAGAIN.
 
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;

@@ -7,7 +7,7 @@
 //! operation starts, and the receive overwrites the bytes that were not sent. With `MSG_WAITALL`
 //! the kernel sends everything, or breaks the link (`io_uring_prep_send(3)`).
 //!
-//! Reproduce:
+//! Reproduce (with OpenBSD's `nc`):
 //! 1. `cargo run -p pitfalls --bin short-send-in-a-link`
 //! 2. In a second terminal:
 //!    `head -c 20M /dev/zero | (nc -N 127.0.0.1 7000; true) | (sleep 2; wc -c)` prints a number

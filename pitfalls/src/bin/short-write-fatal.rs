@@ -7,7 +7,7 @@
 //! count. This is success. If nothing fits, it fails with EAGAIN, which is not an error of the
 //! connection either.
 //!
-//! Reproduce:
+//! Reproduce (with OpenBSD's `nc`):
 //! 1. `cargo run -p pitfalls --bin short-write-fatal`
 //! 2. In a second terminal:
 //!    `head -c 20M /dev/zero | (nc -N 127.0.0.1 7000; true) | (sleep 2; wc -c)` prints a number

@@ -1,5 +1,5 @@
-//! Mistake: the server installs a handler that only notes the signal, before it looks up its
-//! address.
+//! Mistake: the server installs a handler that only records the signal, and then resolves the
+//! address on which it is to listen.
 //!
 //! Symptom: while the name server does not answer, SIGTERM and Ctrl-C have no effect for many
 //! seconds, and a supervisor kills the server in the end.

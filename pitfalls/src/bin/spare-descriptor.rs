@@ -1,8 +1,8 @@
 //! Mistake: after EMFILE the server closes a spare file descriptor, accepts one connection, closes
 //! it, and reopens the spare. It repeats this until `accept` returns EAGAIN.
 //!
-//! Symptom: when the process is out of file descriptors, it uses a full core for ever. A server
-//! with one thread also stops serving its clients.
+//! Symptom: when the process is out of file descriptors, it uses a full core until a client leaves.
+//! A server with one thread also stops serving its clients.
 //!
 //! Rule: accept(2) allocates the file descriptor before it looks at the queue. If the table of file
 //! descriptors is full, it returns EMFILE even if the queue is empty, and never EAGAIN.

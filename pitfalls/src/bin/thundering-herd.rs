@@ -5,10 +5,10 @@
 //! many threads, accepting takes more CPU time than serving.
 //!
 //! Rule: the kernel wakes every epoll instance that contains a ready file descriptor. With
-//! EPOLLEXCLUSIVE it wakes one of them. (Threads that block in accept(2) are woken one at a time.
-//! With `SO_REUSEPORT` each thread has a listener and a queue of its own.)
+//! EPOLLEXCLUSIVE it wakes at least one of them, usually only one. (Threads that block in accept(2)
+//! are woken one at a time. With `SO_REUSEPORT` each thread has a listener and a queue of its own.)
 //!
-//! Reproduce:
+//! Reproduce (with OpenBSD's `nc`):
 //! 1. `cargo run -p pitfalls --bin thundering-herd`
 //! 2. In a second terminal: `switches() { cat /proc/$(pgrep -x thundering-herd)/task/*/status | awk
 //!    '/^voluntary/ { n += $2 } END { print n }'; }`

@@ -1,10 +1,10 @@
 //! Mistake: after a wait, the server checks its deadlines before it reads what has arrived.
 //!
 //! Symptom: clients that sent something in time are disconnected as idle, after the server was
-//! stopped for a while (SIGSTOP, a debugger, a suspended machine, a machine that swaps).
+//! stopped for a while (SIGSTOP, a debugger, a machine that swaps).
 //!
 //! Rule: while a process does not run, time passes and data arrives. When it runs again, both are
-//! due. A deadline says that nothing has arrived, so look at what has arrived first.
+//! due. An idle deadline counts only if no input is waiting, so check for input first.
 //!
 //! Reproduce:
 //! 1. Start `cargo run -p pitfalls --bin timer-before-input 127.0.0.1:7001 5`

@@ -3,9 +3,9 @@
 //! Symptom: the server's memory grows with every line while one client does not read, until the
 //! kernel kills the server.
 //!
-//! Rule: in a chat there is no backpressure from a client that does not read to the clients that
-//! send. So the output that is pending for a client needs a limit. A client that reaches it has to
-//! be disconnected.
+//! Rule: in a chat, a client that does not read does not slow down the clients that send. So the
+//! output that is pending for a client needs a limit. A client that reaches it has to be
+//! disconnected.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin unbounded-queue`

@@ -1,7 +1,7 @@
 //! Mistake: the server unwraps the result of `bind`.
 //!
 //! Symptom: if the port is in use, or the address has a typing error, the server panics with a
-//! backtrace that does not name the address.
+//! message that does not name the address.
 //!
 //! Rule: bind(2) fails in normal operation (EADDRINUSE, EADDRNOTAVAIL, EACCES), and so does the
 //! look-up of a host name. These errors are for the user, not for the programmer.

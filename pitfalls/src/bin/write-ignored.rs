@@ -6,7 +6,7 @@
 //! Rule: write(2) on a non-blocking socket takes what fits into the send buffer and returns that
 //! count. The caller has to keep the rest and write it when the socket is writable again.
 //!
-//! Reproduce:
+//! Reproduce (with OpenBSD's `nc`):
 //! 1. `cargo run -p pitfalls --bin write-ignored`
 //! 2. In a second terminal:
 //!    `head -c 20M /dev/zero | (nc -N 127.0.0.1 7000; true) | (sleep 2; wc -c)` prints a number

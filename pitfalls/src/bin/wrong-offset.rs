@@ -1,5 +1,5 @@
-//! Mistake: after the second short write of a message, the next write starts where the first one
-//! ended.
+//! Mistake: after a second short write, the server takes the count of that call for the offset
+//! in the message.
 //!
 //! Symptom: if the client reads slowly, large messages come back with parts of them twice.
 //!
