@@ -15,7 +15,7 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
-/// What a server sends, as far as it matters to the user of a [`Client`].
+/// What a server sends, as far as it matters to the user of a `Client`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// A message.
