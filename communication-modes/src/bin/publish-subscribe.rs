@@ -42,6 +42,7 @@
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::TcpStream;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -49,7 +50,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail, ensure};
 use common::{Misuse, lock, run_roles};
 use communication_modes::nats::{self, Op, Options, Peer, Subscriptions};
-use communication_modes::{LineTooLong, MAX_CONNECTIONS, Process, read_line, run_server};
+use communication_modes::{LineTooLong, Process, read_line, run_server};
 
 const USAGE: &str = "\
 Usage: publish-subscribe                          run a demonstration
@@ -65,6 +66,8 @@ request waits for a reply for SECONDS [5].
 SERVERS is [nats://]HOST[:PORT], or several, separated by commas. PORT is 4222
 unless it is given.
 ";
+/// Clients at the same time. Further ones are refused, as by nats-server, and not kept waiting.
+const MAX_CLIENTS: usize = 1000;
 /// Unanswered PINGs after which a client is disconnected: the default of NATS.
 const MAX_PINGS: u32 = 2;
 
@@ -87,14 +90,17 @@ fn main() -> ExitCode {
 
 struct Broker {
     subscriptions: Mutex<Subscriptions<Peer>>,
+    clients: AtomicUsize,
     idle: Duration,
 }
 
 fn run_broker(addr: &str, idle: &str) -> anyhow::Result<()> {
     let idle = idle.parse().ok().filter(|idle| *idle > 0);
     let idle = Duration::from_secs(idle.context("IDLE is not a number of seconds")?);
-    let broker = Broker { subscriptions: Mutex::default(), idle };
-    run_server(addr, MAX_CONNECTIONS, move |stream| broker.converse(stream))
+    let (subscriptions, clients) = (Mutex::default(), AtomicUsize::new(0));
+    let broker = Broker { subscriptions, clients, idle };
+    // Some connections more than clients, for those that are being refused.
+    run_server(addr, MAX_CLIENTS + 100, move |stream| broker.converse(stream))
 }
 
 impl Broker {
@@ -104,8 +110,19 @@ impl Broker {
         thread::scope(|scope| {
             thread::Builder::new().spawn_scoped(scope, || peer.send_pending())?;
             peer.push(&[nats::greeting().as_bytes()]);
-            let result = self.handle_lines(&peer);
+            let is_full = self.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS;
+            let result = if is_full {
+                Err(anyhow!("maximum connections exceeded"))
+            } else {
+                self.handle_lines(&peer)
+            };
+            self.clients.fetch_sub(1, Ordering::Relaxed);
             lock(&self.subscriptions).remove(&peer);
+            let result = result.map_err(|error| match error.downcast_ref::<io::Error>() {
+                // SO_RCVTIMEO in the middle of a line or of a payload.
+                Some(io) if io.kind() == ErrorKind::WouldBlock => anyhow!("Stale Connection"),
+                _ => error,
+            });
             if let Some(error) = result.as_ref().err().filter(|error| !error.is::<io::Error>()) {
                 peer.push(&[format!("-ERR '{error}'\r\n").as_bytes()]);
             }
@@ -210,19 +227,21 @@ fn demonstrate() -> anyhow::Result<()> {
     };
     let publish = |subject, text| nats::publish(&addr, subject, text);
     let fan = follow("fan", &["subscribe", &addr, "sport.>"])?;
-    let _one = follow("worker 1", &["subscribe", &addr, "jobs", "workers"])?;
-    let _two = follow("worker 2", &["subscribe", &addr, "jobs", "workers"])?;
+    let worker = |name| follow(name, &["subscribe", &addr, "jobs", "workers"]);
+    let workers = [worker("worker 1")?, worker("worker 2")?];
     println!("--- messages for every subscriber, and jobs for one of the workers each");
     publish("sport.chess", "draw")?;
     publish("sport.tennis.doubles", "6:4")?;
     ["first", "second", "third"].iter().try_for_each(|text| publish("jobs", text))?;
     println!("--- a request, and its reply on a subject of its own");
-    let _clock = follow("clock", &["respond", &addr, "time", "noon"])?;
+    let clock = follow("clock", &["respond", &addr, "time", "noon"])?;
     Process::client("client", &["request", &addr, "time", ""])?.wait()?;
     println!("--- the broker is killed, and another takes its place");
     broker.kill()?;
-    let _broker = Process::server("broker", &["serve", &addr])?;
+    broker = Process::server("broker", &["serve", &addr])?;
     fan.expect("subscribed")?;
     publish("sport.chess", "mate")?;
-    fan.expect("mate").map(drop)
+    fan.expect("mate")?;
+    drop((fan, workers, clock)); // before the broker, which they would miss
+    broker.kill().map(drop)
 }

@@ -5,21 +5,32 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::nats::{Broker, Kind, client, flush, for_both};
 use crate::peer::Peer;
-use crate::support::{join, server, text, trials};
+use crate::support::{join, server, text, trial, trials, until};
 
 pub fn trials() -> Vec<Trial> {
+    let fds = raise_fd_limit().is_none_or(|limit| limit < 2500).then_some("2500 file descriptors");
     let mut trials = trials!("broker_limits":
         a_subscriber_that_does_not_read a_subscriber_that_reads_slowly a_silent_client
-        everything_is_sent_after_a_fin too_many_subscriptions
+        a_client_that_is_silent_within_a_line everything_is_sent_after_a_fin
+        too_many_subscriptions
     );
+    trials.push(trial("broker_limits::too_many_clients", fds, too_many_clients));
     trials.extend(for_both(
         "broker_limits",
         &[("large_messages_to_itself", large_messages_to_itself)],
     ));
     trials
+}
+
+/// Raises the limit on file descriptors for this process and those that it starts, and returns it.
+fn raise_fd_limit() -> Option<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).ok()?;
+    Some(hard)
 }
 
 const SIZE: usize = 1 << 20;
@@ -115,6 +126,18 @@ fn a_silent_client() -> Result<()> {
     join(answering)?.lines(&["PING"])
 }
 
+fn a_client_that_is_silent_within_a_line() -> Result<()> {
+    let process = server("publish-subscribe", &["serve", "127.0.0.1:0", "1"])?;
+    for part in ["SUB a", "PUB a 5\r\nhel"] {
+        let mut peer = Peer::connect(&process.addr)?;
+        ensure!(peer.line()?.starts_with("INFO {"));
+        peer.send(part)?;
+        peer.lines(&["-ERR 'Stale Connection'"])?;
+        ensure!(peer.rest()?.is_empty());
+    }
+    Ok(())
+}
+
 fn everything_is_sent_after_a_fin() -> Result<()> {
     let broker: Broker = Kind::Ours.start()?;
     let mut peer = client(&broker)?;
@@ -122,6 +145,20 @@ fn everything_is_sent_after_a_fin() -> Result<()> {
     peer.finish()?;
     ensure!(text(&peer.rest()?) == "MSG a 1 5\r\nhello\r\n".repeat(1000));
     Ok(())
+}
+
+/// A client above the limit is refused at once, and there is room again when one has left.
+fn too_many_clients() -> Result<()> {
+    let broker = Kind::Ours.start()?;
+    let mut peers = (0..1000).map(|_| client(&broker)).collect::<Result<Vec<_>>>()?;
+    for _ in 0..3 {
+        let mut refused = Peer::connect(&broker.addr)?;
+        ensure!(refused.line()?.starts_with("INFO {"));
+        refused.lines(&["-ERR 'maximum connections exceeded'"])?;
+        refused.wait_closed()?;
+    }
+    peers.truncate(999);
+    until("there is room for a client", || Ok(client(&broker).is_ok()))
 }
 
 fn too_many_subscriptions() -> Result<()> {

@@ -11,7 +11,7 @@ use crate::support::{server, text, trials};
 pub fn trials() -> Vec<Trial> {
     trials!("http_server":
         valid_requests invalid_requests faulty_framing limits fields_of_a_response
-        a_byte_at_a_time a_request_that_is_cut_off a_refusal_is_not_lost
+        a_byte_at_a_time a_request_that_is_cut_off a_refusal_is_not_lost one_request_per_connection
     )
 }
 
@@ -196,6 +196,15 @@ fn a_request_that_is_cut_off() -> Result<()> {
         let answer = text(&peer.rest()?);
         ensure!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{length}: {answer}");
     }
+    Ok(())
+}
+
+/// 9.6: after a response with `close`, further requests on the connection are not processed.
+fn one_request_per_connection() -> Result<()> {
+    let server = server("synchronous", &["serve", "127.0.0.1:0"])?;
+    let request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    let answer = answer(&server.addr, request.repeat(3))?;
+    ensure!(answer.matches("HTTP/1.1 200").count() == 1, "{answer}");
     Ok(())
 }
 

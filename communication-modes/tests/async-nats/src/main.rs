@@ -28,7 +28,6 @@ async fn main() -> Result<()> {
     for job in 0..100 {
         client.publish("jobs", job.to_string().into()).await?;
     }
-    // Each worker gets jobs until the group is told to end.
     let mut jobs = Vec::new();
     while jobs.len() < 100 {
         let [one, two] = &mut workers;
