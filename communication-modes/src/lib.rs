@@ -20,6 +20,7 @@ mod gossip;
 mod line;
 mod process;
 mod question;
+mod roles;
 mod server;
 
 pub use caller::{Callback, Caller};
@@ -29,4 +30,5 @@ pub use gossip::Gossip;
 pub use line::{LineTooLong, one_line, printable, read_line};
 pub use process::Process;
 pub use question::{END_OF_ANSWER, ask, read_question};
+pub use roles::{Misuse, run_roles};
 pub use server::{MAX_CONNECTIONS, run_server, serve};

@@ -46,9 +46,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, run_roles};
 use communication_modes::worker::{self, MAX_WORK};
-use communication_modes::{Caller, MAX_CONNECTIONS, Process, one_line, printable, run_server};
+use communication_modes::{
+    Caller, MAX_CONNECTIONS, Misuse, Process, one_line, printable, run_roles, run_server,
+};
 
 const USAGE: &str = "\
 Usage: callback                          run a demonstration

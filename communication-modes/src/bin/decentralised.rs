@@ -48,10 +48,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use common::{Misuse, announce, bind_udp, listen, lock, run_roles, stop_flag};
+use common::{announce, bind_udp, listen, lock, stop_flag};
 use communication_modes::{
-    DeadlineStream, END_OF_ANSWER, Gossip, MAX_CONNECTIONS, Process, ask, printable, read_question,
-    resolve, serve,
+    DeadlineStream, END_OF_ANSWER, Gossip, MAX_CONNECTIONS, Misuse, Process, ask, printable,
+    read_question, resolve, run_roles, serve,
 };
 
 const USAGE: &str = "\

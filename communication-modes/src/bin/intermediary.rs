@@ -51,9 +51,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use common::{Misuse, announce, exit_on_stop, listen, run_roles};
+use common::{announce, exit_on_stop, listen};
 use communication_modes::{
-    MAX_CONNECTIONS, Process, connect, connect_any, resolve, run_server, serve,
+    MAX_CONNECTIONS, Misuse, Process, connect, connect_any, resolve, run_roles, run_server, serve,
 };
 use log::{info, trace, warn};
 use nix::sys::resource::{Resource, getrlimit};

@@ -48,9 +48,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use common::{Misuse, lock, run_roles};
+use common::lock;
 use communication_modes::nats::{self, Op, Options, Peer, Subscriptions};
-use communication_modes::{LineTooLong, Process, read_line, run_server};
+use communication_modes::{LineTooLong, Misuse, Process, read_line, run_roles, run_server};
 
 const USAGE: &str = "\
 Usage: publish-subscribe                          run a demonstration

@@ -44,9 +44,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use common::{Misuse, run_roles};
 use communication_modes::http::{self, Refusal, Request, Response, Url};
-use communication_modes::{DeadlineStream, MAX_CONNECTIONS, Process, connect, run_server};
+use communication_modes::{
+    DeadlineStream, MAX_CONNECTIONS, Misuse, Process, connect, run_roles, run_server,
+};
 use log::info;
 
 const USAGE: &str = "\
