@@ -38,7 +38,8 @@
 //! With one busy and 900 idle clients it uses twenty times the CPU, because of (3) (docs/benchmarks:
 //! 64 active, 1+900).
 //! Limits: glibc only. A connection occupies a thread and a buffer, 16 KiB even when idle. The server
-//! refuses the 1025th client, and an earlier one if the system has no more threads or memory. So 1024 silent clients keep others out.
+//! refuses the 1025th client, and an earlier one if the system has no more threads or memory.
+//! So 1024 silent clients keep others out.
 //! Compare with: `sigio-echo/src/main.rs` (a signal for readiness), `blocking-echo/src/main.rs` (the
 //! same threads), `uring-echo/src/main.rs` (completion without threads).
 
@@ -132,7 +133,8 @@ impl Server {
             if stop {
                 return Ok(()); // ends the process with everything that is in flight
             }
-            // Clear the signal before the operations are asked; then a later completion raises it again.
+            // Clear the signal before the operations are asked; then a later completion raises it
+            // again.
             self.completed.read_signal().context("read(signalfd)")?;
             if completed || unstarted {
                 let connections = mem::take(&mut self.connections).into_iter();

@@ -34,8 +34,9 @@
 //! Figure: `docs/figures/sigio-echo-realtime.svg`.
 //!
 //! Use it when: you maintain a program that is older than epoll, which has replaced this.
-//! Limits: Linux only. Taking each signal is a system call: with 64 busy connections 3.0 system calls per message (epoll-echo: 2.0) and the same CPU. Idle connections
-//! cost nothing (docs/benchmarks: 64 active, what idle connections add).
+//! Limits: Linux only. Taking each signal is a system call: with 64 busy connections 3.0
+//! system calls per message (epoll-echo: 2.0) and the same CPU. Idle connections cost nothing
+//! (docs/benchmarks: 64 active, what idle connections add).
 //! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which
 //! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`
 //! (the same loop, with events from epoll).

@@ -73,8 +73,8 @@ const BUFFER_SIZE: usize = 65_527;
 /// The most datagrams per iteration, so that a flood does not keep SIGTERM blocked.
 const MAX_STEPS: usize = 64;
 /// Size of the socket's receive buffer in bytes. The kernel uses the lower of this and
-/// `net.core.rmem_max`, doubled (socket(7)). It counts about 800 bytes even for the smallest datagram: a burst of 300
-/// overflows the usual 208 KiB.
+/// `net.core.rmem_max`, doubled (socket(7)). It counts about 800 bytes even for the smallest
+/// datagram: a burst of 300 overflows the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
 struct Server {

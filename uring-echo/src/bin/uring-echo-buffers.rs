@@ -15,16 +15,14 @@
 //!
 //! How a message travels: (1) The server queues a receive that names no buffer. (2) One call submits
 //! all queued operations, and waits. (3) The completion says which free buffer the kernel has taken.
-//! (4) The server queues a send of it that does not wait, and then (5) gives the buffer back. It copies
-//! what the send has left: this pending output is sent before the next receive, and a client that
-//! does not read keeps no buffer from the others.
+//! (4) The server queues a send of it that does not wait, copies what that has left (pending output,
+//! sent before the next receive), and (5) gives the buffer back, even if the client does not read.
 //!
 //! The catch: a receive that finds no free buffer fails with ENOBUFS, at once and every time. (6) The
 //! server queues it again when a buffer is free.
 //!
-//! Why not multishot: one such receive completes for all data that ever arrives, and saves a few
-//! percent of the CPU. But it also takes buffers for a client that does not read, and would have to
-//! be canceled. Here nothing is ever canceled. Pitfall: multishot-no-backpressure
+//! Why not multishot: one receive for all data saves a few percent of the CPU, but takes buffers for
+//! a client that does not read, and must be canceled. Pitfall: multishot-no-backpressure
 //!
 //! Run: `cargo run -p uring-echo --bin uring-echo-buffers`
 //!
@@ -69,7 +67,6 @@ struct Server {
     /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     ring: IoUring,
-    /// Results that have not been processed. [`queue`] adds some when its queue is full.
     completions: Vec<cqueue::Entry>,
     buffers: Buffers,
     /// By file descriptor, as in `uring-echo`.
@@ -147,8 +144,7 @@ impl Server {
 
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
-        // SAFETY: if the operation has a buffer, it is the memory of a connection's `Filled` or
-        // `Vec`. `connections` keeps that until the completion, and the server is never dropped.
+        // SAFETY: `connections` keeps the `Filled` or `Vec` until the completion, as in `uring-echo`.
         unsafe { queue(&mut self.ring, &operation.user_data(fd as u64), &mut self.completions) }
     }
 
@@ -157,8 +153,7 @@ impl Server {
         match connection.advance(completion, &mut self.buffers) {
             Ok(Some(operation)) => return self.queue(fd, operation),
             Ok(None) => info!("{} disconnected", connection.peer), // EOF
-            // (6) No buffer is free (pitfall: enobufs-spins), or SIGSTOP has interrupted a kernel
-            // thread that waited for data.
+            // (6) No buffer is free (pitfall: enobufs-spins), or SIGSTOP interrupted a kernel thread.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                 self.waiting.push_back(fd);
                 return Ok(());
@@ -204,8 +199,7 @@ impl Connection {
     ) -> io::Result<Option<squeue::Entry>> {
         let fd = self.stream.as_raw_fd();
         if self.filled.is_none() && self.pending.is_empty() {
-            // (3) First, because a receive that failed may have taken a buffer, too.
-            self.filled = buffers.filled(completion);
+            self.filled = buffers.filled(completion); // (3) A failed receive may have one, too.
             let count = io_result(completion)?;
             trace!("copy: recv({fd}) = {count}");
             return Ok(self.filled.as_ref().map(|filled| buffers.send(Fd(fd), filled))); // (4)

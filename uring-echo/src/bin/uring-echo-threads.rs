@@ -64,7 +64,6 @@ struct Server {
     /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     ring: IoUring,
-    /// Results that have not been processed. [`queue`] adds some when its queue is full.
     completions: Vec<cqueue::Entry>,
     /// By file descriptor, as in `uring-echo`.
     connections: BTreeMap<RawFd, Connection>,
@@ -142,9 +141,7 @@ impl Server {
 
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
-        // SAFETY: if the operation has a buffer, it is the heap memory of a connection's `Vec`.
-        // `connections` keeps that until the completion, and the server is never dropped. The pointer
-        // stays valid when the `Vec` moves, see `uring-echo`.
+        // SAFETY: `connections` keeps the `Vec` until the completion, as in `uring-echo`.
         unsafe { queue(&mut self.ring, &operation.user_data(fd as u64), &mut self.completions) }
     }
 
