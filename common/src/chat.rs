@@ -28,6 +28,7 @@
 //! in the same order. Pitfall: lock-while-broadcasting
 
 use std::fmt::{self, Display, Formatter};
+use std::mem;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -53,10 +54,14 @@ pub const READ_SIZE: usize = 4096;
 /// The most bytes of input that a server processes before it has tried to write all the output that
 /// follows from them.
 ///
-/// In the worst case, lines of one letter from a client with a name of 16 letters, this much input
-/// makes 120 KiB of output for each of the others. Twice that is below [`MAX_PENDING`]: one budget
+/// It allows 120 KiB of output for each client: [`Effects::take_charge`] charges a read for its bytes,
+/// or for a tenth of its broadcast if that is more. Twice that is below [`MAX_PENDING`]: one budget
 /// may be on its way to the sockets while the next one is processed.
 pub const INPUT_BUDGET: usize = 3 * READ_SIZE;
+
+/// How many bytes of broadcast a byte of input makes at most, if the line begins and ends in the same
+/// read: `x` and `\n` become `abcdefghijklmnop: x` and `\n`.
+const MAX_EXPANSION: usize = 10;
 
 /// How long a departing client may take to read its last lines and to close the connection.
 const LINGER_TIME: Duration = Duration::from_secs(10);
@@ -122,6 +127,19 @@ pub struct Effects {
     pub write: Vec<Id>,
     /// Clients whose connection must be closed now. The room has forgotten them.
     pub close: Vec<Id>,
+    /// Bytes of the lines for all clients, since the last call of [`Effects::take_charge`].
+    broadcast: usize,
+}
+
+impl Effects {
+    /// Returns how much of the [`INPUT_BUDGET`] the input that was just processed uses up: `input`,
+    /// the number of bytes that arrived, or more.
+    ///
+    /// It is more if the input ended a line that began in an earlier read. With 256 clients that have
+    /// sent 1024 bytes of a line, 256 bytes can produce 256 KiB of output.
+    pub fn take_charge(&mut self, input: usize) -> usize {
+        input.max(mem::take(&mut self.broadcast).div_ceil(MAX_EXPANSION))
+    }
 }
 
 /// What the writer of a client does next: the result of [`Room::take_output`].

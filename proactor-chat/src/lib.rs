@@ -96,6 +96,7 @@ impl Workers {
         let finished = mem::take(&mut chat.finished);
         self.waiting.extend(chat.resumed.drain(..));
         self.unanswered -= mem::take(&mut chat.processed);
+        chat.charged = 0;
         chat.notified = false;
         drop(chat);
 

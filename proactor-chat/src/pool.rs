@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use common::chat::{Computation, Effects, Id, Input, Room};
+use common::chat::{Computation, Effects, INPUT_BUDGET, Id, Input, READ_SIZE, Room};
 use common::lock;
 use log::trace;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -57,10 +57,14 @@ pub struct Chat {
     pub effects: Effects,
     /// Completions that have been processed.
     pub finished: Vec<(Id, Input)>,
-    /// Completions whose computation is done. What is left of them must be submitted again.
+    /// Completions that must be submitted again: what is left after a computation, or what the
+    /// budget did not allow.
     pub resumed: Vec<(Id, Input)>,
-    /// Bytes of input processed since the main thread looked here.
+    /// Bytes of input taken from the queue since the main thread looked here.
     pub processed: usize,
+    /// How much of the budget they used up. It can be more, and the main thread cannot know that when
+    /// it passes the input on.
+    pub charged: usize,
     /// The main thread has been notified, and has not looked here since.
     pub notified: bool,
 }
@@ -74,6 +78,7 @@ impl Pool {
             finished: Vec::new(),
             resumed: Vec::new(),
             processed: 0,
+            charged: 0,
             notified: false,
         };
         let pool = Arc::new(Self {
@@ -127,9 +132,14 @@ impl Pool {
         let length = input.byte_count();
         trace!("process: {length} bytes of {id}");
         let mut chat = lock(&self.chat);
-        let Chat { room, effects, .. } = &mut *chat;
-        let computation = room.process(id, &mut input, Instant::now(), effects);
         chat.processed += length;
+        if chat.charged + READ_SIZE > INPUT_BUDGET {
+            chat.resumed.push((id, input));
+            return self.notify(chat);
+        }
+        let Chat { room, effects, charged, .. } = &mut *chat;
+        let computation = room.process(id, &mut input, Instant::now(), effects);
+        *charged += effects.take_charge(length);
         let Some(computation) = computation else {
             chat.finished.push((id, input));
             return self.notify(chat);

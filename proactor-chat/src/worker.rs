@@ -30,7 +30,7 @@ pub struct Worker {
     connections: BTreeMap<Id, Connection>,
     /// Completed reads, and failures, that have not been processed.
     completed: VecDeque<(Id, Input)>,
-    /// Bytes of input processed since all output was last offered to the sockets.
+    /// How much of the budget was used up since all output was last offered to the sockets.
     processed: usize,
     calculator: Calculator,
 }
@@ -146,8 +146,8 @@ impl Worker {
     fn process(&mut self, id: Id, mut input: Input) {
         let length = input.byte_count();
         trace!("process: {length} bytes of {id}");
-        self.processed += length;
         let computation = self.room.process(id, &mut input, Instant::now(), &mut self.effects);
+        self.processed += self.effects.take_charge(length);
         if let Some(computation) = computation {
             if let Some(connection) = self.connections.get_mut(&id) {
                 connection.computing = true;

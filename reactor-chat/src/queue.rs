@@ -146,6 +146,12 @@ impl Queue {
         lock(&self.state).input_budget += bytes;
     }
 
+    /// Worker: takes from the budget what the input costs beyond its bytes.
+    pub fn charge(&self, bytes: usize) {
+        let mut state = lock(&self.state);
+        state.input_budget = state.input_budget.saturating_sub(bytes);
+    }
+
     /// Worker: queues a computation behind those of other clients.
     pub fn compute(&self, job: Job) {
         lock(&self.state).jobs.push_back(job);

@@ -29,12 +29,15 @@ pub struct Worker {
     server: &'static Server,
     buffer: [u8; READ_SIZE],
     effects: Effects,
+    /// This request has closed a connection.
+    has_closed: bool,
 }
 
 impl Worker {
     /// Starts a worker. It ends with the process.
     pub fn start(server: &'static Server, number: usize) -> io::Result<()> {
-        let worker = Self { server, buffer: [0; READ_SIZE], effects: Effects::default() };
+        let (buffer, effects) = ([0; READ_SIZE], Effects::default());
+        let worker = Self { server, buffer, effects, has_closed: false };
         thread::Builder::new().name(format!("worker-{number}")).spawn(|| worker.work())?;
         Ok(())
     }
@@ -49,6 +52,7 @@ impl Worker {
                 Request::Write(key) => (Work::Copy, self.on_writable(Id(key as u64))),
                 Request::Compute(job) => (Work::Computation, self.compute(&job)),
             };
+            let result = result.and_then(|()| self.resume_accepting());
             // Errors of a connection end that connection. This is an error of the poller.
             if let Err(error) = result {
                 error!("epoll_ctl: {error}");
@@ -98,7 +102,9 @@ impl Worker {
         for id in idle {
             let Some(connection) = self.server.connection(id) else { continue };
             // Input that has arrived in time counts. Pitfall: timer-before-input
-            if !connection.is_busy() && !has_unread_input(&connection.stream) {
+            // Looks at the socket first: input that a worker reads between the two tests makes the
+            // connection busy, or the room knows it already.
+            if !has_unread_input(&connection.stream) && !connection.is_busy() {
                 lock(&self.server.room).dismiss(id, now, &mut self.effects);
             }
         }
@@ -114,7 +120,8 @@ impl Worker {
         }
         match read(&connection.stream, &mut self.buffer) {
             Ok(count) => {
-                self.server.queue.return_budget(READ_SIZE - count.unwrap_or(0));
+                let length = count.unwrap_or(0);
+                self.server.queue.return_budget(READ_SIZE - length);
                 match count {
                     None => {} // another worker has read it
                     Some(0) => {
@@ -128,6 +135,7 @@ impl Worker {
                         self.server.process(&connection, input, &mut self.effects)?;
                     }
                 }
+                self.server.queue.charge(self.effects.take_charge(length) - length);
             }
             Err(error) => self.fail(&connection, &error),
         }
@@ -142,6 +150,7 @@ impl Worker {
         lock(&self.server.room).reply(connection.id, &result, &mut self.effects);
         let is_computing =
             self.server.process(connection, job.rest.as_deref(), &mut self.effects)?;
+        self.server.queue.charge(self.effects.take_charge(0));
         self.apply_effects()?;
         if is_computing {
             return Ok(());
@@ -188,6 +197,7 @@ impl Worker {
     fn fail(&mut self, connection: &Connection, error: &io::Error) {
         if lock(&self.server.connections).remove(&connection.id).is_some() {
             info!("{} disconnected: {error}", connection.peer);
+            self.has_closed = true;
         }
         lock(&self.server.room).disconnect(connection.id, &mut self.effects);
     }
@@ -199,7 +209,7 @@ impl Worker {
         if let Some(deadline) = deadline {
             self.server.queue.set_deadline(deadline);
         }
-        let Effects { write, close } = &mut self.effects;
+        let Effects { write, close, .. } = &mut self.effects;
         let mut connections = lock(&self.server.connections);
         let have_output: Vec<_> =
             write.drain(..).filter_map(|id| connections.get(&id).cloned()).collect();
@@ -212,11 +222,14 @@ impl Worker {
         for connection in &closed {
             info!("{} disconnected", connection.peer);
         }
-        if closed.is_empty() {
-            return Ok(());
-        }
-        drop(closed);
-        self.server.resume_accepting() // file descriptors are free now
+        self.has_closed |= !closed.is_empty();
+        Ok(())
+    }
+
+    /// Accepts again after a request that has closed a connection. Only now has this worker dropped
+    /// it, which frees the file descriptor. If another worker still has it, the retry comes later.
+    fn resume_accepting(&mut self) -> io::Result<()> {
+        if mem::take(&mut self.has_closed) { self.server.resume_accepting() } else { Ok(()) }
     }
 }
 

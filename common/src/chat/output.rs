@@ -153,7 +153,10 @@ pub fn shut_down_writing(stream: &TcpStream) {
 }
 
 /// Returns whether a read would return at once: with data, EOF or an error. The socket may be
-/// blocking, and nothing is taken from it.
+/// blocking.
+///
+/// Data stays in the socket, but an error does not: the kernel reports a reset (ECONNRESET) once, and
+/// the peek takes it. The next read then returns 0, so the server handles the reset as EOF.
 #[must_use]
 pub fn has_unread_input(stream: &TcpStream) -> bool {
     let peek = libc::MSG_PEEK | libc::MSG_DONTWAIT;

@@ -430,6 +430,7 @@ impl Room {
         if text.is_empty() {
             return;
         }
+        effects.broadcast += text.len();
         let block = text.into();
         for (&id, member) in &mut self.members {
             if Some(id) != except && member.is_present() {

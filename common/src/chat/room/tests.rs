@@ -611,6 +611,34 @@ fn two_input_budgets_stay_below_the_limit() {
     assert!(scene.pending(b) < MAX_PENDING);
 }
 
+/// The lines began in earlier reads, which an earlier budget paid for. Only their ends arrive now.
+#[test]
+fn the_end_of_a_long_line_is_charged_for_the_line() {
+    for end in ["\n", ""] {
+        let (mut scene, clients) = scene_of::<256>();
+        for id in clients {
+            scene.send(id, "x".repeat(MAX_LINE));
+        }
+        scene.effects.take_charge(0); // of the joins
+        let mut processed = 0;
+        for id in clients {
+            if processed + READ_SIZE > INPUT_BUDGET {
+                for reader in clients {
+                    assert!(scene.read(reader).len() < MAX_PENDING / 2);
+                }
+                processed = 0;
+            }
+            assert!(!scene.is_closed(id));
+            if end.is_empty() {
+                scene.end(id);
+            } else {
+                scene.send(id, end);
+            }
+            processed += scene.effects.take_charge(end.len());
+        }
+    }
+}
+
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
