@@ -178,6 +178,13 @@ impl<S> InFlight<S> {
         Ok((idle, Ok(count as usize)))
     }
 
+    /// Returns whether the operation has completed, so that [`InFlight::complete`] returns its result.
+    #[must_use]
+    pub fn is_completed(&self) -> bool {
+        // SAFETY: this is the control block of an operation that was submitted.
+        unsafe { libc::aio_error(self.control()) != libc::EINPROGRESS }
+    }
+
     /// Returns whether a helper is known to have started the operation.
     ///
     /// If glibc cannot create a helper, it does not report that: as long as it has any helper, it

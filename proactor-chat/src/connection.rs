@@ -165,8 +165,14 @@ impl Connection {
     }
 
     /// Returns whether input has arrived that the worker has not processed.
+    ///
+    /// The helper of a read in flight takes input from the socket as soon as it arrives. So the
+    /// socket can be empty although the read has completed since the worker looked.
     pub fn has_unread_input(&self) -> bool {
-        !matches!(self.reader, Side::InFlight(_)) || has_unread_input(&self.socket)
+        match &self.reader {
+            Side::InFlight(read) => has_unread_input(&self.socket) || read.is_completed(),
+            Side::Idle(_) | Side::Refused => true,
+        }
     }
 
     pub fn shut_down_writing(&self) {
