@@ -9,11 +9,12 @@
 //!    it, and reports how many bytes the socket took. It repeats this until the room has no more.
 //!
 //! The end of a client: it sends `/quit` or FIN, or it is idle for too long. From then on it is
-//! *departing*: it is no longer in the room, and gets what was pending for it. If the client has not
-//! sent its FIN, the server then shuts down its own direction, and reads and discards input until
-//! the FIN arrives. To close earlier would be wrong: close(2) with unread input sends RST, and RST
-//! discards what the client has received but not read (RFC 9293, 3.6.1). A limit on bytes and on
-//! time ends the wait. This is called a lingering close. Pitfall: close-with-unread-input
+//! *departing*: it is no longer in the room, and gets what was pending for it. When that has been
+//! written and the client has not sent its FIN, the server shuts down its sending direction, and
+//! reads and discards input until the FIN arrives. To close earlier would be wrong: close(2) with
+//! unread input sends RST. RST discards what the server has not sent, and on many systems what the
+//! client has not read (RFC 9293, 3.6.1). A limit on bytes and on time ends the wait. This is called
+//! a lingering close. Pitfall: close-with-unread-input
 //!
 //! Three limits keep memory bounded and the server fair:
 //! - [`MAX_LINE`]: the longest line.

@@ -5,7 +5,7 @@
 //! have no socket, and call neither read nor write: that is the pattern.
 //!
 //! The life of a completed read:
-//! 1. The main thread submits it ([`Workers::submit`]).
+//! 1. The main thread hands over a completed read ([`Workers::submit`]).
 //! 2. A worker passes the bytes to the room (`pool.rs`), and notifies the main thread.
 //! 3. The main thread takes what the workers have done ([`Workers::take_replies`]). It writes output,
 //!    and then reads more from this client.
@@ -76,7 +76,7 @@ impl Workers {
         self.unanswered + READ_SIZE <= INPUT_BUDGET
     }
 
-    /// Submits a completion (3). A client has at most one read and one failure in progress.
+    /// Hands over a completed read, or a failure (3). A client has at most one of each in progress.
     pub fn submit(&mut self, id: Id, input: Input) {
         if let Some(later) = self.in_progress.get_mut(&id) {
             *later = Some(input);

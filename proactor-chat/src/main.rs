@@ -3,14 +3,14 @@
 //!
 //! ```text
 //!      main               worker                    glibc, kernel
-//!                    (1) aio_read(8, buffer) ────▶  ┐ wait: for a line
+//!                    (1) aio_read(A, buffer) ────▶  ┐ wait: for a line
 //!  (2) poll: for new clients, blocked               ┘ copy: into the buffer
 //!      interrupted ◀──────────────── SIGUSR1 ── (3)   completion
 //!  (4) its handler ────▶ wakes
 //!  (2) poll          (5) aio_error, aio_return = 6
 //!                        process: the rules
-//!                        aio_write(7), (9) … ────▶  ┐ wait: for room
-//!                        aio_read(8), from (1)      ┘ copy
+//!                        aio_write(B), (C) … ────▶  ┐ wait: for room
+//!                        aio_read(A), from (1)      ┘ copy
 //!      interrupted ◀──────────────── SIGUSR1 ── (6)   completion
 //!  (4) its handler ────▶ (7) aio_error: what next?
 //! ```
@@ -19,13 +19,23 @@
 //! and the signal to send. (2) The main thread waits for new clients, and for nothing else. (3) The
 //! read has completed, and the signal interrupts that wait. (4) The signal handler wakes the worker.
 //! (5) The worker takes the line and applies the rules of the room. It gives the system all output of
-//! a client in one write, and the buffer of (1) again. (6) The write has completed. (7) The next
-//! write is what has become pending meanwhile. Or there is none, or the client has quit.
+//! a client in one write, and the buffer of (1) again. (6) The write has completed. (7) The worker
+//! writes what became pending meanwhile, waits for more, or closes.
 //!
-//! The seven steps of the textbook are these: its 1 is our (1), but there the main thread starts the
-//! read. Its 2 and 5, "the main thread continues", are our (2). Its 3 is (3). Its 4 is (4) and (5),
-//! but there the signal handler chooses one of several workers. Its 6 is (6), and its 7 is (4) and
-//! (7). Here one worker serves all clients, because they share one room.
+//! The seven steps of the textbook, and the steps here:
+//!
+//! | textbook | here |
+//! |---|---|
+//! | 1 the main thread starts the read | (1), but the worker starts it |
+//! | 2, 5 the main thread continues | (2) |
+//! | 3 the read has completed: a signal | (3) |
+//! | 4 the handler chooses one of several workers | (4), (5): one worker, because there is one room |
+//! | 6 the write has completed: a signal | (6) |
+//! | 7 the handler chooses a worker | (4), (7) |
+//!
+//! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
+//! that has sent its FIN still gets what is pending, and without free file descriptors accepting
+//! pauses for 100 ms.
 //!
 //! The catch: the signal says that something has completed, not what. So the worker looks at all
 //! operations. Then it does not matter if signals merge, or if the kernel's queue of them is full.
@@ -47,7 +57,7 @@
 //! Use it when: you want to see the pattern as it is drawn. On Linux, "the system" is glibc, with a
 //! thread that blocks for each operation. A delivery to one of 1000 clients takes 1.3 times the CPU
 //! of a plain tokio chat (docs/benchmarks: chat of 1000), because nearly each delivery wakes a
-//! thread, and sends a signal that wakes two more.
+//! thread, and sends a signal that wakes the main thread and the worker.
 //! Limits: glibc only. A client uses two file descriptors and up to two threads. 1024 clients are
 //! served; one more is refused.
 //! Compare with:

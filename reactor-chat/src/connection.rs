@@ -24,8 +24,9 @@ pub struct Connection {
 /// What a connection waits for, and whether a worker is busy with it.
 ///
 /// Registration is one-shot: it asks for one event. This alone does not keep two workers out of one
-/// connection. A worker that has a line for a client registers the client for writing, and another
-/// worker may be about to read from the same client. Pitfall: one-shot-rearmed
+/// connection. A worker that has a line for a client registers the client for writing, which re-arms
+/// the one event for reading too, and another worker may be about to read from the same client.
+/// Pitfall: one-shot-rearmed
 ///
 /// Therefore a worker *claims* the connection of its event first:
 /// - If another worker has claimed it, the event is dropped.

@@ -1,17 +1,17 @@
-//! The Reactor: the main thread waits for events and does nothing else. Workers do what the events
+//! The Reactor: the main thread waits for events and hands them on. Workers do what the events
 //! allow: they accept, read, process, and write. (Also called half-sync/half-reactor, 半同步/半反应堆.)
 //!
 //! ```text
 //!      main               workers                       kernel
 //!  (1) register the listener ───────────────────────▶   interest list
 //!  (2) wait ────────────────────────────────────────▶ ┐ wait: for sockets, signals, timeouts
-//!  (3) queue ◀──────────────────────────────────────  ┘ 8 is readable
-//!        └──────────▶ (4) read(8) ──────────────────▶   copy
+//!  (3) queue ◀──────────────────────────────────────  ┘ A is readable
+//!        └──────────▶ (4) read(A) ──────────────────▶   copy
 //!                         process the line
-//!                         register 9 for writing ───▶   interest list
+//!                         register B for writing ───▶   interest list
 //!  (5) wait ────────────────────────────────────────▶ ┐ wait
-//!  (6) queue ◀──────────────────────────────────────  ┘ 9 is writable
-//!        └──────────▶ (7) write(9) ─────────────────▶   copy
+//!  (6) queue ◀──────────────────────────────────────  ┘ B is writable
+//!        └──────────▶ (7) write(B) ─────────────────▶   copy
 //! ```
 //!
 //! How a line travels, in the seven steps of the textbook: (1) The listener and each client are
@@ -20,6 +20,10 @@
 //! registers each client that gets the line for writing. (5) The main thread waits again, and
 //! (6) queues the clients that are writable. (7) A worker writes to each of them in one call
 //! everything that is pending. Under load, this is many lines.
+//!
+//! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
+//! that has sent its FIN still gets what is pending, and without free file descriptors accepting
+//! pauses for 100 ms.
 //!
 //! The catch: an event is not the data. Between the report and the read, another worker may be busy
 //! with the same client. `connection.rs` keeps workers out of each other's connections.

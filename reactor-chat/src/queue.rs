@@ -4,10 +4,10 @@
 //! because the more lines have been read, the more of them one write can take. Two rules keep this
 //! fair:
 //!
-//! - **Reads have a budget**, [`INPUT_BUDGET`]. When it is used up, workers only write. The main
-//!   thread renews it when no worker reads or writes, and no socket with pending output is writable:
-//!   then all output has been written, or its socket is full. Otherwise three workers could read so
-//!   much before they write that the room would take a client for one that does not read.
+//! - **Reads have a budget**, [`INPUT_BUDGET`]. Without a budget, three workers could read so much
+//!   before they write that the room would take a client for one that does not read. When the budget
+//!   is used up, workers only write. The main thread renews it when no worker reads or writes, and no
+//!   socket with pending output is writable: then all output has been written, or its socket is full.
 //! - **One worker does not compute.** So reads and writes never wait for computations.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -59,7 +59,7 @@ pub struct Queue {
 struct State {
     reads: VecDeque<usize>,
     /// The same keys as in `reads`. A client can be reported as readable again while its request
-    /// waits, because each change of its interest registers it anew. It is queued once.
+    /// waits, because every `epoll_ctl(MOD)` can report it again. It is queued once.
     queued_reads: BTreeSet<usize>,
     writes: VecDeque<usize>,
     jobs: VecDeque<Job>,

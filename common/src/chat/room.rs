@@ -21,8 +21,7 @@ pub struct Room {
     next_id: u64,
     next_guest: u64,
     idle: Option<Duration>,
-    /// No deadline is earlier. It may be too early itself, because a deadline that is postponed
-    /// stays in it.
+    /// A lower bound of all deadlines: postponing one does not update it.
     next_deadline: Option<Instant>,
     /// Members with more than [`MAX_PENDING`] bytes of output, to be disconnected by this call.
     overflowed: Vec<Id>,
@@ -94,7 +93,7 @@ impl Room {
         id
     }
 
-    /// At most [`READ_SIZE`] bytes have arrived from a client: lines and parts of lines.
+    /// At most [`READ_SIZE`](super::READ_SIZE) bytes have arrived from a client: lines and parts of lines.
     ///
     /// Processes `input` up to its end, or up to a line that asks for a computation. In this case,
     /// the server calls [`Computation::run`] with the room unlocked, passes the result to
@@ -188,7 +187,8 @@ impl Room {
             }
         }
         self.publish(id, lines, effects);
-        // A writer would close the connection in the end. Without output, there is none.
+        // Normally the writer closes it after the last byte. Without output there is no writer, so
+        // close here.
         if let Some(member) = self.members.get(&id) {
             if !member.is_present() && !member.has_writer {
                 self.close(id, effects);
@@ -210,8 +210,8 @@ impl Room {
     /// For the writer of a client. Reports that the socket took `written` bytes since the last call,
     /// and moves the output that is queued now to the end of `output`.
     ///
-    /// `output` belongs to the writer, who removes from it what was written ([`write_output`] does
-    /// that). It still counts as pending until it is reported here.
+    /// `output` belongs to the writer, which removes from it what was written
+    /// ([`write_output`](super::write_output) does that). It still counts as pending until it is reported here.
     pub fn take_output(&mut self, id: Id, written: usize, output: &mut Output) -> WriterStep {
         let Some(member) = self.members.get_mut(&id) else { return WriterStep::Close };
         member.pending -= written;

@@ -56,7 +56,7 @@ impl LineSplitter {
         None
     }
 
-    /// Returns the last line, which EOF ends instead of `\n`. It is empty if there is none.
+    /// Returns the line that EOF cut off, or an empty one.
     pub fn finish(&mut self) -> Vec<u8> {
         mem::take(&mut self.partial)
     }

@@ -3,33 +3,34 @@
 //!
 //! ```text
 //!      main thread                   kernel                  workers
-//!  (1) epoll_ctl(ADD, 8) ─ once ──▶  interest list           asleep
+//!  (1) epoll_ctl(ADD, A) ─ once ──▶  interest list           asleep
 //!  (2) epoll_wait ────────────────▶  wait                       │
-//!      8 is readable ◀────────────   a line for 8               │
-//!  (3) read(8) ───────────────────▶  copy                       │
+//!      A is readable ◀────────────   a line from A              │
+//!  (3) read(A) ───────────────────▶  copy                       │
 //!      the completed read ──────── queue ───────────────────▶   │
 //!  (2) epoll_wait ────────────────▶  wait                    (4) process: the rules
 //!  (5) a reply ◀──────────────────   eventfd ◀──────────────    the clients with output
-//!  (6) write(7), write(9) … ──────▶  copy                       │
+//!  (6) write(B), write(C) … ──────▶  copy                       │
 //! ```
 //!
 //! How a line travels: (1) The main thread registers the client's socket, once and for both
-//! directions. (2) It waits. (3) It reads, and submits the completed read, that is, the bytes. (4) A
+//! directions. (2) It waits. (3) It reads, and hands over the completed read: the bytes. (4) A
 //! worker applies the rules of the room, and replies which clients have output now. (5) The main
 //! thread is notified. (6) It writes all output of a client in one call, and the rest of it when
 //! epoll reports that a full socket is writable again.
 //!
 //! The textbook has the same six steps. This file deviates from it in three points:
-//! - It reads once per client and turn, not until EAGAIN. Otherwise a client that sends without end
-//!   would delay all others.
-//! - Workers do not call `epoll_ctl` to register a socket for writing. They reply instead, and need to
-//!   know nothing about sockets.
+//! - It reads once per client and turn, not until EAGAIN: a flood would delay the other clients.
+//! - Workers reply instead of registering sockets for writing, and know nothing about sockets.
 //! - The main thread writes at once, and waits for EPOLLOUT only if the socket is full. This saves
 //!   two system calls per delivery.
 //!
-//! The catch: what makes this a Proactor, although it uses epoll? A Reactor's handler is told "you
-//! can read". A Proactor's handler is told "this has been read", and cannot tell by whom. The same
-//! workers serve `proactor-chat-uring`, where the kernel completes the reads.
+//! This is a Proactor although it uses epoll: a Proactor's handler gets what has been read, and cannot
+//! tell by whom. The same workers serve `proactor-chat-uring`, where the kernel completes the reads.
+//! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
+//! that has sent its FIN still gets what is pending, and without free file descriptors accepting
+//! pauses for 100 ms.
+//! The catch: one thread copies for all clients. While it copies for one, all others wait.
 //!
 //! Run: `cargo run -p proactor-chat --bin proactor-chat-simulated`
 //!
@@ -44,8 +45,7 @@
 //!
 //! Use it when: handlers should know nothing about sockets, and the system cannot complete reads
 //! itself or must not (`io_uring` is often forbidden).
-//! Limits: one thread copies for all clients. Each read needs a buffer of its own until it has been
-//! processed; a Reactor's worker reuses one.
+//! Limits: each read needs a buffer of its own until processed; a Reactor's worker reuses one.
 //! Compare with:
 //! - `proactor-chat/src/bin/proactor-chat-uring.rs`: the kernel completes the reads.
 //! - `reactor-chat/src/worker.rs`: the workers copy.

@@ -3,15 +3,15 @@
 //!
 //! ```text
 //!      main thread                   kernel                  workers
-//!  (1) recv(8, buffer) ─ queue ──▶   ┐                       asleep
-//!  (2) io_uring_enter ───────────▶   │ wait: a line for 8       │
+//!  (1) recv(A, buffer) ─ queue ──▶   ┐                       asleep
+//!  (2) io_uring_enter ───────────▶   │ wait: a line from A      │
 //!        blocked                     ┘                          │
 //!        blocked                     ] copy: into the buffer    │
-//!  (3) recv(8) = 6 ◀──────────────   completion                 │
+//!  (3) recv(A) = 6 ◀──────────────   completion                 │
 //!      the completed read ──────── queue ───────────────────▶   │
 //!  (2) io_uring_enter ───────────▶   wait                    (4) process: the rules
 //!  (5) a reply ◀──────────────────   eventfd ◀──────────────    the clients with output
-//!  (6) writev(7), writev(9) queue ▶  copy, when there is room   │
+//!  (6) writev(B), writev(C) queue ▶  copy, when there is room   │
 //! ```
 //!
 //! How a line travels: (1) The main thread gives the kernel a client's socket and a buffer to read
@@ -19,6 +19,10 @@
 //! is in the buffer, and the main thread passes it to the workers. (4) A worker applies the rules of
 //! the room, and replies which clients have output now. (5) The main thread is notified. (6) It
 //! gives the kernel all output of a client in one operation, and the buffer of (1) again.
+//!
+//! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
+//! that has sent its FIN still gets what is pending, and without free file descriptors accepting
+//! pauses for 100 ms.
 //!
 //! The catch: until an operation has completed, its buffers and its file descriptor belong to the
 //! kernel, even if the client is gone.
@@ -35,8 +39,8 @@
 //! Figure: `docs/figures/proactor-chat-uring.svg`.
 //!
 //! Use it when: you write much to many clients, and the kernel permits it. One system call submits
-//! the writes to many clients, so it takes a tenth of the system calls of `proactor-chat-simulated`
-//! (docs/benchmarks: chat of 100). The copying is the same.
+//! the writes to many clients, so this server makes a tenth of the system calls of
+//! `proactor-chat-simulated` (docs/benchmarks: chat of 100). The copying is the same.
 //! Limits: Linux 6.1 or newer, and forbidden in many containers. The kernel needs the buffer before
 //! the line is there, so an idle client uses 4 KiB.
 //! Compare with:
