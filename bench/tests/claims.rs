@@ -170,9 +170,9 @@ const TOKIO_100: Figure = chat(CHAT_100, "reference-tokio-chat", CHAT_CPU);
 const TOKIO_1000: Figure = chat(CHAT_1000, "reference-tokio-chat", CHAT_CPU);
 
 const CLAIMS: &[Claim] = &[
-    claim(README, "costs select and poll {} times as much", cpu("select-echo", "1+900"))
+    claim(README, "select and poll use {} times as much CPU", cpu("select-echo", "1+900"))
         .over(EPOLL_900),
-    claim(README, "costs select and poll {} times as much", cpu("poll-echo", "1+900"))
+    claim(README, "select and poll use {} times as much CPU", cpu("poll-echo", "1+900"))
         .over(EPOLL_900),
     claim(README, "With one client it uses as much CPU as epoll", cpu("blocking-echo", "1"))
         .over(cpu("epoll-echo", "1"))
