@@ -194,7 +194,7 @@ fn command_in_use(target: &Target, command: &crate::command::Command) -> Result<
     let _taken = take(address.port())?;
     let (program, arguments, _) = command.instance_at(address);
     let launch = Launch::new(target.name.clone(), arguments).program(PathBuf::from(program));
-    let limit = timeout().max(Duration::from_secs(5));
+    let limit = 3 * timeout();
     let output = launch.output_within(limit).with_context(|| {
         format!("{address} is in use, and after {} the server still runs", seconds(limit))
     })?;
