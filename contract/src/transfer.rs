@@ -319,11 +319,8 @@ impl Transfer {
         self.receive_some()?;
         self.send_some(u64::MAX)?;
         // With HTTP, all responses have to be there first.
-        let (before, now) = if self.fin_after_responses {
-            (answered, self.answered)
-        } else {
-            (sent, self.sent)
-        };
+        let (before, now) =
+            if self.fin_after_responses { (answered, self.answered) } else { (sent, self.sent) };
         if before < self.total && now >= self.total && self.half_close && !self.ended {
             self.finish_sending()?;
         }
