@@ -69,7 +69,7 @@ struct Operation<S> {
 
 // SAFETY: the pointers in the control block point to memory that the operation owns.
 unsafe impl<S: Send> Send for Operation<S> {}
-// SAFETY: it stands for the operation, and glibc uses a lock: any thread may ask for the state.
+// SAFETY: `InFlight` owns the operation; `aio_error` and `aio_cancel` are thread-safe.
 unsafe impl<S: Send> Send for InFlight<S> {}
 
 impl<S: AsFd + 'static> Idle<S> {
@@ -257,8 +257,8 @@ pub fn set_max_helpers(count: c_int) {
 /// glibc does not report that it could not create a helper (see [`InFlight::is_started`]). The limits
 /// are many: `RLIMIT_NPROC`, the `pids.max` of a container, address space, memory mappings.
 ///
-/// These are bare threads of the C library with a small stack, as glibc's helpers are. std panics in a
-/// new thread that finds no memory for its signal stack.
+/// These are bare threads of the C library with a small stack, as glibc's helpers are. Not
+/// `std::thread`: it panics if there is no memory for the signal stack.
 #[must_use]
 pub fn can_start_threads(count: usize) -> bool {
     extern "C" fn wait_for(gate: *mut c_void) -> *mut c_void {
@@ -303,8 +303,8 @@ pub fn can_start_threads(count: usize) -> bool {
 /// reserve keeps memory for the many small allocations that are not.
 ///
 /// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
-/// and `free` returns them to the system. On the heap they would stay: a small block that is still in
-/// use keeps the freed memory below it.
+/// and `free` returns them to the system. On the heap they would stay: the heap shrinks only from its
+/// top, and a small block that is still in use keeps the freed memory below it.
 ///
 /// # Errors
 /// There is not enough memory or address space.

@@ -18,10 +18,10 @@
 //! not say which operation has completed, so the server asks all of them. A completed one gives
 //! socket and buffer back. (4) The server submits a write of the message, and then goes back to (1).
 //!
-//! The catch: each operation occupies a thread of glibc. If glibc cannot create one, it keeps quiet,
-//! and the operation waits until another one completes, which may be never. So the server admits a
-//! client only if one more thread can be started. (5) While it is not known that a thread has started
-//! an operation, the server asks again after `START_RETRY`, and the library submits it again.
+//! The catch: each operation occupies a thread of glibc. If glibc cannot create one, it reports no
+//! error, and the operation waits until another one completes, which may be never. So the server
+//! admits a client only if one more thread can be started. (5) Until a thread is known to have started
+//! it, the server asks every `START_RETRY`, and the library submits the operation again.
 //!
 //! Run: `cargo run -p aio-echo`
 //!
@@ -39,6 +39,7 @@
 //! 64 active, 1+900).
 //! Limits: glibc only. A connection occupies a thread and a buffer, 16 KiB even when idle. The server
 //! refuses the 1025th client, and an earlier one if the system has no more threads or memory.
+//! So 1024 silent clients keep others out.
 //! Compare with: `sigio-echo/src/main.rs` (a signal for readiness), `blocking-echo/src/main.rs` (the
 //! same threads), `uring-echo/src/main.rs` (completion without threads).
 
@@ -64,7 +65,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 const MAX_CLIENTS: usize = 1024;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The signal that reports completions: a standard one, see [`Idle::new`].
 const COMPLETED: Signal = Signal::SIGUSR1;
@@ -132,7 +133,8 @@ impl Server {
             if stop {
                 return Ok(()); // ends the process with everything that is in flight
             }
-            // Before asking: an operation that completes after this sends another signal.
+            // Clear the signal before the operations are asked; then a later completion raises it
+            // again.
             self.completed.read_signal().context("read(signalfd)")?;
             if completed || unstarted {
                 let connections = mem::take(&mut self.connections).into_iter();

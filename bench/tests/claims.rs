@@ -261,7 +261,7 @@ const CLAIMS: &[Claim] = &[
         .over(chat(CHAT_100, "proactor-chat-simulated", CALLS)),
     claim(
         "nonblocking-echo/src/main.rs",
-        "late by the length of the pause",
+        "a message can wait for up to one pause",
         pause("10.0 ms", "p99"),
     )
     .is(10_000.0),

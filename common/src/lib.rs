@@ -1,7 +1,8 @@
 //! What the servers share: the command line, the log, sockets, signals, and the rules of the chat
 //! room. No code here waits for clients: each server does that in its own file.
 //!
-//! - [`run`] and [`run_roles`] handle the command line, the log, and errors at start.
+//! - [`run`] handles the command line, the log, and errors at start. [`prepare`] and [`fail`] are parts
+//!   of it, for programs with a command line of their own.
 //! - [`listen`] opens the listening socket, [`accept`] takes a connection from it, and [`announce`]
 //!   prints that the server listens. [`bind_udp`] opens a socket for datagrams.
 //! - [`Connection`] is an echo connection on a non-blocking socket. [`read`] and [`write()`] are its
@@ -28,4 +29,4 @@ pub use connection::{BUFFER_SIZE, Connection, Progress, read, write};
 pub use lock::lock;
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
 pub use socket::{Accepted, accept, announce, bind_udp, listen, listen_shared};
-pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, Misuse, run, run_roles};
+pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, fail, prepare, run};

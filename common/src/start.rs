@@ -1,7 +1,6 @@
 //! The command line, the log, and the end of a program that cannot start.
 
 use std::env;
-use std::fmt;
 use std::io::{self, Write};
 use std::panic;
 use std::process::{self, ExitCode};
@@ -71,36 +70,6 @@ pub fn run<const N: usize>(
     }
 }
 
-/// The error of a command line that is wrong, for programs started by [`run_roles`].
-#[derive(Debug)]
-pub struct Misuse;
-
-impl std::error::Error for Misuse {}
-
-impl fmt::Display for Misuse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("unexpected command line; try --help")
-    }
-}
-
-/// Like [`run`], for a program with several roles. `program` gets all arguments, and returns the error
-/// [`Misuse`] if they do not fit its `usage`. The exit status is then 2.
-pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()>) -> ExitCode {
-    let given: Vec<_> = env::args_os().skip(1).collect();
-    let given: Vec<_> = given.iter().map(|arg| arg.to_string_lossy()).collect();
-    let given: Vec<&str> = given.iter().map(AsRef::as_ref).collect();
-    if given.contains(&"-h") || given.contains(&"--help") {
-        let _ = io::stdout().write_all(usage.as_bytes());
-        return ExitCode::SUCCESS;
-    }
-
-    prepare();
-    match program(&given) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(if error.is::<Misuse>() { 2 } else { 1 }, &format!("{error:#}")),
-    }
-}
-
 fn usage(args: &[Arg]) -> String {
     let mut text = format!("Usage: {}", program_name());
     for Arg { name, .. } in args {
@@ -113,14 +82,16 @@ fn usage(args: &[Arg]) -> String {
     text + "\nRUST_LOG=trace logs every wait and every copy; RUST_LOG=off logs nothing.\n"
 }
 
-/// Prints one line on stderr. (`eprintln!` would panic if its reader is gone.)
-fn fail(status: u8, message: &str) -> ExitCode {
+/// Prints one line on stderr, and returns the status. (`eprintln!` would panic if its reader is gone.)
+#[must_use]
+pub fn fail(status: u8, message: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "{}: {message}", program_name());
     ExitCode::from(status)
 }
 
-/// Does what every program needs before it starts.
-fn prepare() {
+/// Does what [`run`] does before the program: unblocks the stop signals, starts the log, and makes a
+/// panic in any thread end the process.
+pub fn prepare() {
     unblock_stop_signals();
     start_log();
     // Pitfall: panic-in-worker

@@ -1,4 +1,4 @@
-//! The parts of a demonstration: processes of the same program, each in its role.
+//! The parts of a demonstration: processes of the same program, each in one role.
 
 use std::cell::RefCell;
 use std::env;
@@ -12,120 +12,142 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, getppid};
 
-/// How long a part may take to say what it is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long [`Process::expect`] waits for a line.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running program; what it says goes to our stdout, behind its name. It is killed when this
-/// is dropped, and when we are killed.
+/// A running program. Its output is copied to our stdout, each line after the name of the part.
+///
+/// The process is killed when this value is dropped, and when the thread that started it ends.
 #[derive(Debug)]
 pub struct Process {
-    /// The address that it said it listens on.
+    /// The address on which it listens, if it is a server.
     pub addr: String,
     name: &'static str,
     child: Child,
     lines: Receiver<String>,
-    /// Lines that were not what somebody waited for.
-    passed: RefCell<Vec<String>>,
+    /// Lines that were received while `expect` waited for another line.
+    skipped: RefCell<Vec<String>>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
-    /// Starts the running program once more, as a server: waits until it listens.
+    /// Starts the running program once more, in the role of a server, and waits until it listens.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// The process does not start, or does not listen.
     pub fn server(name: &'static str, args: &[&str]) -> anyhow::Result<Self> {
         Self::client(name, args)?.listening()
     }
 
-    /// Starts the running program once more, as something else than a server.
+    /// Starts the running program once more, in another role.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// The process does not start.
     pub fn client(name: &'static str, args: &[&str]) -> anyhow::Result<Self> {
         Self::start(name, &env::current_exe()?, args)
     }
 
-    /// Starts `program`; without a name, it is silent.
+    /// Starts `program`. If `name` is empty, its output is not copied to our stdout.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// The process does not start.
     pub fn start(name: &'static str, program: &Path, args: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let dies_with_us = || Ok(prctl::set_pdeathsig(Signal::SIGKILL)?);
-        // SAFETY: between fork(2) and exec(2), where only async-signal-safe calls are allowed, it
-        // makes one system call and allocates nothing.
-        unsafe { command.pre_exec(dies_with_us) };
+        let parent = getpid();
+        let die_with_parent = move || {
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // If the parent has died before the prctl, no signal will come.
+            if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+        };
+        // SAFETY: between fork(2) and exec(2) only async-signal-safe functions may be called. The
+        // closure makes two system calls and does not allocate.
+        unsafe { command.pre_exec(die_with_parent) };
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
 
         let (sender, lines) = mpsc::channel();
-        let stdout = child.stdout.take().map(|out| forward(name, out, sender.clone()));
-        let stderr = child.stderr.take().map(|out| forward(name, out, sender));
+        let stdout = child.stdout.take().map(|pipe| forward(name, pipe, sender.clone()));
+        let stderr = child.stderr.take().map(|pipe| forward(name, pipe, sender));
         let readers = stdout.into_iter().chain(stderr).collect();
-        Ok(Self { addr: String::new(), name, child, lines, passed: RefCell::default(), readers })
+        Ok(Self { addr: String::new(), name, child, lines, skipped: RefCell::default(), readers })
     }
 
-    /// Waits until it says where it listens.
+    /// Waits until the process prints the address on which it listens.
     ///
     /// # Errors
-    /// Where it does not within 20 s.
+    /// It does not within 20 s.
     pub fn listening(mut self) -> anyhow::Result<Self> {
         let line = self.expect("listening on ")?;
         self.addr = line.rsplit(' ').next().unwrap_or_default().into();
         Ok(self)
     }
 
-    /// Takes out the first line that contains `part`, of those it said and those it will say.
+    /// Waits for a line of output that contains `part`, and removes it. Lines that were skipped
+    /// earlier count too.
     ///
     /// # Errors
-    /// Where none comes within 20 s, or the process ends without.
+    /// There is no such line within 20 s, or the process ends without it.
     pub fn expect(&self, part: &str) -> anyhow::Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut passed = self.passed.borrow_mut();
-        if let Some(index) = passed.iter().position(|line| line.contains(part)) {
-            return Ok(passed.remove(index));
+        let deadline = Instant::now() + TIMEOUT;
+        let mut skipped = self.skipped.borrow_mut();
+        if let Some(index) = skipped.iter().position(|line| line.contains(part)) {
+            return Ok(skipped.remove(index));
         }
         loop {
             match self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(part) => return Ok(line),
-                Ok(line) => passed.push(line),
-                Err(error) => bail!("{}: no {part:?} in {passed:?}: {error}", self.name),
+                Ok(line) => skipped.push(line),
+                Err(error) => bail!("{}: no {part:?} in {skipped:?}: {error}", self.name),
             }
         }
     }
 
-    /// Whether it has said a line that contains `part`; the line stays.
+    /// Returns whether the process has printed a line that contains `part`. The line stays.
     #[must_use]
     pub fn has(&self, part: &str) -> bool {
-        let mut passed = self.passed.borrow_mut();
-        passed.extend(self.lines.try_iter());
-        passed.iter().any(|line| line.contains(part))
+        self.count(part) > 0
     }
 
-    /// Its number.
+    /// Returns how many lines that contain `part` the process has printed. The lines stay.
+    #[must_use]
+    pub fn count(&self, part: &str) -> usize {
+        let mut skipped = self.skipped.borrow_mut();
+        skipped.extend(self.lines.try_iter());
+        skipped.iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// Returns the process ID.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Kills it, as `kill -9` does, and waits until it is gone.
+    /// Sends a signal to the process.
     ///
     /// # Errors
-    /// None in practice: `waitpid(2)` fails for what is not a child.
+    /// The process has been waited for.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(Pid::from_raw(self.id() as i32), signal)?)
+    }
+
+    /// Kills the process, as `kill -9` does, and waits for its end.
+    ///
+    /// # Errors
+    /// None in practice: waitpid(2) fails only for a process that is not a child.
     pub fn kill(&mut self) -> anyhow::Result<ExitStatus> {
-        // This fails where it has ended already.
+        // This fails if the process has already been waited for.
         let _ = self.child.kill();
         self.wait()
     }
 
-    /// Waits until it has ended and all that it said has been shown.
+    /// Waits until the process has ended and all its output has been read.
     ///
     /// # Errors
-    /// None in practice: `waitpid(2)` fails for what is not a child.
+    /// None in practice: waitpid(2) fails only for a process that is not a child.
     pub fn wait(&mut self) -> anyhow::Result<ExitStatus> {
         let status = self.child.wait();
         for reader in self.readers.drain(..) {
@@ -141,12 +163,13 @@ impl Drop for Process {
     }
 }
 
-fn forward(name: &str, from: impl Read + Send + 'static, to: Sender<String>) -> JoinHandle<()> {
+/// Starts a thread that copies lines from a pipe to our stdout and to `to`.
+fn forward(name: &str, pipe: impl Read + Send + 'static, to: Sender<String>) -> JoinHandle<()> {
     let prefix = (!name.is_empty()).then(|| format!("{name:<12} | "));
     thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
             if let Some(prefix) = &prefix {
-                // One write a line, so that lines of several processes do not mix.
+                // One write per line, so that the lines of several processes do not mix.
                 let _ = io::stdout().write_all(format!("{prefix}{line}\n").as_bytes());
             }
             let _ = to.send(line);

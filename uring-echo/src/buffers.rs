@@ -1,4 +1,4 @@
-//! Provided buffers: a ring of free buffers, from which the kernel takes one when data arrives.
+//! Provided buffers: a "buffer ring" lists free buffers, from which the kernel takes one when data arrives.
 
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -13,15 +13,15 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 use crate::usual_reason;
 
-/// The number of the group of buffers. A ring may have several, but the servers need one.
+/// The number of the buffer ring. An `io_uring` may have several, but the servers need one.
 const GROUP: u16 = 0;
 /// A flag of receive operations: wait until the socket is readable, and only then try to receive. It
 /// saves the first attempt, which finds nothing if the peer waits for a reply. (Linux 5.19; the
 /// io-uring crate does not have it.)
 const RECVSEND_POLL_FIRST: u16 = 1;
 
-/// A group of buffers of equal size. Its memory is never freed, because the kernel may write to it
-/// until the ring of operations is gone.
+/// A buffer ring with buffers of equal size. Its memory is never freed, because the kernel may write
+/// to it until the `io_uring` is gone.
 pub struct Buffers {
     /// Shared with the kernel: `count` entries, each of which describes a free buffer.
     entries: NonNull<BufRingEntry>,
@@ -35,7 +35,7 @@ pub struct Buffers {
 }
 
 /// A buffer that the kernel has filled. It belongs to the program until it is given back.
-#[must_use = "a buffer that is dropped is lost to the group"]
+#[must_use = "a buffer that is dropped is lost to the buffer ring"]
 pub struct Filled {
     id: u16,
     len: usize,
@@ -83,10 +83,10 @@ impl Buffers {
     /// Returns the buffer that the kernel has filled for this completion, if it has filled one.
     ///
     /// # Panics
-    /// The completion is from a ring with another group of buffers.
+    /// The buffer is from another buffer ring.
     pub fn filled(&mut self, completion: &cqueue::Entry) -> Option<Filled> {
         let id = cqueue::buffer_select(completion.flags())?;
-        assert!(id < self.count, "a buffer of another group");
+        assert!(id < self.count, "a buffer of another buffer ring");
         self.available -= 1;
         let len = usize::try_from(completion.result()).unwrap_or(0);
         if len == 0 {

@@ -12,7 +12,7 @@ use common::Accepted;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use libc::c_int;
-use log::{info, trace};
+use log::{debug, info, trace};
 use socket2::SockRef;
 
 mod buffers;
@@ -61,7 +61,9 @@ pub fn new_ring(entries: u32) -> anyhow::Result<IoUring> {
 pub fn usual_reason(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EINVAL) => " (IORING_SETUP_DEFER_TASKRUN needs Linux 6.1)",
-        Some(libc::ENOMEM) => " (the memory of a ring counts against RLIMIT_MEMLOCK, ulimit -l)",
+        Some(libc::ENOMEM) => {
+            " (no memory, or the memory limit of the cgroup; before Linux 5.12 RLIMIT_MEMLOCK)"
+        }
         Some(libc::EPERM | libc::EACCES) => {
             " (kernel.io_uring_disabled, or the security policy of the container)"
         }
@@ -89,15 +91,23 @@ pub fn enter(ring: &IoUring, count: usize, timeout: Option<Duration>) -> anyhow:
 
 /// Puts an operation into the queue of `ring`. If the queue is full, submits it first.
 ///
+/// The kernel may take no more operations until the process has taken completions (EBUSY). So this
+/// moves them to `completions`, and the caller must process them before it waits again.
+///
 /// # Errors
 /// As [`enter`].
 ///
 /// # Safety
 /// The buffer of the operation, if it has one, must stay valid and unused until the completion.
-pub unsafe fn queue(ring: &mut IoUring, operation: &squeue::Entry) -> anyhow::Result<()> {
+pub unsafe fn queue(
+    ring: &mut IoUring,
+    operation: &squeue::Entry,
+    completions: &mut Vec<cqueue::Entry>,
+) -> anyhow::Result<()> {
     // SAFETY: as above.
     while unsafe { ring.submission().push(operation) }.is_err() {
         enter(ring, 0, None)?;
+        completions.extend(ring.completion());
     }
     Ok(())
 }
@@ -154,8 +164,8 @@ pub fn accept_result(result: io::Result<usize>) -> Option<Accepted> {
 /// reserve keeps memory for the many small allocations that are not.
 ///
 /// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
-/// and `free` returns them to the system. On the heap they would stay: a small block that is still in
-/// use keeps the freed memory below it.
+/// and `free` returns them to the system. On the heap they would stay: the heap shrinks only from its
+/// top, and a small block that is still in use keeps the freed memory below it.
 ///
 /// # Errors
 /// There is not enough memory or address space.
@@ -192,9 +202,9 @@ pub fn unsent(fd: RawFd, bytes: &[u8], result: io::Result<usize>) -> io::Result<
 
 /// Ends the accept that is in flight. Otherwise it keeps the port in use until the kernel has cleaned
 /// up after the process.
-///
-/// # Errors
-/// None in practice: shutdown(2) does not fail for a listening socket.
-pub fn end_accept(listener: &TcpListener) -> anyhow::Result<()> {
-    SockRef::from(listener).shutdown(Shutdown::Both).context("shutdown")
+pub fn end_accept(listener: &TcpListener) {
+    // The server ends anyway, so a failure changes nothing.
+    if let Err(error) = SockRef::from(listener).shutdown(Shutdown::Both) {
+        debug!("shutdown(listener): {error}");
+    }
 }

@@ -43,6 +43,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
@@ -51,7 +52,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen, run, stop_socket};
-use io_uring::{IoUring, opcode, squeue, types::Fd};
+use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 use log::{info, trace, warn};
 use uring_echo::{
     accept_operation, accept_result, allocate_buffer, end_accept, enter, io_result, new_ring, queue,
@@ -59,7 +60,7 @@ use uring_echo::{
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -67,6 +68,8 @@ struct Server {
     /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     ring: IoUring,
+    /// Results that have not been processed. [`queue`] adds some when its queue is full.
+    completions: Vec<cqueue::Entry>,
     /// By file descriptor, which is also the user data of the connection's operations. A descriptor
     /// is closed only when no operation on it is in flight. So a completion cannot be mistaken for
     /// one of a later connection with the same number.
@@ -90,7 +93,9 @@ fn main() -> ExitCode {
         let stop = stop_socket()?;
         let ring = new_ring(MAX_OPERATIONS)?;
         let connections = BTreeMap::new();
-        let server = Server { listener, stop, ring, connections, accept_paused: false };
+        let completions = Vec::new();
+        let server =
+            Server { listener, stop, ring, completions, connections, accept_paused: false };
         announce(server.listener.local_addr()?);
         // Never freed: when the program ends, the kernel still has buffers.
         Box::leak(Box::new(server)).serve()
@@ -102,20 +107,21 @@ impl Server {
         let stop = self.stop.as_raw_fd();
         self.queue(stop, opcode::PollAdd::new(Fd(stop), libc::POLLIN as u32).build())?;
         self.queue_accept()?;
-        let mut completions = Vec::new();
         loop {
+            let must_wait = self.completions.is_empty();
             trace!("wait: io_uring_enter"); // (2)
-            enter(&self.ring, 1, self.accept_paused.then_some(ACCEPT_RETRY))?;
-            completions.extend(self.ring.completion());
-            trace!("wait: io_uring_enter = {} completed", completions.len());
+            enter(&self.ring, must_wait.into(), self.accept_paused.then_some(ACCEPT_RETRY))?;
+            self.completions.extend(self.ring.completion());
+            trace!("wait: io_uring_enter = {} completed", self.completions.len());
 
             if self.accept_paused {
                 self.queue_accept()?;
             }
-            for completion in completions.drain(..) {
+            for completion in mem::take(&mut self.completions) {
                 let fd = completion.user_data() as RawFd;
                 if fd == stop {
-                    return end_accept(&self.listener);
+                    end_accept(&self.listener);
+                    return Ok(());
                 } else if fd == self.listener.as_raw_fd() {
                     self.on_accept(io_result(&completion))?;
                 } else {
@@ -130,8 +136,9 @@ impl Server {
         // SAFETY: if the operation has a buffer, it is the heap memory of a connection's `Vec`.
         // `connections` keeps that until the completion, and the server is never dropped. The memory
         // stays where it is when the `Vec` moves, and the pointer stays valid: `Vec::as_mut_ptr`
-        // makes no reference to the memory. (A `Box` claims unique access whenever it is moved.)
-        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64)) }
+        // makes no reference to the memory. (A `Box<[u8]>` would not do: moving it invalidates the
+        // pointer under Rust's aliasing rules.)
+        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64), &mut self.completions) }
     }
 
     /// Handles the result of a receive (3) or a send (5), and queues the next operation.

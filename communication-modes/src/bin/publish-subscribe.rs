@@ -1,253 +1,247 @@
-//! Asynchronous broadcast by subscription: who has news tells a broker, who wants news tells it
-//! which, and neither knows the other. All speak NATS, so real clients and servers fit in.
+//! Asynchronous broadcast by subscription: publishers send messages to a broker, subscribers tell it
+//! which messages they want, and neither knows the other. The protocol is that of NATS, so real
+//! clients and servers can take each part.
 //!
 //! ```text
 //!      publisher               broker                   subscribers
-//!                          (1) news.> → 5 ◀──────────── SUB news.> 1
+//!                          (1) sport.> → 5 ◀─────────── SUB sport.> 1
 //!                              jobs → 6 or 7 ◀───────── SUB jobs workers 1 (both)
-//!  (2) PUB news.sport 4 ─────▶ ┐
-//!      2 : 1                   │ who has subscribed?
-//!                          (3) ┘ outbox of 5 ─────────▶ MSG news.sport 1 4
-//!  (2) PUB jobs 4 ───────────▶ ┐                        2 : 1
+//!  (2) PUB sport.chess 4 ────▶ ┐
+//!      draw                    │ which subscriptions match?
+//!                          (3) ┘ outbox of 5 ─────────▶ MSG sport.chess 1 4
+//!  (2) PUB jobs 4 ───────────▶ ┐                        draw
 //!      work                (3) ┘ outbox of 7 ─────────▶ MSG jobs 1 4
 //! ```
 //!
-//! A message: (1) subscribers have left the patterns they want; (2) the publisher hands it over and
-//! is done; (3) the broker puts it into the outbox of each subscription that matches, and of one in
-//! each queue group; (4) a thread for each client sends what is in its outbox. (5) A client whose
-//! outbox is full is dropped: nobody waits for a subscriber that does not read.
+//! How a message travels: (1) Subscribers have left the patterns that they want. (2) The publisher
+//! sends the message to the broker and continues. (3) The broker appends it to the outbox of each
+//! subscription that matches, but to one only in each queue group. (4) One thread per client sends
+//! what is in its outbox.
 //!
-//! Run: `cargo run -p communication-modes --bin publish-subscribe`, or as separate processes, with
-//! `nats-server` for the first if you like:
+//! The catch: a subscriber can be slower than a publisher. (5) If 64 MiB are pending for it, the
+//! publisher waits: backpressure. If nothing can be sent to it for 2 s, it is disconnected, so that a
+//! subscriber that does not read cannot stop the others.
+//!
+//! Run: `cargo run -p communication-modes --bin publish-subscribe`, or as separate processes. A real
+//! `nats-server` can take the place of the first:
 //!
 //! ```text
 //! $ cargo run -p communication-modes --bin publish-subscribe serve 127.0.0.1:4222
-//! $ cargo run -p communication-modes --bin publish-subscribe subscribe 127.0.0.1:4222 'news.>'
-//! news.sport: 2:1
-//! $ cargo run -p communication-modes --bin publish-subscribe publish 127.0.0.1:4222 news.sport 2:1
+//! $ cargo run -p communication-modes --bin publish-subscribe subscribe 127.0.0.1:4222 'sport.>'
+//! sport.chess: draw
+//! $ cargo run -p communication-modes --bin publish-subscribe publish 127.0.0.1:4222 sport.chess draw
 //! ```
 //!
-//! Use it when: one message is for many, or for whoever is there, and parts come and go.
-//! Limits: at most once: who is not there misses it, and the publisher never learns. All of it
-//! goes through one broker. Next: a cluster of nats-servers, whose addresses our client takes too,
-//! `a:4222,b:4222`; NATS `JetStream` or Kafka, which keep the messages.
-//! Compare with: `reactor-chat` (one room; here the subject makes the rooms).
+//! Use it when: one message is for many receivers, or for any one of a group, and programs come and
+//! go.
+//! Limits: delivery is at most once. A subscriber that is not connected misses the message, and the
+//! publisher does not learn that. All messages pass through one broker. Next: a cluster of
+//! nats-servers with async-nats or nats-py, which can also keep messages (`JetStream`).
+//! Compare with: `reactor-chat` (one room; here each subject is a room).
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, BufRead, BufReader, ErrorKind};
+use std::net::TcpStream;
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use common::{Misuse, announce, exit_on_stop, listen, lock, run_roles};
-use communication_modes::nats::{self, Op, Subscriptions};
-use communication_modes::{CONNECTIONS, Process, read_line, serve};
-use log::warn;
+use anyhow::{Context, anyhow, bail, ensure};
+use common::lock;
+use communication_modes::nats::{self, Op, Options, Peer, Subscriptions};
+use communication_modes::{LineTooLong, Misuse, Process, read_line, run_roles, run_server};
 
 const USAGE: &str = "\
-Usage: publish-subscribe                                   a demonstration
-       publish-subscribe serve ADDR [IDLE]                 the broker; asks who is silent for IDLE
-       publish-subscribe subscribe ADDR[,ADDR...] SUBJECT [QUEUE]
-       publish-subscribe publish ADDR[,ADDR...] SUBJECT TEXT
-                                                           seconds for a sign of life [120]
+Usage: publish-subscribe                          run a demonstration
+       publish-subscribe serve ADDR [IDLE]        run a broker
+       publish-subscribe subscribe SERVERS SUBJECT [QUEUE]
+       publish-subscribe publish SERVERS SUBJECT TEXT
+       publish-subscribe request SERVERS SUBJECT TEXT [SECONDS]
+       publish-subscribe respond SERVERS SUBJECT TEXT
+
+The broker sends a PING to a client that is silent for IDLE seconds [120].
+subscribe prints messages, and respond replies with TEXT, until SIGINT.
+request waits for a reply for SECONDS [5].
+SERVERS is [nats://]HOST[:PORT], or several, separated by commas. PORT is 4222
+unless it is given.
 ";
-/// The most that waits for one client. NATS' default is 64 MiB, for machines that do nothing else.
-const PENDING: usize = 8 << 20;
-/// How long a client may take nothing of what is sent to it.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Clients at the same time. Further ones are refused, as by nats-server, and not kept waiting.
+const MAX_CLIENTS: usize = 1000;
+/// Unanswered PINGs after which a client is disconnected: the default of NATS.
+const MAX_PINGS: u32 = 2;
 
 fn main() -> ExitCode {
     run_roles(USAGE, |args| match *args {
         [] => demonstrate(),
-        ["serve", addr] => serve_nats(addr, "120"),
-        ["serve", addr, idle] => serve_nats(addr, idle),
-        ["subscribe", addrs, subject, ref queue @ ..] if queue.len() < 2 => {
-            exit_on_stop()?;
-            nats::follow(addrs, subject, queue.first().copied(), |subject, payload| {
-                writeln!(io::stdout(), "{subject}: {}", String::from_utf8_lossy(payload))
-            })
+        ["serve", addr] => run_broker(addr, "120"),
+        ["serve", addr, idle] => run_broker(addr, idle),
+        ["subscribe", servers, subject] => nats::subscribe(servers, subject, None),
+        ["subscribe", servers, subject, queue] => nats::subscribe(servers, subject, Some(queue)),
+        ["publish", servers, subject, text] => nats::publish(servers, subject, text),
+        ["respond", servers, subject, text] => nats::respond(servers, subject, text),
+        ["request", servers, subject, text] => nats::request(servers, subject, text, "5"),
+        ["request", servers, subject, text, seconds] => {
+            nats::request(servers, subject, text, seconds)
         }
-        ["publish", addrs, subject, text] => nats::publish(addrs, subject, text),
         _ => bail!(Misuse),
     })
 }
 
-/// A client, as the broker sees it.
-struct Peer {
-    addr: SocketAddr,
-    stream: Arc<TcpStream>,
-    outbox: Mutex<Outbox>,
-    filled: Condvar, // Something is in the outbox, or it is closed.
-}
-
-#[derive(Default)]
-struct Outbox {
-    bytes: Vec<u8>,
-    /// Bytes that the thread of (4) has taken out and not sent yet.
-    under_way: usize,
-    closed: bool,
-}
-
 struct Broker {
     subscriptions: Mutex<Subscriptions<Peer>>,
+    clients: AtomicUsize,
     idle: Duration,
 }
 
-fn serve_nats(addr: &str, idle: &str) -> anyhow::Result<()> {
-    exit_on_stop()?;
+fn run_broker(addr: &str, idle: &str) -> anyhow::Result<()> {
     let idle = idle.parse().ok().filter(|idle| *idle > 0);
-    let idle = Duration::from_secs(idle.context("IDLE is a number of seconds")?);
-    let broker = Broker { subscriptions: Mutex::default(), idle };
-    let listener = listen(addr)?;
-    announce(listener.local_addr()?);
-    serve(&listener, CONNECTIONS, move |stream| broker.converse(stream))
+    let idle = Duration::from_secs(idle.context("IDLE is not a number of seconds")?);
+    let (subscriptions, clients) = (Mutex::default(), AtomicUsize::new(0));
+    let broker = Broker { subscriptions, clients, idle };
+    // Some connections more than clients, for those that are being refused.
+    run_server(addr, MAX_CLIENTS + 100, move |stream| broker.converse(stream))
 }
 
 impl Broker {
     fn converse(&self, stream: &Arc<TcpStream>) -> anyhow::Result<()> {
         stream.set_read_timeout(Some(self.idle))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let (outbox, filled) = <_>::default();
-        let (addr, stream) = (stream.peer_addr()?, Arc::clone(stream));
-        let peer = Arc::new(Peer { addr, stream, outbox, filled });
+        let peer = Arc::new(Peer::new(stream)?);
         thread::scope(|scope| {
-            thread::Builder::new().spawn_scoped(scope, || peer.send_on())?;
-            peer.send(&[nats::greeting().as_bytes()]);
-            let result = self.obey(&peer);
-            lock(&self.subscriptions).leave(&peer);
+            thread::Builder::new().spawn_scoped(scope, || peer.send_pending())?;
+            peer.push(&[nats::greeting().as_bytes()]);
+            let is_full = self.clients.fetch_add(1, Ordering::Relaxed) >= MAX_CLIENTS;
+            let result = if is_full {
+                Err(anyhow!("maximum connections exceeded"))
+            } else {
+                self.handle_lines(&peer)
+            };
+            self.clients.fetch_sub(1, Ordering::Relaxed);
+            lock(&self.subscriptions).remove(&peer);
+            let result = result.map_err(|error| match error.downcast_ref::<io::Error>() {
+                // SO_RCVTIMEO in the middle of a line or of a payload.
+                Some(io) if io.kind() == ErrorKind::WouldBlock => anyhow!("Stale Connection"),
+                _ => error,
+            });
             if let Some(error) = result.as_ref().err().filter(|error| !error.is::<io::Error>()) {
-                peer.send(&[format!("-ERR '{error}'\r\n").as_bytes()]);
+                peer.push(&[format!("-ERR '{error}'\r\n").as_bytes()]);
             }
-            lock(&peer.outbox).closed = true; // Nothing more than what is in it.
-            peer.filled.notify_one();
+            peer.close(); // what is pending is still sent
             result
         })
     }
 
-    /// Does what the client says, until it leaves or says what is none of the protocol.
-    fn obey(&self, peer: &Arc<Peer>) -> anyhow::Result<()> {
-        let mut input = BufReader::new(&*peer.stream);
-        let (mut verbose, mut echo, mut asked) = (true, true, false);
+    /// Handles the lines of a client until it disconnects or sends an invalid line.
+    fn handle_lines(&self, peer: &Arc<Peer>) -> anyhow::Result<()> {
+        let mut input = BufReader::new(peer.stream());
+        let mut options = Options::default();
+        let mut pings = 0;
         loop {
             match input.fill_buf() {
+                // SO_RCVTIMEO: the client was silent.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ensure!(!asked, "Stale Connection");
-                    asked = true;
-                    peer.send(&[b"PING\r\n"]);
+                    ensure!(pings < MAX_PINGS, "Stale Connection");
+                    pings += 1;
+                    peer.push(&[b"PING\r\n"]);
                     continue;
                 }
-                _ => asked = false, // An error comes again.
+                _ => pings = 0, // `read_line` returns an error again
             }
-            let Some(line) = read_line(&mut input, nats::MAX_LINE)? else { return Ok(()) };
-            let answer: &[u8] = match nats::parse(&line).context("Unknown Protocol Operation")? {
-                Op::Ping => b"PONG\r\n",
-                Op::Pong => b"",
-                Op::Connect(options) => {
-                    verbose = nats::switch(options, "verbose").unwrap_or(verbose);
-                    echo = nats::switch(options, "echo").unwrap_or(echo);
-                    b"+OK\r\n"
+            let line = read_line(&mut input, nats::MAX_LINE).map_err(|error| {
+                if error.is::<LineTooLong>() {
+                    anyhow!("maximum control line exceeded")
+                } else {
+                    error
                 }
+            });
+            let Some(line) = line? else { return Ok(()) };
+            let is_acknowledged = match nats::parse(&line)? {
+                Op::Ping => {
+                    peer.push(&[b"PONG\r\n"]);
+                    false
+                }
+                Op::Pong | Op::Ok | Op::Info(_) => false,
+                Op::Connect(json) => options.update(json).map(|()| true)?,
                 Op::Sub { subject, .. } if !nats::is_pattern(subject) => {
-                    b"-ERR 'Invalid Subject'\r\n"
+                    peer.push(&[b"-ERR 'Invalid Subject'\r\n"]);
+                    false
                 }
                 Op::Sub { subject, queue, sid } => {
                     lock(&self.subscriptions).add(peer, sid, subject, queue)?; // (1)
-                    b"+OK\r\n"
+                    true
                 }
                 Op::Unsub { sid, max } => {
                     lock(&self.subscriptions).end(peer, sid, max.unwrap_or(0));
-                    b"+OK\r\n"
+                    true
                 }
                 Op::Pub { subject, reply, size } => {
-                    let payload = nats::read_payload(&mut input, size)?; // (2)
-                    if nats::is_subject(subject) {
-                        let except = (!echo).then_some(peer);
-                        let reply = reply.map(|reply| format!("{reply} ")).unwrap_or_default();
-                        // Locked until all have it: everyone gets all messages in the same order.
-                        let mut subscriptions = lock(&self.subscriptions);
-                        for (taker, sid) in subscriptions.route(subject, except) {
-                            let head = format!("MSG {subject} {sid} {reply}{size}\r\n");
-                            taker.send(&[head.as_bytes(), &payload, b"\r\n"]); // (3)
-                        }
-                        b"+OK\r\n"
-                    } else {
-                        b"-ERR 'Invalid Publish Subject'\r\n"
+                    if options.pedantic && !nats::is_subject(subject) {
+                        peer.push(&[b"-ERR 'Invalid Publish Subject'\r\n"]);
                     }
+                    let payload = nats::read_payload(&mut input, size, nats::MAX_PAYLOAD)?; // (2)
+                    if options.verbose {
+                        peer.push(&[b"+OK\r\n"]); // before the message, if it is for `peer`
+                    }
+                    let except = (!options.echo).then_some(peer);
+                    self.publish(subject, reply, &payload, except);
+                    false
                 }
-                _ => bail!("Unknown Protocol Operation"),
+                Op::Msg { .. } | Op::Err(_) => bail!("Unknown Protocol Operation"),
             };
-            if verbose || answer != b"+OK\r\n" {
-                peer.send(&[answer]);
+            if options.verbose && is_acknowledged {
+                peer.push(&[b"+OK\r\n"]);
             }
-        }
-    }
-}
-
-impl Peer {
-    /// Puts `parts` into the outbox. It never waits.
-    fn send(&self, parts: &[&[u8]]) {
-        let mut outbox = lock(&self.outbox);
-        let size: usize = parts.iter().map(|part| part.len()).sum();
-        if !outbox.closed && outbox.bytes.len() + outbox.under_way + size > PENDING {
-            warn!("{} dropped: it does not read", self.addr); // (5)
-            self.give_up(&mut outbox);
-        }
-        if !outbox.closed {
-            for part in parts {
-                outbox.bytes.extend_from_slice(part);
-            }
-            self.filled.notify_one();
+            peer.wait_for_room();
         }
     }
 
-    /// Sends what is in the outbox (4), until it is closed and empty.
-    fn send_on(&self) {
-        let idle = |outbox: &mut Outbox| outbox.bytes.is_empty() && !outbox.closed;
-        loop {
-            let mut outbox = lock(&self.outbox);
-            outbox.under_way = 0;
-            let outbox = self.filled.wait_while(outbox, idle);
-            let mut outbox = outbox.unwrap_or_else(PoisonError::into_inner);
-            let bytes = std::mem::take(&mut outbox.bytes);
-            outbox.under_way = bytes.len();
-            drop(outbox);
-            if bytes.is_empty() {
-                return;
-            }
-            if (&*self.stream).write_all(&bytes).is_err() {
-                self.give_up(&mut lock(&self.outbox));
-            }
+    fn publish(
+        &self,
+        subject: &str,
+        reply: Option<&str>,
+        payload: &[u8],
+        except: Option<&Arc<Peer>>,
+    ) {
+        let reply = reply.map(|reply| format!("{reply} ")).unwrap_or_default();
+        let size = payload.len();
+        // The lock is held until all have the message: all clients get the messages in one order.
+        let mut subscriptions = lock(&self.subscriptions);
+        let takers = subscriptions.route(subject, except);
+        for (taker, sid) in &takers {
+            let head = format!("MSG {subject} {sid} {reply}{size}\r\n");
+            taker.push(&[head.as_bytes(), payload, b"\r\n"]); // (3)
         }
-    }
-
-    /// Whoever reads from it, or writes to it, hears of it and ends.
-    fn give_up(&self, outbox: &mut Outbox) {
-        *outbox = Outbox { closed: true, ..Outbox::default() };
-        let _ = self.stream.shutdown(Shutdown::Both);
+        drop(subscriptions);
+        for (taker, _) in &takers {
+            taker.wait_for_room(); // (5)
+        }
     }
 }
 
 fn demonstrate() -> anyhow::Result<()> {
     let mut broker = Process::server("broker", &["serve", "127.0.0.1:0"])?;
     let addr = broker.addr.clone();
-    let subscriber = |name, args: &[&str]| -> anyhow::Result<Process> {
-        let process = Process::client(name, &[&["subscribe", &addr], args].concat())?;
+    let follow = |name, args: &[&str]| -> anyhow::Result<Process> {
+        let process = Process::client(name, args)?;
         process.expect("subscribed").map(|_| process)
     };
     let publish = |subject, text| nats::publish(&addr, subject, text);
-    let reader = subscriber("reader", &["news.>"])?;
-    let _one = subscriber("worker 1", &["jobs", "workers"])?;
-    let _two = subscriber("worker 2", &["jobs", "workers"])?;
-    println!("--- news for all who want them; jobs for one of the workers each");
-    publish("news.sport", "2:1")?;
-    publish("news.weather.today", "rain")?;
+    let fan = follow("fan", &["subscribe", &addr, "sport.>"])?;
+    let worker = |name| follow(name, &["subscribe", &addr, "jobs", "workers"]);
+    let workers = [worker("worker 1")?, worker("worker 2")?];
+    println!("--- messages for every subscriber, and jobs for one of the workers each");
+    publish("sport.chess", "draw")?;
+    publish("sport.tennis.doubles", "6:4")?;
     ["first", "second", "third"].iter().try_for_each(|text| publish("jobs", text))?;
+    println!("--- a request, and its reply on a subject of its own");
+    let clock = follow("clock", &["respond", &addr, "time", "noon"])?;
+    Process::client("client", &["request", &addr, "time", ""])?.wait()?;
     println!("--- the broker is killed, and another takes its place");
     broker.kill()?;
-    let _broker = Process::server("broker", &["serve", &addr])?;
-    reader.expect("subscribed")?;
-    publish("news.sport", "2:2")?;
-    reader.expect("2:2").map(drop)
+    broker = Process::server("broker", &["serve", &addr])?;
+    fan.expect("subscribed")?;
+    publish("sport.chess", "mate")?;
+    fan.expect("mate")?;
+    drop((fan, workers, clock)); // before the broker, which they would miss
+    broker.kill().map(drop)
 }

@@ -1,17 +1,22 @@
-//! Synchronous point-to-point: the caller asks one server, and does nothing else until it has
-//! the answer or its patience ends.
+//! Synchronous point-to-point: the caller sends a request to one server and waits until the response
+//! is complete or the deadline has passed.
 //!
 //! ```text
 //!      client                                   server
 //!  (1) connect ──────────────────────────────▶  accept
 //!  (2) GET / HTTP/1.1 ───────────────────────▶  ┐
-//!        blocked                                │ finds the answer
+//!        blocked                                │ works on the response
 //!  (3) 200 OK, 6 bytes ◀─────────────────────   ┘
-//!  (4) goes on: with the answer, or, once the deadline has passed, with an error
+//!  (4) continues: with the response or, once the deadline has passed, with an error
 //! ```
 //!
-//! A call: (1) connect, (2) send the request, (3) read until the answer is complete; (4) all of
-//! it under one deadline, for each of these steps can wait for ever.
+//! How a call travels: (1) The client connects, (2) sends the request, and (3) reads until the
+//! response is complete. (4) All three steps share one deadline, because each of them can wait for
+//! ever.
+//!
+//! The catch: a timeout of the socket would restart with each read, so a server that sends one byte
+//! per second could keep the client for hours. `DeadlineStream` sets the timeout of each system call
+//! to the time that is left.
 //!
 //! Run: `cargo run -p communication-modes --bin synchronous`, or as separate processes:
 //!
@@ -24,45 +29,44 @@
 //! hello
 //! ```
 //!
-//! Use it when: the caller cannot go on without the answer. It is the call that reads best, and
-//! an error comes out where the call was made.
-//! Limits: both must be up at the same time, and the caller must know where the server is. After
-//! a time-out nobody knows whether the server did the work: ask again only for what may be done
-//! twice. The look-up of a host name is getaddrinfo(3)'s, and outside the deadline.
-//! Compare with: `communication-modes/src/bin/callback.rs` (there the caller goes on).
+//! Use it when: the caller cannot continue without the response. The code reads in the order in which
+//! it runs, and an error appears where the call was made.
+//! Limits: both programs must run at the same time, and the caller must know the server's address.
+//! After a timeout the caller cannot know whether the server did the work, so it may repeat only
+//! requests that are safe to do twice. getaddrinfo(3), which looks up the host name, has timeouts of
+//! its own and is outside the deadline. Next: hyper or reqwest for clients, hyper or axum for servers.
+//! Compare with: `communication-modes/src/bin/callback.rs` (the caller does not wait).
 
-use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use common::{Misuse, announce, exit_on_stop, listen, run_roles};
-use communication_modes::{CONNECTIONS, Process, Timed, connect, read_line, serve};
+use communication_modes::http::{self, Refusal, Request, Response, Url};
+use communication_modes::{
+    DeadlineStream, MAX_CONNECTIONS, Misuse, Process, connect, run_roles, run_server,
+};
 use log::info;
 
 const USAGE: &str = "\
-Usage: synchronous                       a demonstration
-       synchronous serve ADDR            a small web server
-       synchronous get URL [SECONDS]     ask any web server, wait so long [default: 5]
+Usage: synchronous                       run a demonstration
+       synchronous serve ADDR            run a small web server
+       synchronous get URL [SECONDS]     get a page from a web server, and wait
+                                         SECONDS for it [default: 5]
 ";
-/// The longest answer that the client takes.
-const ANSWER: u64 = 16 << 20;
-/// The longest head of a request, of all its lines, that the server takes.
-const HEAD: u64 = 16 << 10;
-/// The longest line that either takes: as the most common servers have it.
-const LINE: usize = 8 << 10;
-/// How long a client may take to ask, and to take the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What `/slow` takes.
+/// The largest response that the client accepts, in bytes.
+const MAX_RESPONSE: u64 = 16 << 20;
+/// How long a client may take to send a request, and to receive the response.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server works on `/slow`.
 const SLOW: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     run_roles(USAGE, |args| match *args {
         [] => demonstrate(),
-        ["serve", addr] => serve_http(addr),
+        ["serve", addr] => run_server(addr, MAX_CONNECTIONS, |stream| converse(stream)),
         ["get", url] => show(url, "5"),
         ["get", url, seconds] => show(url, seconds),
         _ => bail!(Misuse),
@@ -72,171 +76,88 @@ fn main() -> ExitCode {
 fn demonstrate() -> anyhow::Result<()> {
     let mut server = Process::server("server", &["serve", "127.0.0.1:0"])?;
     let site = format!("http://{}", server.addr);
-    let ask = |path: &str, seconds| {
+    let get = |path: &str, seconds| {
         Process::client("client", &["get", &format!("{site}{path}"), seconds])?.wait()
     };
-    ask("/", "5")?;
-    println!("--- an answer that the client does not like is an answer still");
-    ask("/nowhere", "5")?;
-    println!("--- one that does not come in time is an error, and the client goes on");
-    ask("/slow", "0.5")?;
-    println!("--- and so it is when nobody is there");
+    get("/", "5")?;
+    println!("--- status 404 is a response too: the call succeeds");
+    get("/nowhere", "5")?;
+    println!("--- a response that does not arrive in time is an error, and the client continues");
+    get("/slow", "0.5")?;
+    println!("--- a server that does not run is an error at once");
     server.kill()?;
-    ask("/", "5")?;
+    get("/", "5")?;
     Ok(())
 }
 
 fn show(url: &str, seconds: &str) -> anyhow::Result<()> {
     let timeout = seconds.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let deadline = deadline.with_context(|| format!("{seconds:?} is no number of seconds"))?;
-    let answer = get(url, deadline).map_err(|error| match error.downcast_ref::<io::Error>() {
-        Some(io) if io.kind() == ErrorKind::TimedOut => anyhow!("no answer within {seconds} s"),
+    let deadline = deadline.with_context(|| format!("{seconds:?} is not a number of seconds"))?;
+    let response = get(url, deadline).map_err(|error| match error.downcast_ref::<io::Error>() {
+        Some(io) if io.kind() == ErrorKind::TimedOut => anyhow!("no response within {seconds} s"),
         _ => error,
     }); // (4)
-    let answer = answer.with_context(|| format!("cannot get {}", url.escape_debug()))?;
-    writeln!(io::stderr(), "{}", answer.0)?;
-    Ok(io::stdout().write_all(&answer.1)?)
+    let response = response.with_context(|| format!("cannot get {}", url.escape_debug()))?;
+    writeln!(io::stderr(), "{}", response.status)?;
+    Ok(io::stdout().write_all(&response.body)?)
 }
 
-/// The status as it came, `HTTP/1.1 200 OK`, and the body.
-type Answer = (String, Vec<u8>);
-
-/// The call: it returns with the answer, or with the reason why there is none.
-fn get(url: &str, deadline: Instant) -> anyhow::Result<Answer> {
-    let (host, path) = split(url)?;
-    // A colon may also be of an IPv6 address: `[::1]`.
-    let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
-    let addr = if has_port { host.to_owned() } else { format!("{host}:80") };
-    let stream = connect(&addr, deadline)?; // (1)
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    Timed::new(&stream, deadline).write_all(request.as_bytes())?; // (2)
-    let mut input = BufReader::new(Timed::new(&stream, deadline)).take(ANSWER);
-    let answer = read_answer(&mut input); // (3)
-    ensure!(input.limit() > 0, "the answer is longer than {ANSWER} bytes");
-    answer
+/// The call. It returns with the response, or with the reason why there is none.
+fn get(url: &str, deadline: Instant) -> anyhow::Result<Response> {
+    let url = Url::parse(url)?;
+    let stream = connect(&url.addr(), deadline)?; // (1)
+    let mut stream = DeadlineStream::new(&stream, deadline);
+    let Url { authority, target } = url;
+    let request =
+        format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?; // (2)
+    let mut input = BufReader::new(stream).take(MAX_RESPONSE);
+    let response = http::read_response(&mut input); // (3)
+    ensure!(input.limit() > 0, "the response is longer than {MAX_RESPONSE} bytes");
+    response
 }
 
-/// Host (with its port, if one is given) and path.
-fn split(url: &str) -> anyhow::Result<(&str, String)> {
-    ensure!(!url.contains(|c: char| c <= ' ' || c == '\x7f'), "a URL has no spaces");
-    let rest = url.strip_prefix("http://").context("this client speaks http:// only")?;
-    let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
-    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    ensure!(!host.is_empty(), "there is no host in it");
-    Ok((host, if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }))
-}
-
-fn read_answer(input: &mut impl BufRead) -> anyhow::Result<Answer> {
-    loop {
-        let status = line(input)?;
-        let code = status.strip_prefix("HTTP/1.").and_then(|rest| rest.split(' ').nth(1));
-        let code = code.and_then(|code| code.parse().ok()).context("this is no HTTP answer")?;
-        let headers = headers(input)?;
-        match code {
-            100..200 => {} // An interim answer: the real one follows.
-            204 | 304 => return Ok((status, Vec::new())),
-            _ => return Ok((status, read_body(input, &headers)?)),
+/// Answers one request. The connection is closed after it, so the response says so.
+fn converse(stream: &TcpStream) -> anyhow::Result<()> {
+    let input = DeadlineStream::new(stream, Instant::now() + CLIENT_TIMEOUT);
+    let request = http::read_request(&mut BufReader::new(input));
+    let (is_head, (status, text)) = match request {
+        Ok(request) => {
+            info!("{} {}", request.method, request.path);
+            (request.method == "HEAD", respond(&request))
         }
-    }
-}
-
-/// The end of the body is where the headers say, or else where the connection ends.
-fn read_body(input: &mut impl BufRead, headers: &Headers) -> anyhow::Result<Vec<u8>> {
-    let mut body = Vec::new();
-    if headers.get("transfer-encoding").is_some_and(|coding| coding.ends_with("chunked")) {
-        loop {
-            let size = line(input)?;
-            let size = size.split(';').next().unwrap_or_default().trim();
-            match u64::from_str_radix(size, 16).context("a chunk without a size")? {
-                0 => break,
-                size => read_exactly(input, size, &mut body)?,
-            }
-            ensure!(line(input)?.is_empty(), "a chunk that is longer than its size");
+        Err(error) => {
+            let Refusal { status, reason, is_head } = error.downcast()?; // or the connection failed
+            info!("{status}: {reason}");
+            (is_head, (status, format!("{reason}\n")))
         }
-        self::headers(input)?; // Trailers.
-    } else if let Some(size) = headers.get("content-length") {
-        read_exactly(input, size.parse().context("a length that is no number")?, &mut body)?;
-    } else {
-        input.read_to_end(&mut body)?;
-    }
-    Ok(body)
-}
-
-/// `size` is the peer's word: memory is taken for what has come, not for what is promised.
-fn read_exactly(input: &mut impl Read, size: u64, body: &mut Vec<u8>) -> anyhow::Result<()> {
-    let count = input.take(size).read_to_end(body)?;
-    ensure!(count as u64 == size, "the connection was closed in the middle of the answer");
-    Ok(())
-}
-
-type Headers = HashMap<String, String>;
-
-/// By name, in lower case: names are the same in any case.
-fn headers(input: &mut impl BufRead) -> anyhow::Result<Headers> {
-    let mut headers = Headers::new();
-    loop {
-        let line = line(input)?;
-        if line.is_empty() {
-            return Ok(headers);
-        }
-        let (name, value) = line.split_once(':').context("a header without a colon")?;
-        headers.insert(name.to_ascii_lowercase(), value.trim().to_ascii_lowercase());
-    }
-}
-
-fn line(input: &mut impl BufRead) -> anyhow::Result<String> {
-    read_line(input, LINE)?.context("the connection was closed without a complete message")
-}
-
-fn serve_http(addr: &str) -> anyhow::Result<()> {
-    exit_on_stop()?;
-    let listener = listen(addr)?;
-    announce(listener.local_addr()?);
-    serve(&listener, CONNECTIONS, |stream| {
-        let (method, (status, text)) = match read_request(stream) {
-            Ok((method, path)) => {
-                info!("{method} {path}");
-                let response = respond(&method, &path);
-                (method, response)
-            }
-            // A peer that is lost, or too slow: nobody is there to be answered.
-            Err(error) if error.is::<io::Error>() => return Err(error),
-            Err(error) => (String::new(), ("400 Bad Request", format!("{error}\n"))),
-        };
-        let length = text.len();
-        let mut answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n");
-        answer += "Connection: close\r\n\r\n";
-        if method != "HEAD" {
-            answer += &text;
-        }
-        Ok(Timed::new(stream, Instant::now() + PATIENCE).write_all(answer.as_bytes())?)
-    })
-}
-
-fn read_request(stream: &TcpStream) -> anyhow::Result<(String, String)> {
-    let mut input = BufReader::new(Timed::new(stream, Instant::now() + PATIENCE)).take(HEAD);
-    let request = line(&mut input)?;
-    ensure!(request.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "this is no HTTP request");
-    let mut words = request.split(' ');
-    let (Some(method), Some(path), Some("HTTP/1.1" | "HTTP/1.0"), None) =
-        (words.next(), words.next(), words.next(), words.next())
-    else {
-        bail!("this is no HTTP request");
     };
-    let headers = headers(&mut input)?;
-    ensure!(headers.contains_key("host") || request.ends_with("1.0"), "for which host?");
-    Ok((method.to_owned(), path.to_owned()))
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let mut response = format!("HTTP/1.1 {status}\r\nDate: {date}\r\n");
+    if status.starts_with("405") {
+        response += "Allow: GET, HEAD\r\n";
+    }
+    response += "Content-Type: text/plain\r\nConnection: close\r\n";
+    response += &format!("Content-Length: {}\r\n\r\n", text.len());
+    if !is_head {
+        response += &text;
+    }
+    let mut output = DeadlineStream::new(stream, Instant::now() + CLIENT_TIMEOUT);
+    Ok(output.write_all(response.as_bytes())?)
 }
 
-fn respond(method: &str, path: &str) -> (&'static str, String) {
-    match (method, path) {
+fn respond(Request { method, path }: &Request) -> (&'static str, String) {
+    match (method.as_str(), path.as_str()) {
         ("GET" | "HEAD", "/") => ("200 OK", "hello\n".to_owned()),
         ("GET" | "HEAD", "/slow") => {
             thread::sleep(SLOW);
-            ("200 OK", "sorry to have kept you\n".to_owned())
+            ("200 OK", "that took a while\n".to_owned())
         }
-        ("GET" | "HEAD", _) => ("404 Not Found", format!("there is nothing at {path}\n")),
-        _ => ("405 Method Not Allowed", format!("{method} is not for reading\n")),
+        ("GET" | "HEAD", path) => ("404 Not Found", format!("there is nothing at {path}\n")),
+        ("POST" | "PUT" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" | "PATCH", _) => {
+            ("405 Method Not Allowed", format!("{method} is not allowed\n"))
+        }
+        _ => ("501 Not Implemented", format!("{method} is not implemented\n")),
     }
 }

@@ -1,100 +1,50 @@
 //! A client of a NATS server: of `publish-subscribe`, or of a real one.
 
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
-use std::thread;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use log::{info, warn};
+use serde_json::Value;
 
-use super::{Op, parse, read_payload};
-use crate::{connect, read_line};
+use super::event::{Event, Message};
+use super::protocol::{Op, parse, read_payload};
+use super::server_addr::server_addr;
+use super::subject::{check_pattern, check_subject, check_word};
+use crate::{DeadlineStream, connect, printable, read_line};
 
-/// The longest line: an `INFO` names all servers of a cluster.
-const LINE: usize = 32 << 10;
-/// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a server may be silent: the real ones send a PING every two minutes.
-const SILENCE: Duration = Duration::from_secs(300);
-
-/// How often [`follow`] tries to find a server again, and how long it waits before each time.
-const ATTEMPTS: u32 = 40;
-const PAUSE: Duration = Duration::from_millis(250);
-
-/// Subscribes and hands each message, its subject and its payload, to `take`. It goes on when the
-/// server is lost, with the first of `addrs` that is there: what is published meanwhile is lost.
-///
-/// # Errors
-/// Where there is no server at the start, or for ten seconds; what the server has to object; or the
-/// first error of `take`'s.
-pub fn follow(
-    addrs: &str,
-    subject: &str,
-    queue: Option<&str>,
-    mut take: impl FnMut(&str, &[u8]) -> io::Result<()>,
-) -> anyhow::Result<()> {
-    let mut client = Client::connect(addrs)?;
-    loop {
-        client.subscribe(subject, queue)?;
-        client.flush()?;
-        info!("subscribed to {subject}");
-        let error = loop {
-            match client.next() {
-                Ok(Event::Message { subject, payload }) => take(&subject, &payload)?,
-                Ok(Event::Pong) => {}
-                Err(error) => break error,
-            }
-        };
-        ensure!(error.is::<io::Error>(), error);
-        warn!("{error}");
-        let mut again = (0..ATTEMPTS).map(|_| {
-            thread::sleep(PAUSE);
-            Client::connect(addrs)
-        });
-        client = again.find_map(Result::ok).context("no server came back")?;
-    }
-}
-
-/// Publishes one message; when it returns, the server has handed it on.
-///
-/// # Errors
-/// Where there is no server, or what it has to object.
-pub fn publish(addrs: &str, subject: &str, payload: &str) -> anyhow::Result<()> {
-    let mut client = Client::connect(addrs)?;
-    client.publish(subject, payload.as_bytes())?;
-    client.flush()
-}
+/// The longest line in bytes: the `INFO` of a cluster names all its servers.
+const MAX_LINE: usize = 32 << 10;
+/// The largest payload that a server may be configured for.
+const MAX_PAYLOAD: usize = 64 << 20;
+/// How long a server may take to answer, or to take what is sent.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to a server.
 #[derive(Debug)]
 pub struct Client {
-    input: BufReader<TcpStream>,
-}
-
-/// What comes from a server, as far as it is for the user.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Somebody has published it.
-    Message {
-        /// To which subject.
-        subject: String,
-        /// What.
-        payload: Vec<u8>,
-    },
-    /// The server has done all that was sent before the PING.
-    Pong,
+    stream: Arc<TcpStream>,
+    input: BufReader<DeadlineStream<Arc<TcpStream>>>,
+    /// Messages that arrived while `flush` waited for a PONG.
+    received: VecDeque<Message>,
+    last_sid: u64,
+    max_payload: usize,
 }
 
 impl Client {
-    /// Connects to the first of the servers `HOST:PORT,HOST:PORT…` that is there.
+    /// Connects to the first of `servers` that answers: `[nats://]HOST[:PORT]`, separated by commas.
     ///
     /// # Errors
-    /// What was wrong with the last one.
-    pub fn connect(addrs: &str) -> anyhow::Result<Self> {
-        let mut failure = anyhow!("no address");
-        for addr in addrs.split(',') {
-            match Self::connect_to(addr).with_context(|| format!("cannot use {addr}")) {
+    /// The error of the last server.
+    pub fn connect(servers: &str) -> anyhow::Result<Self> {
+        let mut failure = anyhow!("no server given");
+        for server in servers.split(',') {
+            let client = server_addr(server).and_then(|addr| Self::connect_to(&addr));
+            match client.with_context(|| format!("cannot use {server:?}")) {
                 Ok(client) => return Ok(client),
                 Err(error) => failure = error,
             }
@@ -103,75 +53,186 @@ impl Client {
     }
 
     fn connect_to(addr: &str) -> anyhow::Result<Self> {
-        let stream = connect(addr, Instant::now() + PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let mut client = Self { input: BufReader::new(stream) };
-        let greeting = read_line(&mut client.input, LINE)?.unwrap_or_default();
-        if parse(&greeting) != Some(Op::Info) {
-            bail!("this is no NATS server");
-        }
-        let who = "\"lang\":\"rust\",\"version\":\"0.1.0\"";
-        let options = format!("CONNECT {{\"verbose\":false,\"pedantic\":false,{who}}}\r\n");
-        client.send(options.as_bytes())?;
+        let stream = Arc::new(connect(addr, Instant::now() + TIMEOUT)?);
+        let input = DeadlineStream::new(Arc::clone(&stream), Instant::now() + TIMEOUT);
+        let mut client = Self {
+            stream,
+            input: BufReader::new(input),
+            received: VecDeque::new(),
+            last_sid: 0,
+            max_payload: 0,
+        };
+        let line = read_line(&mut client.input, MAX_LINE)?.unwrap_or_default();
+        let Ok(Op::Info(info)) = parse(&line) else { bail!("this is not a NATS server") };
+        let info: Value = serde_json::from_str(info).context("invalid INFO")?;
+        ensure!(info["tls_required"] != true, "the server requires TLS, which is not supported");
+        client.max_payload = info["max_payload"].as_u64().unwrap_or(0) as usize;
+        // With headers, the server can report that a request has no responders.
+        let headers = info["headers"] == true;
+        let options = serde_json::json!({
+            "verbose": false, "pedantic": false, "protocol": 1, "lang": "rust",
+            "version": env!("CARGO_PKG_VERSION"), "headers": headers, "no_responders": headers,
+        });
+        client.send(format!("CONNECT {options}\r\n").as_bytes())?;
         client.flush()?;
-        client.input.get_ref().set_read_timeout(Some(SILENCE))?;
         Ok(client)
     }
 
-    /// Subscribes: as one of a group of which one gets each message, if `queue` is given.
+    /// Subscribes. With a `queue`, joins the group of that name: each message goes to one member.
+    /// Returns the ID of the subscription.
     ///
     /// # Errors
-    /// Where the connection is lost.
-    pub fn subscribe(&mut self, subject: &str, queue: Option<&str>) -> anyhow::Result<()> {
-        self.send(format!("SUB {subject} {} 1\r\n", queue.unwrap_or_default()).as_bytes())
+    /// `subject` or `queue` is invalid, or the connection is lost.
+    pub fn subscribe(&mut self, subject: &str, queue: Option<&str>) -> anyhow::Result<String> {
+        check_pattern(subject)?;
+        queue.map_or(Ok(()), |queue| check_word("the queue", queue))?;
+        self.last_sid += 1;
+        let sid = self.last_sid.to_string();
+        let queue = queue.map(|queue| format!("{queue} ")).unwrap_or_default();
+        self.send(format!("SUB {subject} {queue}{sid}\r\n").as_bytes())?;
+        Ok(sid)
     }
 
-    /// Publishes.
+    /// Ends a subscription, at once or after `max` messages in all. Messages that the server has
+    /// already sent still arrive.
     ///
     /// # Errors
-    /// Where the connection is lost.
-    pub fn publish(&mut self, subject: &str, payload: &[u8]) -> anyhow::Result<()> {
-        let head = format!("PUB {subject} {}\r\n", payload.len());
-        self.send(&[head.as_bytes(), payload, b"\r\n"].concat())
+    /// The connection is lost.
+    pub fn unsubscribe(&mut self, sid: &str, max: Option<u64>) -> anyhow::Result<()> {
+        let max = max.map(|max| format!(" {max}")).unwrap_or_default();
+        self.send(format!("UNSUB {sid}{max}\r\n").as_bytes())
     }
 
-    /// Waits until the server has done all that was asked; messages that come before are dropped.
+    /// Publishes a message.
     ///
     /// # Errors
-    /// As [`next`](Self::next).
-    pub fn flush(&mut self) -> anyhow::Result<()> {
-        self.send(b"PING\r\n")?;
-        while self.next()? != Event::Pong {}
-        Ok(())
+    /// `subject` or `reply` is invalid, the payload is too large, or the connection is lost.
+    pub fn publish(
+        &mut self,
+        subject: &str,
+        reply: Option<&str>,
+        payload: &[u8],
+    ) -> anyhow::Result<()> {
+        check_subject(subject)?;
+        reply.map_or(Ok(()), check_subject)?;
+        let (size, max) = (payload.len(), self.max_payload);
+        ensure!(size <= max, "the message has {size} bytes; the server accepts {max}");
+        let reply = reply.map(|reply| format!("{reply} ")).unwrap_or_default();
+        let line = format!("PUB {subject} {reply}{size}\r\n");
+        self.send(&[line.as_bytes(), payload, b"\r\n"].concat())
     }
 
-    /// Waits for what comes next.
+    /// Publishes a request on `subject`, and waits for the first reply.
     ///
     /// # Errors
-    /// An [`io::Error`] where the connection is lost; else, what the server has to object.
-    #[expect(clippy::should_implement_trait, reason = "it borrows what it needs to answer a PING")]
-    pub fn next(&mut self) -> anyhow::Result<Event> {
+    /// Nobody has subscribed to `subject`, if the server reports that; no reply arrived before the
+    /// deadline (an [`io::Error`] of kind `TimedOut`); or as for `publish`.
+    pub fn request(
+        &mut self,
+        subject: &str,
+        payload: &[u8],
+        deadline: Instant,
+    ) -> anyhow::Result<Vec<u8>> {
+        // A subject of our own for the reply. It is random, so that others do not subscribe to it.
+        let random = || RandomState::new().hash_one(0);
+        let inbox = format!("_INBOX.{:016x}{:016x}", random(), random());
+        let sid = self.subscribe(&inbox, None)?;
+        self.unsubscribe(&sid, Some(1))?;
+        self.publish(subject, Some(&inbox), payload)?;
         loop {
-            let line = read_line(&mut self.input, LINE)?.ok_or_else(|| {
-                io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")
-            })?;
-            match parse(&line) {
-                Some(Op::Msg { subject, size, .. }) => {
-                    let payload = read_payload(&mut self.input, size)?;
-                    return Ok(Event::Message { subject: subject.to_owned(), payload });
+            if let Event::Message(message) = self.next(deadline)? {
+                ensure!(message.status != "NATS/1.0 503", "no responders on {subject}");
+                if message.sid == sid {
+                    return Ok(message.payload);
                 }
-                Some(Op::Pong) => return Ok(Event::Pong),
-                Some(Op::Ping) => self.send(b"PONG\r\n")?,
-                // A cluster says again and again who is in it.
-                Some(Op::Ok | Op::Info) => {}
-                Some(Op::Err(reason)) => bail!("the server says {reason:?}"),
-                _ => bail!("the server says {line:?}, which is not NATS"),
             }
         }
     }
 
+    /// Waits until the server has done everything that was sent before. Messages that arrive
+    /// meanwhile are kept for [`next`](Self::next).
+    ///
+    /// # Errors
+    /// As for [`next`](Self::next).
+    pub fn flush(&mut self) -> anyhow::Result<()> {
+        self.ping()?;
+        let deadline = Instant::now() + TIMEOUT;
+        loop {
+            match self.read_event(deadline)? {
+                Event::Pong => return Ok(()),
+                Event::Message(message) => self.received.push_back(message),
+                Event::Handled => {}
+            }
+        }
+    }
+
+    /// Sends a PING. The server answers when it has done everything that was sent before.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn ping(&mut self) -> anyhow::Result<()> {
+        self.send(b"PING\r\n")
+    }
+
+    /// Returns the next event, or waits for it until the deadline.
+    ///
+    /// # Errors
+    /// An [`io::Error`] if the connection is lost, of kind `TimedOut` after the deadline. Otherwise
+    /// the error that the server reported.
+    pub fn next(&mut self, deadline: Instant) -> anyhow::Result<Event> {
+        match self.received.pop_front() {
+            Some(message) => Ok(Event::Message(message)),
+            None => self.read_event(deadline),
+        }
+    }
+
+    /// Returns whether [`next`](Self::next) has input that the kernel no longer has: `poll` would
+    /// not report it.
+    #[must_use]
+    pub fn has_buffered(&self) -> bool {
+        !self.received.is_empty() || !self.input.buffer().is_empty()
+    }
+
+    fn read_event(&mut self, deadline: Instant) -> anyhow::Result<Event> {
+        self.input.get_mut().set_deadline(deadline);
+        let line = read_line(&mut self.input, MAX_LINE)?.ok_or_else(|| {
+            io::Error::new(ErrorKind::UnexpectedEof, "the server closed the connection")
+        })?;
+        match parse(&line) {
+            Ok(Op::Msg { subject, sid, reply, header_size, size }) => {
+                let content = read_payload(&mut self.input, size, MAX_PAYLOAD)?;
+                Ok(Event::Message(Message::new(subject, sid, reply, header_size, content)))
+            }
+            Ok(Op::Pong) => Ok(Event::Pong),
+            Ok(Op::Ping) => self.send(b"PONG\r\n").map(|()| Event::Handled),
+            // A cluster sends INFO whenever its members change.
+            Ok(Op::Ok | Op::Info(_)) => Ok(Event::Handled),
+            // The server closes the connection because we did not answer its PINGs in time.
+            Ok(Op::Err("Stale Connection")) => {
+                Err(io::Error::new(ErrorKind::ConnectionAborted, "stale connection").into())
+            }
+            Ok(Op::Err(reason)) => bail!("the server reports {:?}", printable(reason)),
+            _ => bail!("the server sent an invalid line {line:?}"),
+        }
+    }
+
     fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        Ok(self.input.get_mut().write_all(bytes)?)
+        let deadline = Instant::now() + TIMEOUT;
+        self.input.get_mut().set_deadline(deadline);
+        let Err(error) = self.input.get_mut().write_all(bytes) else { return Ok(()) };
+        // The server has closed the connection. It may have sent the reason.
+        loop {
+            match self.read_event(deadline) {
+                Ok(_) => {}
+                Err(reason) if !reason.is::<io::Error>() => return Err(reason),
+                Err(_) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 }

@@ -1,37 +1,45 @@
-//! Who wants what: the broker's table, without I/O.
+//! The broker's table of subscriptions, without I/O.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::ensure;
 
-use super::matches;
+use super::subject::matches;
 
 /// Subscriptions of one client.
-const MAX: usize = 1000;
+const MAX_SUBSCRIPTIONS: usize = 1000;
 
-/// The subscriptions of all clients; `C` is what the broker knows a client by.
+/// The subscriptions of all clients. `C` is what the broker keeps for a client.
 ///
-/// In a vector, which is read from end to end for each message: a real broker has a tree of tokens.
+/// They are in a vector, which is searched from end to end for each message. A real broker has a tree
+/// of tokens.
 #[derive(Debug)]
 pub struct Subscriptions<C> {
     all: Vec<Subscription<C>>,
-    /// Messages that were routed.
+    /// Messages that have been routed.
     messages: u64,
 }
 
 #[derive(Debug)]
 struct Subscription<C> {
     client: Arc<C>,
-    /// The client's own name for it.
+    /// The client's own ID of the subscription.
     sid: String,
     pattern: String,
     queue: Option<String>,
+    /// Messages that it has got.
     delivered: u64,
-    /// It ends after so many.
+    /// It ends after so many messages.
     max: u64,
-    /// The last message that it got, as counted by `messages`.
+    /// The number of its last message, as counted by `messages`.
     last: u64,
+}
+
+impl<C> Subscription<C> {
+    fn is(&self, client: &Arc<C>, sid: &str) -> bool {
+        Arc::ptr_eq(&self.client, client) && self.sid == sid
+    }
 }
 
 impl<C> Default for Subscriptions<C> {
@@ -41,10 +49,11 @@ impl<C> Default for Subscriptions<C> {
 }
 
 impl<C> Subscriptions<C> {
-    /// Adds one: with a `queue`, as a member of the group of that name.
+    /// Adds a subscription. With a `queue`, it joins the group of that name. A client's second
+    /// subscription with the same ID is ignored.
     ///
     /// # Errors
-    /// For a client with too many.
+    /// The client has too many subscriptions.
     pub fn add(
         &mut self,
         client: &Arc<C>,
@@ -52,8 +61,11 @@ impl<C> Subscriptions<C> {
         pattern: &str,
         queue: Option<&str>,
     ) -> anyhow::Result<()> {
-        let its_own = self.all.iter().filter(|s| Arc::ptr_eq(&s.client, client));
-        ensure!(its_own.count() < MAX, "maximum subscriptions exceeded");
+        if self.all.iter().any(|it| it.is(client, sid)) {
+            return Ok(());
+        }
+        let count = self.all.iter().filter(|it| Arc::ptr_eq(&it.client, client)).count();
+        ensure!(count < MAX_SUBSCRIPTIONS, "maximum subscriptions exceeded");
         self.all.push(Subscription {
             client: Arc::clone(client),
             sid: sid.to_owned(),
@@ -61,51 +73,53 @@ impl<C> Subscriptions<C> {
             queue: queue.map(str::to_owned),
             delivered: 0,
             max: u64::MAX,
-            // It has waited for nothing yet: the other members of its group come first.
+            // As if it had just got a message: the other members of its group come first.
             last: self.messages,
         });
         Ok(())
     }
 
-    /// Ends one, once it got `max` messages in all.
+    /// Ends a subscription once it has got `max` messages in all.
     pub fn end(&mut self, client: &Arc<C>, sid: &str, max: u64) {
-        for s in &mut self.all {
-            if Arc::ptr_eq(&s.client, client) && s.sid == sid {
-                s.max = max;
-            }
+        for subscription in self.all.iter_mut().filter(|it| it.is(client, sid)) {
+            subscription.max = max;
         }
-        self.all.retain(|s| s.delivered < s.max);
+        self.all.retain(|it| it.delivered < it.max);
     }
 
-    /// Ends all of a client's.
-    pub fn leave(&mut self, client: &Arc<C>) {
-        self.all.retain(|s| !Arc::ptr_eq(&s.client, client));
+    /// Ends all subscriptions of a client.
+    pub fn remove(&mut self, client: &Arc<C>) {
+        self.all.retain(|it| !Arc::ptr_eq(&it.client, client));
     }
 
-    /// Who gets a message to `subject` (not `except`, where one is given), and under which name. Of
-    /// a group it is the member that got none for the longest time.
+    /// Returns the clients that get a message to `subject`, with the ID of their subscription.
+    /// `except` gets none. Of a group, the member gets it that has not got one for the longest time.
     pub fn route(&mut self, subject: &str, except: Option<&Arc<C>>) -> Vec<(Arc<C>, String)> {
+        if subject.split('.').any(str::is_empty) {
+            return Vec::new(); // no pattern matches an empty token, not even `>`
+        }
         self.messages += 1;
         let mut groups = BTreeMap::<_, Vec<_>>::new();
-        for s in &mut self.all {
-            let excepted = except.is_some_and(|client| Arc::ptr_eq(&s.client, client));
-            if !excepted && matches(&s.pattern, subject) {
-                groups.entry(s.queue.clone()).or_default().push(s);
+        for subscription in &mut self.all {
+            let is_excepted =
+                except.is_some_and(|client| Arc::ptr_eq(&subscription.client, client));
+            if !is_excepted && matches(&subscription.pattern, subject) {
+                groups.entry(subscription.queue.clone()).or_default().push(subscription);
             }
         }
         let mut takers = Vec::new();
         for (queue, mut members) in groups {
             if queue.is_some() {
-                members.sort_by_key(|s| s.last);
+                members.sort_by_key(|it| it.last);
                 members.truncate(1);
             }
-            for s in members {
-                s.delivered += 1;
-                s.last = self.messages;
-                takers.push((Arc::clone(&s.client), s.sid.clone()));
+            for member in members {
+                member.delivered += 1;
+                member.last = self.messages;
+                takers.push((Arc::clone(&member.client), member.sid.clone()));
             }
         }
-        self.all.retain(|s| s.delivered < s.max);
+        self.all.retain(|it| it.delivered < it.max);
         takers
     }
 }
@@ -123,16 +137,16 @@ mod tests {
     #[test]
     fn all_plain_subscriptions_and_one_of_each_group() -> anyhow::Result<()> {
         let (mut table, [a, b, c]) = (Subscriptions::default(), ['a', 'b', 'c'].map(Arc::new));
-        table.add(&a, "1", "news.>", None)?;
-        table.add(&a, "2", "news.*", None)?;
-        table.add(&b, "1", "news.x", Some("q"))?;
+        table.add(&a, "1", "sport.>", None)?;
+        table.add(&a, "2", "sport.*", None)?;
+        table.add(&b, "1", "sport.x", Some("q"))?;
         table.add(&c, "1", ">", Some("q"))?;
-        assert_eq!(route(&mut table, "news.x", None), "a1 a2 b1");
-        assert_eq!(route(&mut table, "news.x", None), "a1 a2 c1");
-        assert_eq!(route(&mut table, "news.x", Some(&a)), "b1");
-        assert_eq!(route(&mut table, "news", None), "c1");
-        table.leave(&c);
-        assert_eq!(route(&mut table, "news", None), "");
+        assert_eq!(route(&mut table, "sport.x", None), "a1 a2 b1");
+        assert_eq!(route(&mut table, "sport.x", None), "a1 a2 c1");
+        assert_eq!(route(&mut table, "sport.x", Some(&a)), "b1");
+        assert_eq!(route(&mut table, "sport", None), "c1");
+        table.remove(&c);
+        assert_eq!(route(&mut table, "sport", None), "");
         Ok(())
     }
 
@@ -151,12 +165,33 @@ mod tests {
     }
 
     #[test]
+    fn a_second_subscription_with_the_same_id_is_ignored() -> anyhow::Result<()> {
+        let (mut table, a) = (Subscriptions::default(), Arc::new('a'));
+        table.add(&a, "1", "x", None)?;
+        table.add(&a, "1", "y", None)?;
+        assert_eq!(route(&mut table, "x", None), "a1");
+        assert_eq!(route(&mut table, "y", None), "");
+        Ok(())
+    }
+
+    #[test]
+    fn a_subject_with_an_empty_token_matches_nothing() -> anyhow::Result<()> {
+        let (mut table, a) = (Subscriptions::default(), Arc::new('a'));
+        table.add(&a, "1", ">", None)?;
+        table.add(&a, "2", "*.*", None)?;
+        for subject in ["", ".a", "a.", "a..b"] {
+            assert_eq!(route(&mut table, subject, None), "", "{subject}");
+        }
+        Ok(())
+    }
+
+    #[test]
     fn the_subscriptions_of_one_client_are_bounded() -> anyhow::Result<()> {
         let (mut table, a) = (Subscriptions::default(), Arc::new('a'));
-        for _ in 0..MAX {
-            table.add(&a, "1", "x", None)?;
+        for sid in 0..MAX_SUBSCRIPTIONS {
+            table.add(&a, &sid.to_string(), "x", None)?;
         }
-        assert!(table.add(&a, "1", "x", None).is_err());
+        assert!(table.add(&a, "more", "x", None).is_err());
         table.add(&Arc::new('b'), "1", "x", None)
     }
 }

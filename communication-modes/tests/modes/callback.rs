@@ -1,113 +1,119 @@
-//! `callback`: the caller against servers that answer late, twice, wrongly or not at all.
-
-use std::thread;
+//! `callback`: the caller against servers that answer late, twice, invalidly or not at all.
 
 use anyhow::{Result, anyhow, ensure};
 use libtest_mimic::Trial;
 
-use crate::support::{Door, Peer, Shut, fails, run, server, start, text, trials};
+use crate::peer::{ClosedPort, Listener, Peer};
+use crate::support::{fails, join, run, server, start, text, trials};
 
 pub fn trials() -> Vec<Trial> {
     trials!("callback":
-        any_order late_is_not_an_answer answers_nobody_asked_for death_with_requests_under_way
-        asked_after_the_loss a_killed_server nonsense_ends_it too_many_at_once nobody_there the_server_works_on_many
-        the_server_answers_all_after_a_fin who_does_not_read_waits_alone
+        answers_in_any_order a_late_answer answers_without_a_request loss_while_calls_wait
+        an_answer_that_is_cut_off calls_after_the_loss a_killed_server invalid_answers
+        too_many_calls no_server invalid_requests text_is_escaped
     )
 }
 
-/// Runs the caller with `requests` against a server that does `serve`; what it showed.
+/// Runs the caller with `requests` against a server that does `converse`. Returns the exit status and
+/// what the caller printed.
 fn call(
     requests: &[&str],
-    serve: impl FnOnce(Peer) -> Result<()> + Send + 'static,
+    converse: impl FnOnce(Peer) -> Result<()> + Send + 'static,
 ) -> Result<(Option<i32>, String)> {
-    let door = Door::open()?;
-    let addr = door.addr.clone();
-    let args = [&["call", &addr], requests].concat();
-    let server = thread::spawn(move || serve(door.accept()?));
-    let output = run("callback", &args)?;
-    server.join().map_err(|_| anyhow!("the server panicked"))??;
+    let listener = Listener::new()?;
+    let addr = listener.addr.clone();
+    let server = listener.serve(converse);
+    let output = run("callback", &[&["call", &addr], requests].concat())?;
+    join(server)?;
     Ok((output.status.code(), text(&output.stdout)))
 }
 
-/// Checks that `parts` come in this order.
-fn in_order(shown: &str, parts: &[&str]) -> Result<()> {
-    let mut rest = shown;
+/// Checks that `parts` occur in this order.
+fn in_order(printed: &str, parts: &[&str]) -> Result<()> {
+    let mut rest = printed;
     for part in parts {
-        let at = rest
+        let start = rest
             .find(part)
-            .ok_or_else(|| anyhow!("{part:?} is not there, or not in order: {shown}"))?;
-        rest = &rest[at + part.len()..];
+            .ok_or_else(|| anyhow!("{part:?} is missing or not in order: {printed}"))?;
+        rest = &rest[start + part.len()..];
     }
     Ok(())
 }
 
-fn any_order() -> Result<()> {
-    let (status, shown) = call(&["1:a", "1:b", "1:c"], |mut peer| {
+fn answers_in_any_order() -> Result<()> {
+    let (status, printed) = call(&["1:a", "1:b", "1:c"], |mut peer| {
         peer.lines(&["1 1 a", "2 1 b", "3 1 c"])?;
         peer.send("3 cc\n1 aa\n2 bb\n")?;
-        peer.is_over()
+        peer.wait_closed()
     })?;
-    ensure!(status == Some(0), "{shown}");
-    in_order(&shown, &["answer to 3: cc", "answer to 1: aa", "answer to 2: bb"])
+    ensure!(status == Some(0), "{printed}");
+    in_order(&printed, &["answer to 3: cc", "answer to 1: aa", "answer to 2: bb"])
 }
 
-fn late_is_not_an_answer() -> Result<()> {
-    let door = Door::open()?;
-    let mut caller = start("callback", &["call", &door.addr, "1:a"])?;
-    let mut peer = door.accept()?;
+fn a_late_answer() -> Result<()> {
+    let listener = Listener::new()?;
+    let mut caller = start("callback", &["call", &listener.addr, "1:a"])?;
+    let mut peer = listener.accept()?;
     peer.lines(&["1 1 a"])?;
     caller.expect("no answer to 1: timed out")?;
     peer.send("1 late\n")?;
-    caller.expect("nobody waits for \"1 late\"")?;
+    caller.expect("too late: 1 late")?;
     ensure!(caller.wait()?.code() == Some(1));
     Ok(())
 }
 
-fn answers_nobody_asked_for() -> Result<()> {
-    let (status, shown) = call(&["1:a", "1:b"], |mut peer| {
+fn answers_without_a_request() -> Result<()> {
+    let (status, printed) = call(&["1:a", "1:b"], |mut peer| {
         peer.lines(&["1 1 a", "2 1 b"])?;
         peer.send("99 x\nhello x\n1 aa\n1 again\n2 bb\n")?;
-        peer.is_over()
+        peer.wait_closed()
     })?;
-    ensure!(status == Some(0), "{shown}");
+    ensure!(status == Some(0), "{printed}");
     in_order(
-        &shown,
-        &[
-            "nobody waits for \"99 x\"",
-            "nobody waits for \"hello x\"",
-            "answer to 1: aa",
-            "nobody waits for \"1 again\"",
-            "answer to 2: bb",
-        ],
+        &printed,
+        &["too late: 99 x", "late: hello x", "answer to 1: aa", "late: 1 again", "to 2: bb"],
     )
 }
 
-fn death_with_requests_under_way() -> Result<()> {
+fn loss_while_calls_wait() -> Result<()> {
     for reset in [false, true] {
-        let (status, shown) = call(&["1:a", "1:b", "1:c"], move |mut peer| {
+        let (status, printed) = call(&["1:a", "1:b", "1:c"], move |mut peer| {
             peer.lines(&["1 1 a", "2 1 b", "3 1 c"])?;
             peer.send("2 bb\n")?;
             if reset { peer.reset() } else { Ok(()) }
         })?;
-        ensure!(status == Some(1), "{shown}");
-        // After a reset, what had come before it may be lost.
+        ensure!(status == Some(1), "{printed}");
+        // An RST discards what the caller has not read yet.
         let parts: &[&str] = if reset { &[] } else { &["answer to 2: bb"] };
-        in_order(&shown, parts)?;
-        in_order(&shown, &["no answer to 1: ", "no answer to 3: "])?;
-        ensure!(shown.matches("answer to").count() == 3, "{shown}");
+        in_order(&printed, parts)?;
+        in_order(&printed, &["no answer to 1: ", "no answer to 3: "])?;
+        ensure!(printed.matches("answer to").count() == 3, "{printed}");
     }
     Ok(())
 }
 
-/// Who asks after the loss is told of it, and does not wait for a time-out.
-fn asked_after_the_loss() -> Result<()> {
+/// Half of an answer can look like a whole one.
+fn an_answer_that_is_cut_off() -> Result<()> {
+    for cut in ["1 the balance is 1000", "1 ", "1"] {
+        let (status, printed) = call(&["1:a"], move |mut peer| {
+            peer.lines(&["1 1 a"])?;
+            peer.send(cut)
+        })?;
+        ensure!(status == Some(1), "{cut:?}: {printed}");
+        in_order(&printed, &["no answer to 1: ", "in the middle of a line"])?;
+    }
+    Ok(())
+}
+
+/// Calls after the loss fail at once, and not after a timeout.
+fn calls_after_the_loss() -> Result<()> {
     let requests = vec!["1:a"; 64];
-    let (status, shown) = call(&requests, |mut peer| {
+    let (status, printed) = call(&requests, |mut peer| {
         peer.lines(&["1 1 a"])?;
         peer.reset()
     })?;
-    ensure!(status == Some(1) && shown.matches("no answer to").count() == 64, "{shown}");
-    ensure!(!shown.contains("timed out"), "{shown}");
+    ensure!(status == Some(1) && printed.matches("no answer to").count() == 64, "{printed}");
+    ensure!(!printed.contains("timed out"), "{printed}");
     Ok(())
 }
 
@@ -122,29 +128,33 @@ fn a_killed_server() -> Result<()> {
     Ok(())
 }
 
-fn nonsense_ends_it() -> Result<()> {
-    let endless = "x".repeat(100_000);
-    for (nonsense, part) in [("nonsense\n", "\"nonsense\" is no answer"), (&endless, "longer than")]
-    {
-        let nonsense = nonsense.to_owned();
-        let (status, shown) = call(&["1:a", "1:b"], move |mut peer| {
+fn invalid_answers() -> Result<()> {
+    let endless = vec![b'x'; 100_000];
+    for (answer, part) in [
+        (&b"nonsense\n"[..], "invalid answer \"nonsense\""),
+        (&endless, "longer than"),
+        (b"1 \xff\n", "not UTF-8"),
+    ] {
+        let answer = answer.to_owned();
+        let (status, printed) = call(&["1:a", "1:b"], move |mut peer| {
             peer.lines(&["1 1 a", "2 1 b"])?;
-            let _ = peer.send(nonsense);
-            peer.is_over()
+            let _ = peer.send(answer); // the caller need not read all of it
+            peer.wait_closed()
         })?;
-        ensure!(status == Some(1), "{shown}");
-        in_order(&shown, &["no answer to 1: ", part, "no answer to 2: ", part])?;
+        ensure!(status == Some(1), "{printed}");
+        in_order(&printed, &["no answer to 1: ", part, "no answer to 2: ", part])?;
     }
     Ok(())
 }
 
-/// The table is bounded: who asks for more is told at once.
-fn too_many_at_once() -> Result<()> {
-    let door = Door::open()?;
-    let mut caller = start("callback", &[&["call", &door.addr][..], &["1:a"; 70]].concat())?;
-    let mut peer = door.accept()?;
+/// The table is bounded: a call above the limit fails at once.
+fn too_many_calls() -> Result<()> {
+    let listener = Listener::new()?;
+    let args = [&["call", &listener.addr][..], &["1:a"; 70]].concat();
+    let mut caller = start("callback", &args)?;
+    let mut peer = listener.accept()?;
     for id in 65..=70 {
-        caller.expect(&format!("no answer to {id}: quota exceeded"))?;
+        caller.expect(&format!("no answer to {id}: too many calls"))?;
     }
     for id in 1..=64 {
         peer.lines(&[&format!("{id} 1 a")])?;
@@ -157,58 +167,33 @@ fn too_many_at_once() -> Result<()> {
     Ok(())
 }
 
-fn nobody_there() -> Result<()> {
-    let shut = Shut::new()?;
-    fails(
-        &run("callback", &["call", &shut.addr, "1:a"])?,
-        1,
-        &format!("cannot call {}", shut.addr),
-    )?;
-    fails(&run("callback", &["call", "nowhere", "1:a"])?, 1, "cannot call nowhere")
+fn no_server() -> Result<()> {
+    let closed = ClosedPort::new()?;
+    let part = format!("cannot connect to {}: Connection refused", closed.addr);
+    fails(&run("callback", &["call", &closed.addr, "1:a"])?, 1, &part)?;
+    fails(&run("callback", &["call", "nowhere", "1:a"])?, 1, "cannot connect to nowhere")
 }
 
-fn the_server_works_on_many() -> Result<()> {
+/// A request is one line: a line break in an argument must not send two. It is refused before
+/// anything is sent.
+fn invalid_requests() -> Result<()> {
+    let closed = ClosedPort::new()?;
+    let long = format!("1:{}", "x".repeat(5000));
+    for request in ["10:a\n99 10 b", "1:a\rb", "1:a\x1b", "a", "a:b", "-1:b", ":b"] {
+        let output = run("callback", &["call", &closed.addr, "1:a", request])?;
+        fails(&output, 1, &format!("the request {request:?}"))?;
+    }
     let server = server("callback", &["serve", "127.0.0.1:0"])?;
-    let mut peer = Peer::connect(&server.addr)?;
-    peer.send("1 1500 slow\n2 1 quick\n")?;
-    peer.lines(&["2 kciuq", "1 wols"])?;
-    // More than may be under way: the rest waits, and none is lost.
-    for id in 0..300 {
-        peer.send(format!("{id} 1 äbc\n"))?;
-    }
-    let mut ids = Vec::new();
-    for _ in 0..300 {
-        let line = peer.line()?;
-        let (id, text) = line.split_once(' ').unwrap_or_default();
-        ensure!(text == "cbä", "{line}");
-        ids.push(id.parse::<u64>()?);
-    }
-    ids.sort_unstable();
-    ensure!(ids.into_iter().eq(0..300));
-    Ok(())
+    let output = run("callback", &["call", &server.addr, &long, "1:abc"])?;
+    in_order(&text(&output.stdout), &["no answer to 1: a request must be one line", "to 2: cba"])
 }
 
-fn the_server_answers_all_after_a_fin() -> Result<()> {
-    let server = server("callback", &["serve", "127.0.0.1:0"])?;
-    let mut peer = Peer::connect(&server.addr)?;
-    peer.send("1 1500 a\n2 800 b\n3 1 c")?;
-    peer.finish()?;
-    peer.lines(&["3 c", "2 b", "1 a"])?;
-    ensure!(peer.rest()?.is_empty());
-    Ok(())
-}
-
-fn who_does_not_read_waits_alone() -> Result<()> {
-    let server = server("callback", &["serve", "127.0.0.1:0"])?;
-    let mut deaf = Peer::connect(&server.addr)?;
-    let request = format!("1 0 {}\n", "x".repeat(4000));
-    deaf.stream().set_write_timeout(Some(std::time::Duration::from_millis(300)))?;
-    let mut sent = 0;
-    while deaf.send(&request).is_ok() {
-        sent += request.len();
-        ensure!(sent < 64 << 20, "it takes without end from a peer that does not read");
-    }
-    let mut other = Peer::connect(&server.addr)?;
-    other.send("1 1 abc\n")?;
-    other.lines(&["1 cba"])
+/// A server must not be able to write to the terminal of the user.
+fn text_is_escaped() -> Result<()> {
+    let (status, printed) = call(&["1:a"], |mut peer| {
+        peer.lines(&["1 1 a"])?;
+        peer.send("2 \x1b[2J\n1 \x1b]0;owned\x07\u{202e}\n")
+    })?;
+    ensure!(status == Some(0), "{printed}");
+    in_order(&printed, &["too late: 2 \\u{1b}[2J", "answer to 1: \\u{1b}]0;owned\\u{7}\\u{202e}"])
 }

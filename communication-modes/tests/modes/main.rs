@@ -1,23 +1,57 @@
-//! The five modes with their faults, black box: real processes, on ports that the kernel picks.
+//! The five modes and what can go wrong with them. The tests see only what a user sees: they start the
+//! real programs, on ports that the kernel picks.
 
+mod broker;
+mod broker_limits;
+mod broker_sequences;
 mod callback;
+mod callback_server;
 mod contract;
 mod decentralised;
+mod docs;
+mod gossip;
+mod http_client;
+mod http_counterparts;
+mod http_responses;
+mod http_server;
 mod intermediary;
-mod publish_subscribe;
+mod intermediary_faults;
+mod intermediary_network;
+mod jobs;
+mod namespace;
+mod nats;
+mod nats_client;
+mod nats_client_faults;
+mod nats_real_clients;
+mod peer;
 mod support;
-mod synchronous;
 
 use std::process::ExitCode;
 
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
-    let mut trials = contract::trials();
-    trials.extend(synchronous::trials());
-    trials.extend(callback::trials());
-    trials.extend(intermediary::trials());
-    trials.extend(publish_subscribe::trials());
-    trials.extend(decentralised::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let trials = [
+        contract::trials(),
+        docs::trials(),
+        http_client::trials(),
+        http_responses::trials(),
+        http_server::trials(),
+        http_counterparts::trials(),
+        callback::trials(),
+        callback_server::trials(),
+        intermediary::trials(),
+        intermediary_faults::trials(),
+        intermediary_network::trials(),
+        broker::trials(),
+        broker_limits::trials(),
+        broker_sequences::trials(),
+        nats_client::trials(),
+        nats_client_faults::trials(),
+        nats_real_clients::trials(),
+        jobs::trials(),
+        decentralised::trials(),
+        gossip::trials(),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

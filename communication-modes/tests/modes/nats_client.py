@@ -5,28 +5,29 @@ import sys
 
 import nats
 
-PATIENCE = 25  # Seconds: on a busy machine it may be slow.
+TIMEOUT = 25  # seconds: a busy machine may be slow
 
 
 async def settle(client):
-    """Waits until the server has done all that was asked.
+    """Waits until the server has done everything that was sent.
 
-    nats-py writes the PING of a flush ahead of what is still pending: the second comes after it.
+    nats-py writes the PING of a flush ahead of output that is still pending. The second PING comes
+    after it.
     """
-    await client.flush(PATIENCE)
-    await client.flush(PATIENCE)
+    await client.flush(TIMEOUT)
+    await client.flush(TIMEOUT)
 
 
 async def main(url):
     one = await nats.connect(url, allow_reconnect=False)
     two = await nats.connect(url, allow_reconnect=False, no_echo=True)
 
-    news = await one.subscribe("news.>")
+    scores = await one.subscribe("sport.>")
     await settle(one)
-    await two.publish("news.sport", b"2:1", reply="desk")
+    await two.publish("sport.chess", b"2:1", reply="desk")
     await settle(two)
-    message = await news.next_msg(timeout=PATIENCE)
-    assert (message.subject, message.data, message.reply) == ("news.sport", b"2:1", "desk")
+    message = await scores.next_msg(timeout=TIMEOUT)
+    assert (message.subject, message.data, message.reply) == ("sport.chess", b"2:1", "desk")
 
     got = []
 
@@ -52,13 +53,13 @@ async def main(url):
 
     await one.subscribe("double", cb=double)
     await settle(one)
-    answer = await two.request("double", b"x" * 100_000, timeout=PATIENCE)
+    answer = await two.request("double", b"x" * 100_000, timeout=TIMEOUT)
     assert answer.data == b"x" * 200_000
 
     first = asyncio.get_running_loop().create_future()
 
     async def keep(message):
-        first.set_result(message.data)  # For a second one it would fail.
+        first.set_result(message.data)  # fails for a second message
 
     short = await one.subscribe("short", cb=keep)
     await short.unsubscribe(limit=1)
@@ -66,7 +67,12 @@ async def main(url):
     await third.publish("short", b"1")
     await third.publish("short", b"2")
     await settle(third)
-    assert await asyncio.wait_for(first, PATIENCE) == b"1"
+    assert await asyncio.wait_for(first, TIMEOUT) == b"1"
+
+    # An invalid subject is an error in pedantic mode only, and this client is not pedantic.
+    await third.publish("a..b", b"x")
+    await settle(third)
+    assert third.is_connected and third.last_error is None
 
     for client in (one, two, third):
         await client.drain()

@@ -13,10 +13,10 @@ const HEAD: &str = "\
 # What a system call may return, and what to do about it
 
 This page answers: `accept`, `read` or `epoll_wait` failed with this error, so what does a server do now? It
-holds for all servers of this workspace. Where one differs, the last column names those it applies to.
+holds for all servers of this workspace. The last column names the servers to which a row applies.
 
 A test keeps the page true: `cargo test --test faults` makes these calls fail in each server, with strace, at the
-first, second, third … call of a thread and at every call, while clients use it. Then it checks the
+first, second, third … call of a thread, and then at every call, while clients use the server. Then it checks the
 [contract](contract.md): every other client's bytes arrive complete and in order, nothing hangs or spins, file descriptors
 return, a new client is served, and SIGTERM ends the server with status 0. (`cargo test --test faults` takes a sample that
 changes from day to day; `FAULTS=all cargo test --release --test faults` injects every fault.)

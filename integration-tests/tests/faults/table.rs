@@ -25,7 +25,7 @@ impl Response {
     /// The words of the page.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Retries => "tries again; no client notices",
+            Self::Retries => "continues; no client notices",
             Self::Closes => "closes that connection",
             Self::Skips => "takes the next connection",
             Self::Pauses => {
@@ -223,7 +223,7 @@ pub const NOT_INJECTED: &[(&str, &str)] = &[
     ),
     (
         "futex",
-        "std and glibc wait in loops that check the value again. strace cannot tell a wait from a wake-up, and a wake-up that is not performed does not exist (see below)",
+        "std and glibc wait in loops that check the value again. strace cannot tell a wait from a wake-up, and the kernel never fails to perform a wake-up (see below)",
     ),
     (
         "recvfrom sendto",

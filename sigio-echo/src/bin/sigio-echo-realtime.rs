@@ -4,6 +4,7 @@
 //! ```text
 //!      application                              kernel
 //!      fcntl(8, F_SETSIG, SIGRTMIN) ─ once ──▶  send SIGRTMIN instead of SIGIO
+//!      fcntl(8, F_SETOWN, pid) ─ once ───────▶  send it to this process
 //!      fcntl(8, O_ASYNC) ─────── once ───────▶  for listener, 7, 8, 9 …
 //!  (1) sigtimedwait ─────────────────────────▶  ┐
 //!        asleep                                 │ wait: until something happens on a socket
@@ -33,9 +34,9 @@
 //! Figure: `docs/figures/sigio-echo-realtime.svg`.
 //!
 //! Use it when: you maintain a program that is older than epoll, which has replaced this.
-//! Limits: Linux only. Each event is a signal, and each signal a system call: with 64 busy
-//! connections 3.0 system calls per message (epoll-echo: 2.0) and the same CPU. Idle connections
-//! cost nothing (docs/benchmarks: 64 active, what idle connections add).
+//! Limits: Linux only. Taking each signal is a system call: with 64 busy connections 3.0
+//! system calls per message (epoll-echo: 2.0) and the same CPU. Idle connections cost nothing
+//! (docs/benchmarks: 64 active, what idle connections add).
 //! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-realtime.rs` (which
 //! socket), `diff epoll-echo/src/bin/epoll-echo-edge.rs sigio-echo/src/bin/sigio-echo-realtime.rs`
 //! (the same loop, with events from epoll).
@@ -60,7 +61,7 @@ use sigio_echo::{
 const MAX_EVENTS: usize = 256;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -117,7 +118,8 @@ impl Server {
             }
             trace!("wait: sigtimedwait"); // (1)
             for _ in 0..MAX_EVENTS {
-                // The signal with the lowest number comes first, so SIGTERM does not queue.
+                // The signal with the lowest number comes first, so SIGTERM does not wait
+                // behind real-time signals.
                 match next_signal(&self.signals, timeout)? {
                     None => break,
                     Some((SIGINT | SIGTERM, _)) => return Ok(()),

@@ -23,8 +23,8 @@
 //! The catch: textbooks receive in the signal handler. That is allowed (`recvmsg` is
 //! async-signal-safe), but the handler does not return while datagrams arrive. One call of such a
 //! handler has replied to 9000 datagrams, and the program did nothing else in that time. Here the
-//! handler only sets a flag, and SIGIO is blocked except during `sigsuspend`. So it does not
-//! interrupt the work of the program either: the program itself decides when to look.
+//! handler only sets a flag, and SIGIO is blocked except during `sigsuspend`. So SIGIO
+//! never interrupts other work: the program itself decides when to look.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-udp`
 //!
@@ -73,8 +73,8 @@ const BUFFER_SIZE: usize = 65_527;
 /// The most datagrams per iteration, so that a flood does not keep SIGTERM blocked.
 const MAX_STEPS: usize = 64;
 /// Size of the socket's receive buffer in bytes. The kernel uses the lower of this and
-/// `net.core.rmem_max`. It counts about 800 bytes even for the smallest datagram: a burst of 300
-/// overflows the usual 208 KiB.
+/// `net.core.rmem_max`, doubled (socket(7)). It counts about 800 bytes even for the smallest
+/// datagram: a burst of 300 overflows the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
 struct Server {
@@ -151,7 +151,7 @@ impl Server {
                 None => match self.receive() {
                     Ok(reply) => reply,
                     Err(Errno::EAGAIN) => return trace!("copy: recvmsg = EAGAIN"),
-                    // What has become of an earlier reply, such as ECONNREFUSED.
+                    // An ICMP error for an earlier reply, such as ECONNREFUSED.
                     Err(error) => {
                         debug!("recvmsg: {error}");
                         continue;
@@ -180,8 +180,8 @@ impl Server {
         let message = recvmsg(fd, &mut bytes, Some(&mut control), MsgFlags::empty())?;
         trace!("copy: recvmsg = {}", message.bytes);
         let mut source = message.cmsgs()?.next();
-        // Let the routing table choose the interface of the reply. Only a link-local address means
-        // nothing without the interface that it belongs to.
+        // Let the routing table choose the interface of the reply. But a link-local address needs
+        // its interface.
         match &mut source {
             Some(ControlMessageOwned::Ipv4PacketInfo(info)) => info.ipi_ifindex = 0,
             Some(ControlMessageOwned::Ipv6PacketInfo(info))

@@ -15,15 +15,14 @@
 //!
 //! How a message travels: (1) The server queues a receive that names no buffer. (2) One call submits
 //! all queued operations, and waits. (3) The completion says which free buffer the kernel has taken.
-//! (4) The server queues a send of it that does not wait, and then (5) gives the buffer back. It copies
-//! what the send has left: this pending output is sent before the next receive, and a client that
-//! does not read keeps no buffer from the others.
+//! (4) The server queues a send of it that does not wait, copies what that has left (pending output,
+//! sent before the next receive), and (5) gives the buffer back, even if the client does not read.
 //!
 //! The catch: a receive that finds no free buffer fails with ENOBUFS, at once and every time. (6) The
-//! server queues it again when a buffer is free. (A multishot receive, submitted once, completes for
-//! all data that ever arrives, and saves a few percent of the CPU. But it also takes buffers for a
-//! client that does not read, and would have to be canceled. Here nothing is ever canceled, as in
-//! `uring-echo`. Pitfall: multishot-no-backpressure)
+//! server queues it again when a buffer is free.
+//!
+//! Why not multishot: one receive for all data saves a few percent of the CPU, but takes buffers for
+//! a client that does not read, and must be canceled. Pitfall: multishot-no-backpressure
 //!
 //! Run: `cargo run -p uring-echo --bin uring-echo-buffers`
 //!
@@ -42,6 +41,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -59,7 +59,7 @@ use uring_echo::{
 const MAX_OPERATIONS: u32 = 256;
 /// How many buffers the connections share: enough for those that become ready at the same time.
 const BUFFER_COUNT: u16 = 64;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -67,6 +67,7 @@ struct Server {
     /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     ring: IoUring,
+    completions: Vec<cqueue::Entry>,
     buffers: Buffers,
     /// By file descriptor, as in `uring-echo`.
     connections: BTreeMap<RawFd, Connection>,
@@ -97,6 +98,7 @@ fn main() -> ExitCode {
             listener,
             stop,
             ring,
+            completions: Vec::new(),
             buffers,
             connections: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -111,21 +113,22 @@ impl Server {
         let stop = self.stop.as_raw_fd();
         self.queue(stop, opcode::PollAdd::new(Fd(stop), libc::POLLIN as u32).build())?;
         self.queue_accept()?;
-        let mut completions = Vec::new();
         loop {
-            let must_wait = self.waiting.is_empty() || self.buffers.available() == 0;
+            let can_receive = !self.waiting.is_empty() && self.buffers.available() > 0;
+            let must_wait = self.completions.is_empty() && !can_receive;
             trace!("wait: io_uring_enter"); // (2)
             enter(&self.ring, must_wait.into(), self.accept_paused.then_some(ACCEPT_RETRY))?;
-            completions.extend(self.ring.completion());
-            trace!("wait: io_uring_enter = {} completed", completions.len());
+            self.completions.extend(self.ring.completion());
+            trace!("wait: io_uring_enter = {} completed", self.completions.len());
 
             if self.accept_paused {
                 self.queue_accept()?;
             }
-            for completion in completions.drain(..) {
+            for completion in mem::take(&mut self.completions) {
                 let fd = completion.user_data() as RawFd;
                 if fd == stop {
-                    return end_accept(&self.listener);
+                    end_accept(&self.listener);
+                    return Ok(());
                 } else if fd == self.listener.as_raw_fd() {
                     self.on_accept(&completion)?;
                 } else {
@@ -141,9 +144,8 @@ impl Server {
 
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
-        // SAFETY: if the operation has a buffer, it is the memory of a connection's `Filled` or
-        // `Vec`. `connections` keeps that until the completion, and the server is never dropped.
-        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64)) }
+        // SAFETY: `connections` keeps the `Filled` or `Vec` until the completion, as in `uring-echo`.
+        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64), &mut self.completions) }
     }
 
     fn on_completion(&mut self, fd: RawFd, completion: &cqueue::Entry) -> anyhow::Result<()> {
@@ -151,8 +153,7 @@ impl Server {
         match connection.advance(completion, &mut self.buffers) {
             Ok(Some(operation)) => return self.queue(fd, operation),
             Ok(None) => info!("{} disconnected", connection.peer), // EOF
-            // (6) No buffer is free (pitfall: enobufs-spins), or SIGSTOP has interrupted a kernel
-            // thread that waited for data.
+            // (6) No buffer is free (pitfall: enobufs-spins), or SIGSTOP interrupted a kernel thread.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                 self.waiting.push_back(fd);
                 return Ok(());
@@ -198,9 +199,9 @@ impl Connection {
     ) -> io::Result<Option<squeue::Entry>> {
         let fd = self.stream.as_raw_fd();
         if self.filled.is_none() && self.pending.is_empty() {
+            self.filled = buffers.filled(completion); // (3) A failed receive may have one, too.
             let count = io_result(completion)?;
             trace!("copy: recv({fd}) = {count}");
-            self.filled = buffers.filled(completion); // (3)
             return Ok(self.filled.as_ref().map(|filled| buffers.send(Fd(fd), filled))); // (4)
         }
         let sent = self.filled.take();

@@ -15,7 +15,8 @@
 //!
 //! The catch: a ring cannot simply be shared. Its queues are made for one thread, so several would
 //! need a lock. A completion would wake any of them, not the one that knows the connection. And the
-//! kernel finishes an operation in the thread that submitted it: `SINGLE_ISSUER` permits no other.
+//! kernel finishes an operation in the thread that submitted it: with `SINGLE_ISSUER`, no other thread
+//! may submit. So each thread has a listener of its own on the same port (`SO_REUSEPORT`).
 //!
 //! Run: `cargo run -p uring-echo --bin uring-echo-threads`
 //!
@@ -28,11 +29,12 @@
 //! Figure: `docs/figures/uring-echo-threads.svg`.
 //!
 //! Use it when: you would use `uring-echo`, and one core is not enough.
-//! Limits: as `uring-echo`. And the hash does not know which thread is busy, or has no client at all.
+//! Limits: as `uring-echo`. And the hash ignores load: one thread can be busy while another has no client.
 //! Compare with: `diff uring-echo/src/main.rs uring-echo/src/bin/uring-echo-threads.rs` (one thread).
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
+use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
@@ -44,7 +46,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, announce, listen_shared, run, stop_socket};
-use io_uring::{IoUring, opcode, squeue, types::Fd};
+use io_uring::{IoUring, cqueue, opcode, squeue, types::Fd};
 use log::{info, trace, warn};
 use uring_echo::{
     accept_operation, accept_result, allocate_buffer, end_accept, enter, io_result, new_ring, queue,
@@ -52,7 +54,7 @@ use uring_echo::{
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
-/// Time until `accept` is tried again while accepting is paused.
+/// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 type Results = mpsc::Sender<anyhow::Result<()>>;
@@ -62,6 +64,7 @@ struct Server {
     /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     ring: IoUring,
+    completions: Vec<cqueue::Entry>,
     /// By file descriptor, as in `uring-echo`.
     connections: BTreeMap<RawFd, Connection>,
     /// True after `accept` failed, for example for lack of file descriptors.
@@ -102,7 +105,8 @@ impl Server {
         let ring = new_ring(MAX_OPERATIONS)?; // the ring of this thread
         results.send(Ok(()))?;
         let connections = BTreeMap::new();
-        let server = Self { listener, stop, ring, connections, accept_paused: false };
+        let completions = Vec::new();
+        let server = Self { listener, stop, ring, completions, connections, accept_paused: false };
         // Never freed: when the program ends, the kernel still has buffers.
         Box::leak(Box::new(server)).serve()
     }
@@ -111,20 +115,21 @@ impl Server {
         let stop = self.stop.as_raw_fd();
         self.queue(stop, opcode::PollAdd::new(Fd(stop), libc::POLLIN as u32).build())?;
         self.queue_accept()?;
-        let mut completions = Vec::new();
         loop {
+            let must_wait = self.completions.is_empty();
             trace!("wait: io_uring_enter"); // (2)
-            enter(&self.ring, 1, self.accept_paused.then_some(ACCEPT_RETRY))?;
-            completions.extend(self.ring.completion());
-            trace!("wait: io_uring_enter = {} completed", completions.len());
+            enter(&self.ring, must_wait.into(), self.accept_paused.then_some(ACCEPT_RETRY))?;
+            self.completions.extend(self.ring.completion());
+            trace!("wait: io_uring_enter = {} completed", self.completions.len());
 
             if self.accept_paused {
                 self.queue_accept()?;
             }
-            for completion in completions.drain(..) {
+            for completion in mem::take(&mut self.completions) {
                 let fd = completion.user_data() as RawFd;
                 if fd == stop {
-                    return end_accept(&self.listener);
+                    end_accept(&self.listener);
+                    return Ok(());
                 } else if fd == self.listener.as_raw_fd() {
                     self.on_accept(io_result(&completion))?;
                 } else {
@@ -136,11 +141,8 @@ impl Server {
 
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
-        // SAFETY: if the operation has a buffer, it is the heap memory of a connection's `Vec`.
-        // `connections` keeps that until the completion, and the server is never dropped. The memory
-        // stays where it is when the `Vec` moves, and the pointer stays valid: `Vec::as_mut_ptr`
-        // makes no reference to the memory. (A `Box` claims unique access whenever it is moved.)
-        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64)) }
+        // SAFETY: `connections` keeps the `Vec` until the completion, as in `uring-echo`.
+        unsafe { queue(&mut self.ring, &operation.user_data(fd as u64), &mut self.completions) }
     }
 
     /// Handles the result of a receive (3) or a send (5), and queues the next operation.

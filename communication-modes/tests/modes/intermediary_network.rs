@@ -1,0 +1,90 @@
+//! `intermediary` in networks of our own: few ports, names with several addresses, and a cut cable.
+
+use std::fs;
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use communication_modes::Process;
+use libtest_mimic::Trial;
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::intermediary::{Kind, answering, backend};
+use crate::namespace::{Island, in_namespace, missing_namespaces, plug_in, unplug};
+use crate::peer::Peer;
+use crate::support::{program, server, text, trial, until};
+
+pub fn trials() -> Vec<Trial> {
+    let missing = missing_namespaces();
+    vec![
+        trial("intermediary_network::a_connection_to_itself", missing, a_connection_to_itself),
+        trial("intermediary_network::all_addresses_of_a_name", missing, all_addresses_of_a_name),
+        trial("intermediary_network::a_cut_cable", missing, a_backend_behind_a_cut_cable),
+    ]
+}
+
+/// A connect to a dead local port can connect the socket to itself. Here the kernel has one port only
+/// to choose from, so that it always does. The client must not get its own bytes back, and the backend
+/// must be able to bind the port again.
+fn a_connection_to_itself() -> Result<()> {
+    in_namespace(|| {
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000")?;
+        let middle = "127.0.0.1:7300";
+        let intermediary = server("intermediary", &[middle, "127.0.0.1:40000"])?;
+        // The clients of this test need ports as well: they take them by binding.
+        let client = |port: u16| -> Result<Peer> {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], port)).into())?;
+            socket.connect(&middle.parse::<SocketAddr>()?.into())?;
+            Peer::new(socket.into())
+        };
+        for port in 50_000..50_003 {
+            let mut client = client(port)?;
+            let _ = client.send("hello");
+            let _ = client.finish();
+            let echoed = client.rest().unwrap_or_default();
+            ensure!(echoed.is_empty(), "the client got {:?}", text(&echoed));
+        }
+        intermediary.expect("127.0.0.1:40000 is down: Connection refused")?;
+        fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40099")?;
+        let _backend = server("intermediary", &["backend", "127.0.0.1:40000"])?;
+        intermediary.expect("127.0.0.1:40000 is up again").map(drop)
+    })
+}
+
+/// A name with an IPv6 and an IPv4 address, of which the first refuses connections.
+fn all_addresses_of_a_name() -> Result<()> {
+    let (alive, dir) = (backend()?, TempDir::new()?);
+    let hosts = dir.path().join("hosts");
+    fs::write(&hosts, "::1 twofold\n127.0.0.1 twofold\n")?;
+    let port = alive.addr.rsplit(':').next().unwrap_or_default();
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let (hosts, ours) = (hosts.to_string_lossy(), program("intermediary").to_string_lossy());
+    let twofold = format!("twofold:{port}");
+    let args = ["--mount", "sh", "-c", script, &hosts, &ours, "127.0.0.1:0", &twofold];
+    let intermediary = Process::start("", "unshare".as_ref(), &args)?.listening()?;
+    ensure!(answering(&intermediary.addr)? == alive.addr);
+    ensure!(!intermediary.has("is down"), "a backend with one address that answers is not down");
+    Ok(())
+}
+
+/// A host that has vanished refuses nothing: the connect times out.
+fn a_backend_behind_a_cut_cable() -> Result<()> {
+    in_namespace(|| {
+        let island = Island::new()?;
+        let ours = program("intermediary").to_string_lossy();
+        let far = island.start(&ours, &["backend", "10.0.0.2:7301"])?.listening()?;
+        let near = backend()?;
+        let intermediary = Kind::Ours.start([&far.addr, &near.addr])?;
+        ensure!(answering(&intermediary.addr)? == far.addr);
+        ensure!(answering(&intermediary.addr)? == near.addr);
+        unplug()?;
+        for _ in 0..4 {
+            ensure!(answering(&intermediary.addr)? == near.addr);
+        }
+        intermediary.process.expect("10.0.0.2:7301 is down")?;
+        plug_in()?;
+        intermediary.process.expect("10.0.0.2:7301 is up again")?;
+        until("it gets clients again", || Ok(answering(&intermediary.addr)? == far.addr))
+    })
+}
