@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use contract::client::Reply;
+use contract::client::{Reply, connect_many};
 use contract::target::Origin;
 use contract::{Client, Server, Target};
 
@@ -14,6 +14,7 @@ use crate::options::Options;
 const FOR_CLIENTS: u64 = 64;
 /// How long it may take to connect the idle clients of a case.
 const CONNECTING: Duration = Duration::from_secs(4);
+const FEWEST_IDLE_CLIENTS: usize = 10;
 /// The largest limit that is tried, if the server does not start with a lower one.
 const HIGHEST_LIMIT: u64 = 4096;
 
@@ -27,12 +28,17 @@ pub fn examine(mut target: Target, options: &Options) -> Result<Target> {
     let result = if target.is_started_here() { server.check_result(result) } else { result };
     result.context("the server does not respond as expected; is --probe right?")?;
     target.probe.persistent = keeps_connections(&server)?;
-    if options.idle_clients.is_none() {
-        let most = target.properties.idle_clients;
-        target.properties.idle_clients = most.min(served_within(&server, CONNECTING)?).max(10);
-    }
     if target.is_started_here() {
         target.properties.backlog = backlog(&server, target.properties.backlog)?;
+    }
+    drop(server);
+    // From here on with what was learned.
+    let server = target.launch().start()?;
+    responds(&server)?;
+    if options.idle_clients.is_none() {
+        let possible = connected_within(&target, &server, CONNECTING)?;
+        let most = target.properties.idle_clients;
+        target.properties.idle_clients = most.min(possible.max(FEWEST_IDLE_CLIENTS));
     }
     if target.is_started_here() && options.fd_limit.is_none() {
         let open = server.highest_descriptor().context("cannot look at the server's process")?;
@@ -42,12 +48,13 @@ pub fn examine(mut target: Target, options: &Options) -> Result<Target> {
     Ok(target)
 }
 
-/// How many clients the server serves one after the other in this time.
-fn served_within(server: &Server, time: Duration) -> Result<usize> {
-    const CLIENTS: u32 = 20;
+/// How many clients can connect in this time.
+fn connected_within(target: &Target, server: &Server, time: Duration) -> Result<usize> {
+    const CLIENTS: usize = 20;
+    let count = target.properties.max_concurrent.min(CLIENTS);
     let start = Instant::now();
-    (0..CLIENTS).try_for_each(|_| responds(server))?;
-    let each = start.elapsed() / CLIENTS;
+    connect_many(server, count)?;
+    let each = start.elapsed() / count as u32;
     Ok((time.as_nanos() / each.as_nanos().max(1)) as usize)
 }
 

@@ -179,7 +179,7 @@ pub const PITFALLS: &[Pitfall] = &[
         ("start", "sigterm_during_lookup"),
         "^the server took .* s to end",
     ),
-    pitfall("announced-too-early", ("start", "few_descriptors"), "announced itself and then ended"),
+    pitfall("announced-too-early", ("start", "few_descriptors"), "announced itself.* and then ended"),
     pitfall("spawn-panics", ("start", "no_threads"), "ended: exit status: 101"),
     pitfall(
         "log-blocks-server",

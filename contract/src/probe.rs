@@ -68,6 +68,12 @@ impl Probe {
         matches!(self.protocol, Protocol::Echo)
     }
 
+    /// Whether the protocol is HTTP.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        matches!(self.protocol, Protocol::Http(_))
+    }
+
     /// A request. An echo request has `size` bytes, different ones for each `seed`.
     #[must_use]
     pub fn request(&self, seed: u64, size: usize) -> Vec<u8> {

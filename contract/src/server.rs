@@ -300,30 +300,39 @@ impl Launch {
     }
 
     /// Starts a server that may end before it listens. Returns the server, or how it ended.
-    pub fn start_or_output(self) -> Result<Result<Server, Output>> {
+    pub fn start_or_output(mut self) -> Result<Result<Server, Output>> {
         let stdout = tempfile::tempfile()?;
-        let stdout_for_child = stdout.try_clone()?.into();
-        let mut server = self.spawn_with(stdout_for_child, Capture::File(tempfile::tempfile()?))?;
+        let announces = matches!(self.readiness, Readiness::Announces);
+        let address = match self.readiness {
+            Readiness::Listens(address) | Readiness::Runs(address) => Some(address),
+            Readiness::Announces => None,
+        };
+        let log = if announces {
+            Capture::File(tempfile::tempfile()?)
+        } else {
+            let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            self.stderr.get_or_insert(writer);
+            Capture::pipe(reader)?
+        };
+        let mut server = self.spawn_with(stdout.try_clone()?.into(), log)?;
         let stdout = Capture::File(stdout);
-        wait_until("the server to listen or to end", TIMEOUT, || {
-            if server.process()?.has_ended()? {
+        let outcome = wait_until("the server to listen or to end", timeout(), || {
+            if server.has_ended()? {
                 let status = server.wait(TIMEOUT)?.0;
-                return Ok(Some(Err(Output {
-                    status,
-                    stdout: stdout.text()?,
-                    stderr: server.log()?,
-                })));
+                let output = Output { status, stdout: stdout.text()?, stderr: server.log()? };
+                return Ok(Some(Err(output)));
+            }
+            if let Some(address) = address {
+                return Ok(sockets::is_listening(address)?.then_some(Ok(address)));
             }
             let line = stdout.text()?;
-            let address = line.strip_suffix('\n').and_then(|line| line.rsplit(' ').next());
-            Ok(address.and_then(|address| address.parse().ok()).map(Ok))
-        })
-        .map(|outcome| {
-            outcome.map(|address| {
-                server.address = address;
-                server
-            })
-        })
+            let last_word = line.strip_suffix('\n').and_then(|line| line.rsplit(' ').next());
+            Ok(last_word.and_then(|word| word.parse().ok()).map(Ok))
+        })?;
+        Ok(outcome.map(|address| {
+            server.address = address;
+            server
+        }))
     }
 
     /// Runs a program that ends by itself.
@@ -498,8 +507,9 @@ impl Server {
 
     /// Sends a signal to the server alone, as kill(1) does.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        server_event(&format!("is sent {signal:?}"));
-        kill_process(self.pid()?, signal).with_context(|| format!("cannot send {signal:?}"))
+        server_event(&format!("is sent {}", signal_name(signal)));
+        kill_process(self.pid()?, signal)
+            .with_context(|| format!("cannot send {}", signal_name(signal)))
     }
 
     /// Stops the server and its children, runs `action`, and continues them.
@@ -745,6 +755,13 @@ impl Drop for Process {
         let _ = self.child.wait();
         guard::remove(self.pid);
     }
+}
+
+/// `SIGTERM`.
+#[must_use]
+pub fn signal_name(signal: Signal) -> String {
+    let name = nix::sys::signal::Signal::try_from(signal.as_raw());
+    name.map_or_else(|_| format!("signal {}", signal.as_raw()), |name| name.as_str().to_owned())
 }
 
 /// Opens a pipe that is full. Returns the write end for the server, and the read end, which nobody

@@ -47,6 +47,7 @@ pub struct Transfer {
     half_close: bool,
     /// The server may close the connection after the last response.
     may_end: bool,
+    fin_after_responses: bool,
     ended: bool,
 }
 
@@ -69,6 +70,7 @@ impl Transfer {
     pub fn new(client: Client, seed: u64, total: u64) -> Result<Self> {
         let probe = client.probe();
         let may_end = !probe.persistent;
+        let fin_after_responses = probe.is_http();
         let (content, total) = if probe.is_echo() {
             (Content::Pattern(Pattern::new(seed)), total)
         } else {
@@ -91,6 +93,7 @@ impl Transfer {
             slow_reader: false,
             half_close: false,
             may_end,
+            fin_after_responses,
             ended: false,
         })
     }
@@ -114,6 +117,9 @@ impl Transfer {
     }
 
     /// Half-closes after the last byte. The server then has to close the connection.
+    ///
+    /// With HTTP, the client half-closes after the last response: when a client has half-closed,
+    /// servers do not have to answer requests that they have not read yet.
     #[must_use]
     pub fn then_half_close(self) -> Self {
         Self { half_close: true, ..self }
@@ -309,10 +315,13 @@ impl Transfer {
     }
 
     fn step(&mut self) -> Result<()> {
+        let (sent, answered) = (self.sent, self.answered);
         self.receive_some()?;
-        let unfinished = self.sent < self.total;
         self.send_some(u64::MAX)?;
-        if unfinished && self.sent == self.total && self.half_close {
+        // With HTTP, all responses have to be there first.
+        let (before, now) =
+            if self.fin_after_responses { (answered, self.answered) } else { (sent, self.sent) };
+        if before < self.total && now >= self.total && self.half_close && !self.ended {
             self.finish_sending()?;
         }
         Ok(())

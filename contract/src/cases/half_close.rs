@@ -31,7 +31,13 @@ pub const CASES: &[Case] = &[
         "after FIN, a client that reads late receives all pending output",
         reads_late,
     )
-    .needs(&[Need::Persistent]),
+    .needs(&[
+        Need::Persistent,
+        Need::Property(
+            |target| !target.probe.is_http(),
+            "an HTTP server does not have to answer pipelined requests after FIN",
+        ),
+    ]),
 ];
 
 fn large(target: &Target) -> Result<()> {

@@ -32,7 +32,7 @@ pub const FULL_PIPE: Case = Case::new(
     "the server serves and stops although nobody reads its log",
     full_pipe_case,
 )
-.needs(&[Need::Workspace]);
+.needs(&[Need::Process]);
 
 /// Waits until a line of the log matches.
 pub fn expect_line(server: &Server, pattern: &str) -> Result<()> {

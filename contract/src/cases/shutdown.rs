@@ -9,6 +9,7 @@ use rustix::process::Signal;
 
 use crate::case::{Case, Need};
 use crate::client::connect_many;
+use crate::server::signal_name;
 use crate::wait::seconds;
 use crate::{Client, Flood, Server, Target, Transfer, timeout};
 
@@ -79,7 +80,7 @@ pub const SIGNALS_BLOCKED: Case = Case::new(
         signals_blocked(target, Signal::INT)
     },
 )
-.needs(&[Need::Workspace])
+.needs(&[Need::Process])
 .exclusive();
 
 pub fn no_client(target: &Target, signal: Signal) -> Result<()> {
@@ -95,7 +96,8 @@ fn signals_blocked(target: &Target, signal: Signal) -> Result<()> {
         let client = Client::connect(server)?;
         target.greet(&client).context("with blocked signals")?;
         drop(client);
-        ends(target, server, signal).with_context(|| format!("{signal:?} was blocked at start"))
+        ends(target, server, signal)
+            .with_context(|| format!("{} was blocked at start", signal_name(signal)))
     })
 }
 
@@ -136,19 +138,20 @@ fn flooding_client(target: &Target, signal: Signal) -> Result<()> {
 pub fn ends(target: &Target, server: &mut Server, signal: Signal) -> Result<()> {
     // As much again as promised, for a machine that is busy with something else.
     let limit = target.properties.stop * 2;
+    let name = signal_name(signal);
     server.signal(signal)?;
     let (status, time) = server.wait(timeout().max(limit))?;
     if target.properties.stops_with_zero {
-        ensure!(status.code() == Some(0), "the server ended with {status} after {signal:?}");
+        ensure!(status.code() == Some(0), "the server ended with {status} after {name}");
     } else {
         // What systemd and shells take for a clean end: systemd.service(5), SuccessExitStatus.
         let number = signal.as_raw();
         let clean = status.success()
             || status.signal() == Some(number)
             || status.code() == Some(128 + number);
-        ensure!(clean, "the server ended with {status} after {signal:?}");
+        ensure!(clean, "the server ended with {status} after {name}");
     }
-    ensure!(time < limit, "the server took {} to end after {signal:?}", seconds(time));
+    ensure!(time < limit, "the server took {} to end after {name}", seconds(time));
     server.wait_for_children(limit)?;
     // With SO_REUSEADDR, as every server does: then only a listening socket is in the way.
     TcpListener::bind(server.address()).context("the server's port is still in use")?;

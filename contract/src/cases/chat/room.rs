@@ -6,15 +6,16 @@ use std::net::TcpStream;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::case::{Case, Need};
 use crate::wait::{seconds, timeout};
-use crate::{Case, Client, Server, Target, wait_until};
+use crate::{Client, Server, Target, wait_until};
 
 pub const CASES: &[Case] = &[
     Case::new("listener", "a client that sends nothing receives everything", listener),
     Case::new("stalled_client", "a client that does not read delays nobody", stalled_client),
     Case::new("bounded_queue", "output that is pending for one client is bounded", bounded_queue),
     Case::new("crosstalk", "lines sent at the same time arrive whole and in order", crosstalk),
-    Case::new("idle", "an idle client receives a goodbye and EOF", idle),
+    Case::new("idle", "an idle client receives a goodbye and EOF", idle).needs(&[Need::Workspace]),
 ];
 
 /// A client in the room.
