@@ -14,9 +14,9 @@
 //! ```
 //!
 //! How a message travels: (1) The thread waits for the next signal. (2) It takes the signals that
-//! are queued, and puts their file descriptors into a set, `ready`. (3) It reads once and writes once
-//! for each of them. (4) It repeats that, without blocking, until the read returns EAGAIN. No handler
-//! runs: the signals are always blocked, and stay in the queue until `sigtimedwait` takes them.
+//! are queued, and puts their file descriptors into a set, `ready`. (3) It reads and writes, up to
+//! `MAX_STEPS` times per socket. (4) It repeats that until a call returns EAGAIN: the kernel sends
+//! the next signal only after that. No handler runs: the signals are always blocked.
 //!
 //! The catch: the queue is limited (`RLIMIT_SIGPENDING`, shared by all processes of the user). (5) If
 //! it is full, the kernel sends a plain SIGIO without a file descriptor, and the server has to try
@@ -43,7 +43,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::ExitCode;
@@ -61,16 +60,16 @@ use sigio_echo::{
 const MAX_EVENTS: usize = 256;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
+/// The most read/write steps per connection and iteration, so that it does not delay the others.
+const MAX_STEPS: usize = 4;
 /// The longest time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
     listener: TcpListener,
-    /// The signals to wait for.
     signals: SigSet,
     connections: BTreeMap<RawFd, Connection>,
-    /// The listener may have more connections, and no signal will announce them.
-    accept_pending: bool,
+    accept_pending: bool, // the listener may have connections that no signal will announce
     /// True after `accept` failed, for example for lack of file descriptors.
     accept_paused: bool,
     /// File descriptors that may have more to read or space to write.
@@ -132,12 +131,10 @@ impl Server {
                 timeout = Some(Duration::ZERO);
             }
             trace!("wait: sigtimedwait = {} ready", self.ready.len());
-
-            for fd in mem::take(&mut self.ready) {
+            for fd in std::mem::take(&mut self.ready) {
                 self.on_ready(fd);
             }
-            // Last, because existing clients come first, and because the connections that were
-            // closed above have freed file descriptors.
+            // Last: existing clients come first, and closed connections have freed descriptors.
             if self.accept_pending {
                 self.accept_some();
             }
@@ -151,10 +148,10 @@ impl Server {
         self.accept_pending = true;
     }
 
-    /// Echoes once (3). What the signal was about does not matter: the result of the calls does.
+    /// Echoes (3). What the signal was about does not matter: the result of the calls does.
     fn on_ready(&mut self, fd: RawFd) {
         let Some(connection) = self.connections.get_mut(&fd) else { return };
-        match connection.step(&mut self.buffer) {
+        match connection.echo(&mut self.buffer) {
             Ok(Progress::Echoed(_)) => {
                 self.ready.insert(fd); // (4)
                 return;
@@ -176,9 +173,8 @@ impl Server {
                     self.accept_pending = false;
                     return;
                 }
-                // Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
-                    self.accept_paused = true;
+                    self.accept_paused = true; // Pitfalls: accept-spins, spare-descriptor
                     return;
                 }
             }
@@ -196,24 +192,31 @@ impl Server {
 }
 
 impl Connection {
-    /// Writes pending output. If none is left, reads once and writes that back (3).
-    fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
-        if self.offset < self.pending.len() {
-            self.offset += common::write(&self.stream, &self.pending[self.offset..])?;
+    /// Reads and writes (3) until EAGAIN (4). Returns `Echoed` if it stopped at `MAX_STEPS` before.
+    fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
+        let mut echoed = 0;
+        for _ in 0..MAX_STEPS {
             if self.offset < self.pending.len() {
-                return Ok(Progress::WantWrite); // EAGAIN. A signal announces space.
+                let written = common::write(&self.stream, &self.pending[self.offset..])?;
+                if written == 0 {
+                    return Ok(Progress::WantWrite); // EAGAIN. A signal announces space.
+                }
+                self.offset += written;
+                echoed += written;
+                continue;
             }
             self.pending = Vec::new();
             self.offset = 0;
+            let Some(count) = common::read(&self.stream, buffer)? else {
+                return Ok(Progress::WantRead); // EAGAIN. A signal announces the next data.
+            };
+            if count == 0 {
+                return Ok(Progress::Closed); // EOF. No output is pending here.
+            }
+            let written = common::write(&self.stream, &buffer[..count])?;
+            self.pending.extend_from_slice(&buffer[written..count]);
+            echoed += written;
         }
-        let Some(count) = common::read(&self.stream, buffer)? else {
-            return Ok(Progress::WantRead); // EAGAIN. A signal announces the next data.
-        };
-        if count == 0 {
-            return Ok(Progress::Closed); // EOF. No output is pending here.
-        }
-        let written = common::write(&self.stream, &buffer[..count])?;
-        self.pending = buffer[written..count].to_vec();
-        Ok(Progress::Echoed(count))
+        Ok(Progress::Echoed(echoed))
     }
 }
