@@ -123,8 +123,12 @@ impl Server {
             for completion in mem::take(&mut self.completed) {
                 let (result, more) = (io_result(&completion), cqueue::more(completion.flags()));
                 match completion.user_data() {
-                    // Ends the accept in flight, which would keep the port in use after the exit.
-                    STOP => return Ok(SockRef::from(&self.listener).shutdown(Shutdown::Both)?),
+                    STOP => {
+                        // Ends the accept in flight, which would keep the port in use after the
+                        // exit. An error changes nothing: the server ends in any case.
+                        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+                        return Ok(());
+                    }
                     LISTENER => self.on_accept(result, more)?,
                     REPLIES if more => {} // they are taken below in any case
                     REPLIES => self.queue_poll_of_replies()?,

@@ -15,8 +15,8 @@
 //!
 //! How a message travels: (1) The thread waits for the next signal. (2) It takes the signals that
 //! are queued, and puts their file descriptors into a set, `ready`. (3) It reads and writes, up to
-//! `MAX_STEPS` times per socket. (4) It repeats that until a call returns EAGAIN: the kernel sends
-//! the next signal only after that. No handler runs: the signals are always blocked.
+//! `MAX_STEPS` times per socket. (4) It repeats that until EAGAIN: unread data raises no signal, and
+//! space to write raises one only after EAGAIN. No handler runs: the signals are always blocked.
 //!
 //! The catch: the queue is limited (`RLIMIT_SIGPENDING`, shared by all processes of the user). (5) If
 //! it is full, the kernel sends a plain SIGIO without a file descriptor, and the server has to try
@@ -110,15 +110,13 @@ fn main() -> ExitCode {
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         loop {
-            let unfinished = !self.ready.is_empty() || self.accept_pending && !self.accept_paused;
             let mut timeout = self.accept_paused.then_some(ACCEPT_RETRY);
-            if unfinished {
+            if !self.ready.is_empty() || self.accept_pending && !self.accept_paused {
                 timeout = Some(Duration::ZERO); // (4)
             }
             trace!("wait: sigtimedwait"); // (1)
             for _ in 0..MAX_EVENTS {
-                // The signal with the lowest number comes first, so SIGTERM does not wait
-                // behind real-time signals.
+                // The lowest number comes first: SIGTERM does not wait behind real-time signals.
                 match next_signal(&self.signals, timeout)? {
                     None => break,
                     Some((SIGINT | SIGTERM, _)) => return Ok(()),
