@@ -35,7 +35,7 @@ pub enum Completion {
     Sent(io::Result<()>),
 }
 
-/// A ring with the socket of one client, [`BUFFERS`] provided buffers, and the output in flight.
+/// A ring with the socket of one client, `BUFFERS` provided buffers, and the output in flight.
 pub struct ClientRing {
     stream: TcpStream,
     ring: IoUring,

@@ -127,7 +127,7 @@ fn concatenate(blocks: &[IoSlice<'_>]) -> Vec<u8> {
     bytes
 }
 
-/// As [`write`], from several places in memory (writev(2)), of `length` bytes together.
+/// As [`write()`], from several places in memory (writev(2)), of `length` bytes together.
 fn write_vectored(
     mut stream: &TcpStream,
     blocks: &[IoSlice<'_>],
