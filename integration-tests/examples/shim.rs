@@ -193,6 +193,9 @@ pub unsafe extern "C" fn epoll_wait(
 }
 
 /// Reports every watched TCP socket of a list as readable, if the call has returned any.
+///
+/// # Safety
+/// `entries` is an array of `count` entries.
 unsafe fn spread(entries: *mut pollfd, count: nfds_t, ready: c_int) -> c_int {
     if mode() != Some(Mode::Spurious) || ready <= 0 {
         return ready;
