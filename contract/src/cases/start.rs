@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use crate::case::{Case, Need};
 use crate::server::Launch;
 use crate::target::Origin;
-use crate::wait::{TIMEOUT, seconds, timeout};
+use crate::wait::{TIMEOUT, seconds, timeout, wait_until};
 use crate::{Client, Kind, Target, filter};
 
 pub const CASES: &[Case] = &[
@@ -298,12 +298,18 @@ fn serves_or_ends(target: &Target, launch: impl Fn() -> Launch) -> Result<()> {
     match &mut server {
         Ok(server) => {
             // It has announced itself, so it has to serve a client now or later.
-            let client = Client::connect(server)?;
-            let _ = client.send_request(1);
-            std::thread::sleep(Duration::from_millis(200));
+            let client = Client::connect(server);
+            if let Ok(client) = &client {
+                let _ = client.send_request(1);
+            }
+            // Once it waits for events, it has done all that can fail. Not every server waits.
+            let _ = wait_until("the server to wait", Duration::from_millis(200), || {
+                Ok((server.has_ended()? || server.is_asleep()?).then_some(()))
+            });
             server
                 .check_result(Ok(()))
-                .context("the server announced itself, or listened, and then ended")
+                .context("the server announced itself, or listened, and then ended")?;
+            client.map(drop)
         }
         Err(output) => {
             ensure!(!output.status.success(), "the server ended with status 0");
