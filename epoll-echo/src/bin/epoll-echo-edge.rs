@@ -12,10 +12,10 @@
 //!  (1) epoll_wait                                 message will be a new edge
 //! ```
 //!
-//! How a message travels: (1) One thread waits for an edge of any socket. (2) Each socket with
-//! an edge goes into the set `ready`. (3) It reads and writes (4) until EAGAIN, and removes the
+//! How a message travels: (1) One thread waits for an edge of any socket. (2) It puts each socket
+//! with an edge into the set `ready`. (3) It reads and writes (4) until EAGAIN, and then removes the
 //! socket from the set. (5) A client that never stops sending gets `MAX_STEPS` steps per iteration.
-//! Then it stays in the set, the others are served, and the next wait returns at once.
+//! Its socket then stays in the set, and the next wait returns at once.
 //!
 //! The catch: data that the server leaves unread is reported again only when more data arrives,
 //! which may be never. So read until EAGAIN, also after a short read: if the FIN has arrived behind
@@ -34,9 +34,8 @@
 //!
 //! Use it when: sockets alternate often between waiting to read and waiting to write, as in a
 //! proxy. The interest covers both from the start, and no `epoll_ctl` follows.
-//! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Edges alone do not
-//! let threads share an epoll: two can get an edge of the same socket. To share one,
-//! use EPOLLONESHOT (pitfall `edge-shared-by-threads`).
+//! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Two threads that
+//! share an epoll can both get an edge of one socket: see pitfall `edge-shared-by-threads`.
 //! Compare with:
 //! - `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`: level-triggered reports
 //!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
@@ -76,10 +75,9 @@ struct Server {
     connections: BTreeMap<RawFd, Connection>,
     /// The connections that had an edge and have not returned EAGAIN since.
     ready: HashSet<RawFd>,
-    /// True if the listener had an edge and `accept` has not returned EAGAIN since.
-    accept_pending: bool,
-    /// True after `accept` failed, for example for lack of file descriptors.
-    accept_paused: bool,
+    /// When to call `accept` again without a new edge: at once if connections may be left in the
+    /// queue, after `ACCEPT_RETRY` if `accept` failed, and not at all after EAGAIN.
+    accept_again: Option<Duration>,
     /// The read buffer. All connections share it.
     buffer: Vec<u8>,
 }
@@ -109,8 +107,7 @@ fn main() -> ExitCode {
             epoll,
             connections: BTreeMap::new(),
             ready: HashSet::new(),
-            accept_pending: false,
-            accept_paused: false,
+            accept_again: None,
             buffer: vec![0; BUFFER_SIZE],
         };
         announce(address);
@@ -128,12 +125,10 @@ impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut events = [EpollEvent::empty(); MAX_EVENTS];
         loop {
-            let timeout = if self.accept_paused && self.ready.is_empty() {
-                EpollTimeout::try_from(ACCEPT_RETRY)?
-            } else if self.accept_pending || !self.ready.is_empty() {
-                EpollTimeout::ZERO // (5)
-            } else {
-                EpollTimeout::NONE
+            let timeout = match self.accept_again {
+                _ if !self.ready.is_empty() => EpollTimeout::ZERO, // (5)
+                Some(pause) => EpollTimeout::try_from(pause)?,
+                None => EpollTimeout::NONE,
             };
             trace!("wait: epoll_wait"); // (1)
             let edges = match self.epoll.wait(&mut events, timeout) {
@@ -150,7 +145,7 @@ impl Server {
                 if fd == self.stop.as_raw_fd() {
                     return Ok(()); // ends the process, and the kernel closes all sockets
                 } else if fd == self.listener.as_raw_fd() {
-                    self.accept_pending = true;
+                    self.accept_again = Some(Duration::ZERO);
                 } else {
                     self.ready.insert(fd);
                 }
@@ -162,43 +157,45 @@ impl Server {
             self.ready = ready;
             // Last, because existing clients come first, and because the connections that were
             // closed above have freed file descriptors.
-            if self.accept_pending {
+            if self.accept_again.is_some() {
                 self.accept_some()?;
             }
         }
     }
 
-    /// Reads and writes until EAGAIN. Returns true if the limit on steps came first (5).
+    /// Reads and writes (3) until EAGAIN (4). Returns true if the limit on steps came first (5).
+    /// Pitfalls: one-read-per-edge, edge-without-budget, short-read-taken-for-empty
     fn on_ready(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };
-        match connection.echo(&mut self.buffer) {
-            Ok(Progress::Echoed(_)) => return true,
-            Ok(Progress::WantRead | Progress::WantWrite) => return false,
-            Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
-            // ECONNRESET, EPIPE, ETIMEDOUT: ends this connection only. Pitfall: peer-error-ends
-            Err(error) => info!("{} disconnected: {error}", connection.peer),
+        for _ in 0..MAX_STEPS {
+            match connection.step(&mut self.buffer) {
+                Ok(Progress::Echoed(_)) => continue,
+                Ok(Progress::WantRead | Progress::WantWrite) => return false,
+                Ok(Progress::Closed) => info!("{} disconnected", connection.peer),
+                // ECONNRESET, EPIPE, ETIMEDOUT: ends this connection only. Pitfall: peer-error-ends
+                Err(error) => info!("{} disconnected: {error}", connection.peer),
+            }
+            self.connections.remove(&fd);
+            return false;
         }
-        self.connections.remove(&fd);
-        false
+        true
     }
 
+    /// Accepts until EAGAIN: no edge reports the connections that are left in the queue.
+    /// Pitfall: one-accept-per-edge
     fn accept_some(&mut self) -> anyhow::Result<()> {
-        self.accept_paused = false;
-        // Until EAGAIN: no edge reports the connections that are left. Pitfall: one-accept-per-edge
         for _ in 0..MAX_ACCEPTS {
-            match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => self.add(stream, peer)?,
-                Accepted::WouldBlock => {
-                    self.accept_pending = false;
-                    break;
+            self.accept_again = match accept(&self.listener) {
+                Accepted::Connection(stream, peer) => {
+                    self.add(stream, peer)?;
+                    continue;
                 }
-                // Pitfalls: accept-spins, spare-descriptor
-                Accepted::Pause => {
-                    self.accept_paused = true;
-                    break;
-                }
-            }
+                Accepted::WouldBlock => None,
+                Accepted::Pause => Some(ACCEPT_RETRY), // Pitfalls: accept-spins, spare-descriptor
+            };
+            return Ok(());
         }
+        self.accept_again = Some(Duration::ZERO);
         Ok(())
     }
 
@@ -218,32 +215,23 @@ impl Server {
 }
 
 impl Connection {
-    /// Reads and writes (3) until EAGAIN (4). Returns `Echoed` if it stopped at `MAX_STEPS` before.
-    /// Pitfalls: one-read-per-edge, edge-without-budget, short-read-taken-for-empty
-    fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
-        let mut echoed = 0;
-        for _ in 0..MAX_STEPS {
-            if self.offset < self.pending.len() {
-                let written = write(&self.stream, &self.pending[self.offset..])?;
-                if written == 0 {
-                    return Ok(Progress::WantWrite); // EAGAIN (4)
-                }
-                self.offset += written;
-                echoed += written;
-                continue;
-            }
-            self.pending = Vec::new();
-            self.offset = 0;
-            let Some(count) = read(&self.stream, buffer)? else {
-                return Ok(Progress::WantRead); // EAGAIN (4)
-            };
-            if count == 0 {
-                return Ok(Progress::Closed); // EOF. No output is pending here.
-            }
-            let written = write(&self.stream, &buffer[..count])?; // (3)
-            self.pending.extend_from_slice(&buffer[written..count]);
-            echoed += written;
+    /// Writes pending output, or reads once and writes that back.
+    fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
+        if self.offset < self.pending.len() {
+            let written = write(&self.stream, &self.pending[self.offset..])?; // 0 for EAGAIN
+            self.offset += written;
+            return Ok(if written == 0 { Progress::WantWrite } else { Progress::Echoed(written) });
         }
-        Ok(Progress::Echoed(echoed))
+        self.pending = Vec::new();
+        self.offset = 0;
+        let Some(count) = read(&self.stream, buffer)? else {
+            return Ok(Progress::WantRead); // EAGAIN
+        };
+        if count == 0 {
+            return Ok(Progress::Closed); // EOF. No output is pending here.
+        }
+        let written = write(&self.stream, &buffer[..count])?;
+        self.pending.extend_from_slice(&buffer[written..count]);
+        Ok(Progress::Echoed(written))
     }
 }
