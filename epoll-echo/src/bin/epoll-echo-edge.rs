@@ -35,7 +35,8 @@
 //! Use it when: sockets alternate often between waiting to read and waiting to write, as in a
 //! proxy. The interest covers both from the start, and no `epoll_ctl` follows.
 //! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Two threads that
-//! share an epoll can both get an edge of one socket: see pitfall `edge-shared-by-threads`.
+//! share an epoll can both get an edge of one socket: they need EPOLLONESHOT (pitfall
+//! `edge-shared-by-threads`).
 //! Compare with:
 //! - `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`: level-triggered reports
 //!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
