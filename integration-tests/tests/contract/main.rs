@@ -11,6 +11,7 @@ mod catalog;
 mod table;
 
 use std::process::ExitCode;
+use std::thread;
 
 use contract::case::Skip;
 use contract::catalog::SERVERS;
@@ -21,7 +22,10 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most trials wait more than they compute.
+    let threads = thread::available_parallelism().map_or(2, |cores| 2 * cores.get());
+    arguments.test_threads.get_or_insert(threads);
     if !arguments.list {
         let mut packages: Vec<_> = SERVERS.iter().map(|entry| entry.package).collect();
         packages.dedup();
