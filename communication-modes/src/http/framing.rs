@@ -14,7 +14,7 @@ pub enum Framing {
     Unmarked,
 }
 
-/// The message uses a transfer coding other than chunked.
+/// The body is encoded with another transfer coding before it is split into chunks.
 #[derive(Debug)]
 pub struct UnknownCoding;
 
@@ -22,14 +22,14 @@ impl std::error::Error for UnknownCoding {}
 
 impl std::fmt::Display for UnknownCoding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a Transfer-Encoding other than chunked")
+        f.write_str("a Transfer-Encoding other than chunked is not supported")
     }
 }
 
 /// Returns how the end of the body of a message of version HTTP/1.`minor_version` is marked.
 ///
 /// # Errors
-/// The framing is faulty or ambiguous, or there is another coding than chunked: [`UnknownCoding`].
+/// The framing is faulty or ambiguous, or the body has a coding before chunked: [`UnknownCoding`].
 pub fn framing(minor_version: u8, headers: &[Header<'_>]) -> anyhow::Result<Framing> {
     let codings = list(headers, "Transfer-Encoding");
     let lengths = list(headers, "Content-Length");
@@ -46,8 +46,10 @@ pub fn framing(minor_version: u8, headers: &[Header<'_>]) -> anyhow::Result<Fram
     ensure!(lengths.is_empty(), "both a Transfer-Encoding and a Content-Length");
     let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
     let (last, others) = codings.split_last().context("no coding")?;
-    ensure!(!others.iter().any(is_chunked), "chunked is not the last Transfer-Encoding");
-    if !others.is_empty() || !is_chunked(last) {
+    // Without chunked at the end, the end of a request is unknown, so it must get a 400 (6.3).
+    ensure!(is_chunked(last), "chunked is not the last Transfer-Encoding");
+    ensure!(!others.iter().any(is_chunked), "chunked is applied twice");
+    if !others.is_empty() {
         bail!(UnknownCoding);
     }
     Ok(Framing::Chunked)
@@ -125,7 +127,7 @@ mod tests {
     #[test]
     fn a_coding_that_is_unknown_is_told_from_one_that_is_faulty() {
         for (codings, is_unknown) in
-            [("gzip", true), ("gzip, chunked", true), ("chunked, gzip", false)]
+            [("gzip, chunked", true), ("gzip", false), ("chunked, gzip", false)]
         {
             let error = of(1, &[(CODING, codings)]).expect_err("an error");
             assert_eq!(error.is::<UnknownCoding>(), is_unknown, "{codings}");

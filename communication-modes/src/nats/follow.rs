@@ -58,24 +58,45 @@ pub fn follow(
     }
 }
 
+/// Why [`wait`] returned.
+enum Wake {
+    Input,
+    Stopped,
+    TimedOut,
+}
+
+/// Waits until the server has sent something, or until SIGINT or SIGTERM.
+fn wait(client: &Client, stop: &UnixStream, timeout: Duration) -> anyhow::Result<Wake> {
+    let has_buffered = client.has_buffered();
+    let timeout = if has_buffered { Duration::ZERO } else { timeout };
+    let timeout = PollTimeout::try_from(timeout)?;
+    loop {
+        let mut fds = [client.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        match poll(&mut fds, timeout) {
+            Ok(_) if fds[1].any() == Some(true) => return Ok(Wake::Stopped),
+            Ok(0) if !has_buffered => return Ok(Wake::TimedOut),
+            Ok(_) => return Ok(Wake::Input),
+            // By the signal whose handler makes `stop` readable.
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Handles messages until SIGINT, SIGTERM, or the loss of the connection.
 fn receive(
     client: &mut Client,
     stop: &UnixStream,
     on_message: &mut impl FnMut(&mut Client, Message) -> anyhow::Result<()>,
 ) -> anyhow::Result<End> {
     loop {
-        let has_input = client.has_buffered();
-        let timeout = if has_input { Duration::ZERO } else { MAX_SILENCE };
-        let mut fds = [client.as_fd(), stop.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, PollTimeout::try_from(timeout)?) {
-            Ok(_) if fds[1].any() == Some(true) => return Ok(End::Stopped),
-            Ok(0) if !has_input => {
-                let reason = format!("no sign of life for {} s", MAX_SILENCE.as_secs());
+        match wait(client, stop, MAX_SILENCE)? {
+            Wake::Input => {}
+            Wake::Stopped => return Ok(End::Stopped),
+            Wake::TimedOut => {
+                let reason = format!("nothing received for {} s", MAX_SILENCE.as_secs());
                 return Ok(End::Lost(io::Error::other(reason).into()));
             }
-            Ok(_) => {}
-            Err(Errno::EINTR) => continue,
-            Err(error) => return Err(error.into()),
         }
         match client.next(Instant::now() + MAX_SILENCE) {
             Ok(Event::Message(message)) => on_message(client, message)?,
@@ -86,29 +107,32 @@ fn receive(
     }
 }
 
-/// Ends the subscription, and waits for the messages that the server had sent to us by then. Without
+/// Ends the subscription, and handles the messages that the server had sent to us by then. Without
 /// that, jobs that a queue group has given to this member would be lost.
+///
+/// # Errors
+/// SIGINT or SIGTERM came a second time, or the server does not confirm the end.
 fn drain(
     client: &mut Client,
     sid: &str,
     stop: &UnixStream,
     on_message: &mut impl FnMut(&mut Client, Message) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
+    let mut first_signal = [0];
+    (&*stop).read_exact(&mut first_signal)?;
     client.unsubscribe(sid, None)?;
     client.ping()?;
-    // A second SIGINT or SIGTERM ends it at once.
-    stop.set_nonblocking(true)?;
-    let mut signals = [0; 8];
-    let _ = (&*stop).read(&mut signals);
     let deadline = Instant::now() + DRAIN_TIMEOUT;
     loop {
-        match client.next(deadline).context("stopped before the server confirmed it")? {
+        match wait(client, stop, deadline.saturating_duration_since(Instant::now()))? {
+            Wake::Input => {}
+            Wake::Stopped => bail!("stopped before the server confirmed the end"),
+            Wake::TimedOut => bail!("the server did not confirm the end"),
+        }
+        match client.next(deadline).context("the server did not confirm the end")? {
             Event::Message(message) => on_message(client, message)?,
             Event::Pong => return Ok(()),
             Event::Handled => {}
-        }
-        if matches!((&*stop).read(&mut signals), Ok(count) if count > 0) {
-            bail!("stopped before the server confirmed it");
         }
     }
 }

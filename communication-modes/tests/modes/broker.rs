@@ -30,7 +30,7 @@ pub fn trials() -> Vec<Trial> {
 
 fn greeting(kind: Kind) -> Result<()> {
     let broker = kind.start()?;
-    let mut peer = Peer::connect(&broker.addr)?;
+    let mut peer = Peer::connect(&broker.addr)?.answering_pings();
     let info = peer.line()?;
     for part in ["INFO {", "\"server_id\":", "\"version\":", "\"max_payload\":1048576"] {
         ensure!(info.contains(part), "{info}");
@@ -141,7 +141,9 @@ fn a_byte_at_a_time(kind: Kind) -> Result<()> {
 fn echo_can_be_disabled(kind: Kind) -> Result<()> {
     let broker = kind.start()?;
     let (mut one, mut two) = (client(&broker)?, client(&broker)?);
-    one.send("CONNECT {\"verbose\":false,\"echo\":false,\"protocol\":1}\r\nSUB a 1\r\n")?;
+    // The name must not be taken for the option.
+    let options = "{\"name\":\"echo\",\"verbose\":false,\"echo\":false,\"protocol\":1}";
+    one.send(format!("CONNECT {options}\r\nSUB a 1\r\n"))?;
     two.send("SUB a 1\r\n")?;
     flush(&mut two)?;
     one.send("PUB a 1\r\nx\r\n")?;
@@ -156,6 +158,12 @@ fn refusals(kind: Kind) -> Result<()> {
         peer.send(format!("SUB {subject} 1\r\n"))?;
         peer.lines(&["-ERR 'Invalid Subject'"])?;
     }
+    // The subject of a message is checked in pedantic mode only: nats-py would close the connection.
+    let publish = "PUB a..b 1\r\nx\r\n";
+    peer.send(publish)?;
+    flush(&mut peer)?;
+    peer.send(format!("CONNECT {{\"verbose\":false,\"pedantic\":true}}\r\n{publish}"))?;
+    peer.lines(&["-ERR 'Invalid Publish Subject'"])?;
     flush(&mut peer)
 }
 

@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::nats::{Broker, Kind, client, flush, for_both};
 use crate::peer::Peer;
-use crate::support::{join, server, text, trial, trials, until};
+use crate::support::{fails, join, run, server, text, trial, trials, until};
 
 pub fn trials() -> Vec<Trial> {
     let fds = raise_fd_limit().is_none_or(|limit| limit < 2500).then_some("2500 file descriptors");
@@ -156,6 +156,9 @@ fn too_many_clients() -> Result<()> {
         ensure!(refused.line()?.starts_with("INFO {"));
         refused.lines(&["-ERR 'maximum connections exceeded'"])?;
         refused.wait_closed()?;
+        // Our client shows the reason, and not that it could not write.
+        let output = run("publish-subscribe", &["publish", &broker.addr, "a", "x"])?;
+        fails(&output, 1, "the server reports \"maximum connections exceeded\"")?;
     }
     peers.truncate(999);
     until("there is room for a client", || Ok(client(&broker).is_ok()))

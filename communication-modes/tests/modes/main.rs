@@ -27,11 +27,13 @@ mod peer;
 mod support;
 
 use std::process::ExitCode;
+use std::thread;
 
 use libtest_mimic::Arguments;
 
 fn main() -> ExitCode {
     let trials = [
+        gossip::trials(), // first, because it takes longest
         contract::trials(),
         docs::trials(),
         http_client::trials(),
@@ -51,7 +53,10 @@ fn main() -> ExitCode {
         nats_real_clients::trials(),
         jobs::trials(),
         decentralised::trials(),
-        gossip::trials(),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
+    let mut arguments = Arguments::from_args();
+    // Most tests wait more than they compute.
+    let threads = thread::available_parallelism().map_or(4, |cores| 4 * cores.get());
+    arguments.test_threads.get_or_insert(threads);
+    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
 }

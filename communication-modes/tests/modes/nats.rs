@@ -67,10 +67,16 @@ pub fn for_both(module: &str, checks: &[Check<Kind>]) -> Vec<Trial> {
     trials
 }
 
+/// Connects a client, and reads the `INFO` of the broker.
+pub fn connect(broker: &Broker) -> Result<Peer> {
+    let mut peer = Peer::connect(&broker.addr)?.answering_pings();
+    ensure!(peer.line()?.starts_with("INFO {"));
+    Ok(peer)
+}
+
 /// Connects a client that wants no `+OK`.
 pub fn client(broker: &Broker) -> Result<Peer> {
-    let mut peer = Peer::connect(&broker.addr)?;
-    ensure!(peer.line()?.starts_with("INFO {"));
+    let mut peer = connect(broker)?;
     peer.send("CONNECT {\"verbose\":false,\"pedantic\":false}\r\n")?;
     flush(&mut peer)?;
     Ok(peer)

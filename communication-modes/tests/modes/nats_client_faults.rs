@@ -58,7 +58,8 @@ fn messages_after_the_signal() -> Result<()> {
     Ok(())
 }
 
-/// A server that does not answer cannot keep a subscriber from ending.
+/// A server that does not answer cannot keep a subscriber from ending. The second signal does not wait
+/// for a timeout: the message would be another.
 fn a_second_signal() -> Result<()> {
     let listener = Listener::new()?;
     let mut subscriber = start(MODE, &["subscribe", &listener.addr, "jobs"])?;
@@ -70,7 +71,7 @@ fn a_second_signal() -> Result<()> {
     subscriber.signal(Signal::SIGTERM)?;
     peer.lines(&["UNSUB 1", "PING"])?;
     subscriber.signal(Signal::SIGTERM)?;
-    subscriber.expect("stopped before the server confirmed it")?;
+    subscriber.expect("stopped before the server confirmed the end")?;
     ensure!(subscriber.wait()?.code() == Some(1));
     Ok(())
 }

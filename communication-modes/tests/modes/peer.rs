@@ -15,6 +15,8 @@ use crate::support::TIMEOUT;
 #[derive(Debug)]
 pub struct Peer {
     input: BufReader<TcpStream>,
+    /// Whether [`line`](Self::line) answers a `PING` of the NATS protocol, and reads the next line.
+    answers_pings: bool,
 }
 
 impl Peer {
@@ -26,7 +28,14 @@ impl Peer {
         stream.set_read_timeout(Some(TIMEOUT))?;
         stream.set_write_timeout(Some(TIMEOUT))?;
         stream.set_nodelay(true)?;
-        Ok(Self { input: BufReader::new(stream) })
+        Ok(Self { input: BufReader::new(stream), answers_pings: false })
+    }
+
+    /// Answers each `PING` of the NATS protocol. nats-server sends one 2 s after the start of a
+    /// connection, so it can come between any two lines of a test that is slow.
+    pub fn answering_pings(mut self) -> Self {
+        self.answers_pings = true;
+        self
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -49,10 +58,16 @@ impl Peer {
 
     /// Reads one line, and returns it without its end.
     pub fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let count = self.input.read_line(&mut line).context("line")?;
-        ensure!(count > 0, "the end, where a line was expected");
-        Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+        loop {
+            let mut line = String::new();
+            let count = self.input.read_line(&mut line).context("line")?;
+            ensure!(count > 0, "the end, where a line was expected");
+            if self.answers_pings && line == "PING\r\n" {
+                self.send("PONG\r\n")?;
+                continue;
+            }
+            return Ok(line.trim_end_matches(['\r', '\n']).to_owned());
+        }
     }
 
     /// Expects `lines`, in this order.
