@@ -46,8 +46,12 @@ fn read_chunk_size(input: &mut impl BufRead) -> anyhow::Result<u64> {
     let mut line = Vec::new();
     input.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
     ensure!(line.ends_with(b"\n"), "the connection was closed in the middle of the body");
-    // httparse takes a size without digits for 0, which would end the body.
+    // httparse takes a size without digits for 0, which would end the body. It also lets control
+    // characters pass in an extension, where another recipient could see the end of the line.
     ensure!(line[0].is_ascii_hexdigit(), "a chunk without a size");
+    let extension = line.strip_suffix(b"\r\n").unwrap_or(&line);
+    let has_control = extension.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t');
+    ensure!(!has_control, "a chunk size with control characters");
     match httparse::parse_chunk_size(&line) {
         Ok(Status::Complete((length, size))) if length == line.len() => Ok(size),
         _ => bail!("a chunk without a size"),

@@ -15,8 +15,8 @@ pub fn trials() -> Vec<Trial> {
     )
 }
 
-/// RFC 9112, 2.2, 3.2, 3.2.1, 9.3: one `Host`, a target in origin form, no extra CRLF, and `close`, because the
-/// client does not use the connection again.
+/// The request is exactly these lines. RFC 9112: 2.2 and 5.2 (no extra CRLF or space), 3.2 (`Host`), 3.2.1
+/// (a target in origin form), 6.1 and 6.2 (no body), 9.3 and 9.6 (`close`, and nothing after it).
 fn the_request() -> Result<()> {
     for (path, target) in [("", "/"), ("/a?b=c#d", "/a?b=c"), ("?b", "/?b")] {
         let listener = Listener::new()?;
@@ -76,6 +76,7 @@ fn no_server() -> Result<()> {
     fails(&run("synchronous", &["get", &url])?, 1, &format!("{url}: Connection refused"))
 }
 
+/// RFC 9112, 2.2: no CR gets into a request.
 fn invalid_urls() -> Result<()> {
     for (url, part) in [
         ("https://localhost/", "only http://"),

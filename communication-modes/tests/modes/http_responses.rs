@@ -31,16 +31,17 @@ fn get_from(response: impl Into<Vec<u8>>) -> Result<Output> {
     Ok(output)
 }
 
-/// 2.2 (LF alone), 4 (interim responses), 5.2 (folded fields), 6.3, 7.1 (chunks), 7.1.1 (extensions),
+/// 2.2 (LF alone, octets that are not ASCII), 4 (interim responses), 5.2 (folded fields), 6.3, 7.1 (chunks), 7.1.1 (extensions),
 /// 7.1.2 (trailers).
 fn complete_bodies() -> Result<()> {
-    let cases: [(&[u8], &str); 13] = [
+    let cases: [(&[u8], &str); 14] = [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef", "abc"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3, 3\r\ncontent-length: 3\r\n\r\nabc", "abc"),
         (b"HTTP/1.0 200 OK\r\n\r\nto the end", "to the end"),
         (b"HTTP/1.1 200 \r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=\"y\"\r\nde\r\n0\r\nA: b\r\n\r\n", "abcde"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n00001\r\nx\r\n000\r\n\r\n", "x"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nA\r\n0123456789\r\n0\r\n\r\nmore", "0123456789"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nContent-Length: 9\r\n\r\nmore", "x"),
         (b"HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length:\r\n\t2\r\n\r\nok", "ok"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "ok"),
         (b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", "x"),
@@ -56,7 +57,7 @@ fn complete_bodies() -> Result<()> {
     Ok(())
 }
 
-/// 6.3, 8: a response that is cut off is an error, wherever that happens.
+/// 6.3, 7.1, 8: a response that is cut off is an error, wherever that happens.
 fn incomplete_responses() -> Result<()> {
     let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let whole = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
@@ -111,6 +112,14 @@ fn ambiguous_responses() -> Result<()> {
         ("1.1", "Transfer-Encoding: chunked\r\n", "\r\nx\r\n0\r\n\r\n"),
         ("1.1", "Transfer-Encoding: chunked\r\n", ";a\r\n\r\n"),
         ("1.1", "Transfer-Encoding: chunked\r\n", "1;a\nx\r\n0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\n", "1\nx\r\n0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\n", "1;a\rb\r\nx\r\n0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\n", "1;a\0b\r\nx\r\n0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked\r\n", "1 1\r\nx\r\n0\r\n\r\n"),
+        ("1.1", "Transfer-Encoding: chunked;q=1\r\n", chunks),
+        ("1.1", "Transfer-Encoding: \"chunked\"\r\n", chunks),
+        ("1.1", "Transfer-Encoding: chunked,\r\n", chunks),
+        ("1.1", "Content-Length: 1\r\n 2\r\n", "xy"),
         ("1.1", "Transfer-Encoding: chunked\r\n", "10000000000000001\r\nx\r\n0\r\n\r\n"),
         ("1.1", "Transfer-Encoding: chunked\r\n", "1\r\nxy\r\n0\r\n\r\n"),
         ("1.1", "Transfer-Encoding: chunked\r\n", "1\r\nx\n\n0\r\n\r\n"),

@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use crate::decentralised::{all_know_all, node};
 use crate::intermediary::{Kind, answering, backend};
 use crate::namespace::{Island, in_namespace, missing_namespaces, plug_in, unplug};
 use crate::peer::Peer;
@@ -52,19 +53,41 @@ fn a_connection_to_itself() -> Result<()> {
     })
 }
 
-/// A name with an IPv6 and an IPv4 address, of which the first refuses connections.
+/// A name with an IPv6 and an IPv4 address, of which the first refuses connections: as a backend, as
+/// the seed of a node, and as the server of each client.
 fn all_addresses_of_a_name() -> Result<()> {
-    let (alive, dir) = (backend()?, TempDir::new()?);
+    let dir = TempDir::new()?;
     let hosts = dir.path().join("hosts");
     fs::write(&hosts, "::1 twofold\n127.0.0.1 twofold\n")?;
-    let port = alive.addr.rsplit(':').next().unwrap_or_default();
-    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
-    let (hosts, ours) = (hosts.to_string_lossy(), program("intermediary").to_string_lossy());
-    let twofold = format!("twofold:{port}");
-    let args = ["--mount", "sh", "-c", script, &hosts, &ours, "127.0.0.1:0", &twofold];
-    let intermediary = Process::start("", "unshare".as_ref(), &args)?.listening()?;
+    let hosts = hosts.to_string_lossy();
+    let name = |addr: &str| addr.replace("127.0.0.1", "twofold");
+    // Starts a mode that looks names up in our file.
+    let start = |mode: &str, args: &[&str]| {
+        let (ours, script) = (program(mode), "mount --bind \"$0\" /etc/hosts && exec \"$@\"");
+        let unshare = ["--mount", "sh", "-c", script, &hosts, &ours.to_string_lossy()];
+        Process::start("", "unshare".as_ref(), &[&unshare, args].concat())
+    };
+    let alive = backend()?;
+    let intermediary = start("intermediary", &["127.0.0.1:0", &name(&alive.addr)])?.listening()?;
     ensure!(answering(&intermediary.addr)? == alive.addr);
     ensure!(!intermediary.has("is down"), "a backend with one address that answers is not down");
+
+    let seed = node(&[])?;
+    let second =
+        start("decentralised", &["node", "127.0.0.1:0", &name(&seed.addr)])?.listening()?;
+    all_know_all(&[&seed, &second])?;
+
+    for (mode, role, args) in [
+        ("callback", "call", &["1:a"][..]),
+        ("publish-subscribe", "publish", &["a", "x"]),
+        ("synchronous", "get", &[]),
+    ] {
+        let server = server(mode, &["serve", "127.0.0.1:0"])?;
+        let scheme = if mode == "synchronous" { "http://" } else { "" };
+        let addr = format!("{scheme}{}", name(&server.addr));
+        let mut client = start(mode, &[&[role, &addr], args].concat())?;
+        ensure!(client.wait()?.success(), "{mode} {role} did not find {addr}");
+    }
     Ok(())
 }
 

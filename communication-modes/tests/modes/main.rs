@@ -24,6 +24,7 @@ mod nats_client;
 mod nats_client_faults;
 mod nats_real_clients;
 mod peer;
+mod rfc9112;
 mod support;
 
 use std::process::ExitCode;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         http_responses::trials(),
         http_server::trials(),
         http_counterparts::trials(),
+        rfc9112::trials(),
         callback::trials(),
         callback_server::trials(),
         intermediary::trials(),
