@@ -26,17 +26,17 @@ pub type Callback = Box<dyn FnOnce(io::Result<String>) + Send>;
 struct Table {
     /// The callbacks by ID, with their deadlines. IDs and deadlines have the same order.
     waiting: BTreeMap<u64, (Instant, Callback)>,
-    /// Requests that the writer has not taken yet.
+    /// Requests that the writer thread has not sent yet.
     unsent: VecDeque<String>,
     last_id: u64,
-    /// Why the connection is gone.
+    /// Why the connection was lost or closed. `None` while it is open.
     lost: Option<String>,
 }
 
 /// What the caller and its three threads share.
 struct Shared {
     table: Mutex<Table>,
-    /// The table has changed: the writer and the timer look at it again.
+    /// Notified after each change of the table, for the writer and the timer.
     changed: Condvar,
     stream: TcpStream,
     /// How long a call waits for its answer.
@@ -47,8 +47,8 @@ struct Shared {
 pub struct Caller(Arc<Shared>);
 
 impl Caller {
-    /// Connects. Each call then waits for its answer for `timeout`. An answer that nobody waits for
-    /// any more is passed to `on_late`.
+    /// Connects. Each call then waits at most `timeout` for its answer. An answer for which no
+    /// callback waits is passed to `on_late`.
     ///
     /// # Errors
     /// The server does not accept the connection within `timeout`, or a thread cannot be started.
@@ -60,7 +60,7 @@ impl Caller {
         let stream = connect(addr, Instant::now() + timeout)?;
         stream.set_write_timeout(Some(timeout))?;
         let shared = Shared { table: Mutex::default(), changed: Condvar::new(), stream, timeout };
-        // If a thread cannot be started, dropping `caller` ends those that run.
+        // If a thread cannot be started, `caller` is dropped, which ends the threads that run.
         let caller = Self(Arc::new(shared));
         let [reader, writer, timer] = [&caller.0, &caller.0, &caller.0].map(Arc::clone);
         thread::Builder::new().spawn(move || reader.read_answers(on_late))?;
@@ -70,7 +70,7 @@ impl Caller {
     }
 
     /// Sends a request, and returns its ID at once. `callback` will be called exactly once, on
-    /// another thread, while this file holds no lock: it may call again.
+    /// another thread. No lock of this file is held then, so the callback may use the `Caller`.
     ///
     /// # Errors
     /// The connection is lost, too many calls are waiting, or the request is not one short line.
@@ -95,7 +95,7 @@ impl Caller {
         Ok(id)
     }
 
-    /// Closes the connection. Callbacks that still wait are called with an error (5).
+    /// Closes the connection. The callbacks that are left are called with an error (5).
     pub fn close(&self) {
         self.0.lose("the caller has closed the connection");
     }
@@ -108,7 +108,7 @@ impl Drop for Caller {
 }
 
 impl Shared {
-    /// Ends all three threads. The first reason counts.
+    /// Ends all three threads. If this is called several times, the first reason is kept.
     fn lose(&self, reason: &str) {
         lock(&self.table).lost.get_or_insert_with(|| reason.to_owned());
         self.changed.notify_all();
@@ -179,7 +179,7 @@ impl Shared {
     }
 }
 
-/// Calls `callback`. A panic in it must not end our thread, because all later calls need it.
+/// Calls `callback`. A panic in it must not end this thread, because later calls need the thread.
 fn isolate(callback: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(callback)).is_err() {
         error!("a callback panicked");

@@ -30,8 +30,8 @@ pub fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
 /// Connects to the first address of `addr`, `HOST:PORT`, that accepts the connection.
 ///
 /// # Errors
-/// `addr` cannot be parsed or resolved, or the error of the last address. Its kind is `TimedOut` if
-/// the deadline has passed.
+/// `addr` cannot be parsed or resolved. Otherwise the error of the last address; its kind is
+/// `TimedOut` if the deadline has passed.
 pub fn connect(addr: &str, deadline: Instant) -> io::Result<TcpStream> {
     let addrs: Vec<_> = addr.to_socket_addrs()?.collect();
     connect_any(&addrs, deadline)
@@ -39,7 +39,8 @@ pub fn connect(addr: &str, deadline: Instant) -> io::Result<TcpStream> {
 
 /// Connects to the first of `addrs` that accepts the connection.
 ///
-/// The addresses share the time: one that does not answer leaves time for the others.
+/// The time is divided among the addresses, so that one that does not answer leaves time for the
+/// others.
 ///
 /// # Errors
 /// The error of the last address. Its kind is `TimedOut` if the deadline has passed.
@@ -61,14 +62,16 @@ fn connect_one(addr: &SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(addr, timeout)?;
     let socket = SockRef::from(&stream);
     if stream.local_addr()? == stream.peer_addr()? {
-        // The socket is connected to itself. This happens if no server listens on `addr`, the port
-        // is in the ephemeral range, and the kernel picks the same port for our end: TCP allows a
-        // simultaneous open. Close with RST, because a socket in TIME_WAIT would keep the port from
-        // the server.
+        // The socket is connected to itself. This can happen if no server listens on a port of this
+        // machine that is in the ephemeral range (`ip_local_port_range`). The kernel picks a port
+        // of that range for our socket. If it picks the port of `addr`, our SYN arrives at our own
+        // socket, and TCP takes that for a simultaneous open (RFC 9293, 3.5). Closing with RST
+        // avoids TIME_WAIT, in which the socket would keep the server from binding its port.
         socket.set_linger(Some(Duration::ZERO))?;
         return Err(Errno::ECONNREFUSED.into());
     }
-    stream.set_nodelay(true)?; // each request is one write; do not wait for the ACK of the last
+    // A small write is sent at once, and does not wait for the ACK of the previous one.
+    stream.set_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE_IDLE)

@@ -37,7 +37,8 @@ impl<S: Deref<Target = TcpStream>> DeadlineStream<S> {
     }
 }
 
-/// When a timeout of a socket expires, the kernel returns EAGAIN, "Resource temporarily unavailable".
+/// When a timeout of a socket expires, the kernel returns EAGAIN, "Resource temporarily
+/// unavailable".
 fn eagain_is_timeout(error: io::Error) -> io::Error {
     if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error }
 }

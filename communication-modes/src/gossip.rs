@@ -1,4 +1,5 @@
-//! The loop around foca: a library decides what SWIM says, and this file is its socket and its clock.
+//! The loop around foca. foca implements the protocol SWIM without I/O: it returns which datagrams
+//! to send and which timers to set. This file sends, receives, and waits.
 //!
 //! The numbers (1) to (5) are the steps in the header of `src/bin/decentralised.rs`.
 
@@ -25,26 +26,26 @@ use node::Node;
 
 /// The largest datagram that foca sends, in bytes.
 const MAX_DATAGRAM: usize = 1400;
-/// The longest wait for a datagram. After it, the loop looks for SIGTERM.
+/// The longest wait for a datagram. After it, the loop checks whether it should stop.
 const MAX_WAIT: Duration = Duration::from_millis(100);
 /// The shortest wait: the timeout of a socket cannot be zero.
 const MIN_WAIT: Duration = Duration::from_millis(1);
 /// How often a node that is not connected announces itself.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_millis(500);
-/// Announcements without an answer after which the log says so.
+/// The number of announcements without an answer after which a warning is logged.
 const SILENT_ANNOUNCEMENTS: u32 = 4;
 
 /// A node of the network.
 pub struct Gossip {
     foca: Foca<Node, PostcardCodec, SmallRng, NoCustomBroadcast>,
-    /// What foca wants done: datagrams to send, timers to set, changes to report.
+    /// What foca asks for: datagrams to send, timers to set, changes to report.
     requests: AccumulatingRuntime<Node>,
     timers: BinaryHeap<Reverse<(Instant, Timer<Node>)>>,
     socket: UdpSocket,
-    /// The addresses of all members, with this node, in order.
+    /// The addresses of all members, including this node, in ascending order.
     members: Arc<Mutex<Vec<SocketAddr>>>,
-    /// Whether another node has answered this node in its present life. Until then, foca does nothing
-    /// by itself.
+    /// Whether another node has answered this node in its present generation. Until then, foca
+    /// sends nothing by itself.
     is_connected: bool,
     /// When this node announces itself next, unless it is connected.
     next_announcement: Instant,
@@ -76,8 +77,8 @@ impl Gossip {
         Arc::clone(&self.members)
     }
 
-    /// Takes part in the network until `stop` is true. Waits for the next datagram or timer, whichever
-    /// is first, and passes it to foca.
+    /// Takes part in the network until `stop` is true: waits for the next datagram or timer, and
+    /// passes it to foca.
     ///
     /// # Errors
     /// The timeout of the socket cannot be set.
@@ -88,30 +89,31 @@ impl Gossip {
             self.announce(seeds, now);
             while self.timers.peek().is_some_and(|Reverse((due, _))| *due <= now) {
                 let Some(Reverse((_, timer))) = self.timers.pop() else { break };
-                // (4), (5). foca reports a timer that is late as an error, and recovers.
+                // (4), (5). An error says that the timer is late. foca copes with that.
                 let _ = self.foca.handle_timer(timer, &mut self.requests);
             }
             self.fulfill(now);
 
             let due = self.timers.peek().map_or(MAX_WAIT, |Reverse((due, _))| *due - now);
             self.socket.set_read_timeout(Some(due.clamp(MIN_WAIT, MAX_WAIT)))?;
-            // An error is a timeout, a signal or a lack of memory: the loop continues.
+            // An error is a timeout, a signal, or a lack of memory. None of them ends the loop.
             if let Ok((count, _)) = self.socket.recv_from(&mut buffer) {
                 self.receive(&buffer[..count]);
             }
         }
-        // The others need not find out by themselves.
+        // Tell the others, so that they need not find out by pings.
         let _ = self.foca.leave_cluster(&mut self.requests);
         self.fulfill(Instant::now());
         Ok(())
     }
 
-    /// Announces this node to the seeds (1), and to all nodes of which it has ever known, until one of
+    /// Announces this node to the seeds (1), and to each node that it has ever known, until one of
     /// them answers.
     ///
-    /// The seeds are not enough. When a split network heals, many nodes learn at the same time that
-    /// they were declared down, and begin a new life. What they then send to each other is addressed
-    /// to an earlier life, and dropped. An announcement is accepted by any life.
+    /// Announcing to the seeds is not enough. When the parts of a split network meet again, many
+    /// nodes learn at the same time that they were declared down, and each begins its next
+    /// generation. A message that was sent to the previous generation is then dropped. An
+    /// announcement is accepted by a node of any generation.
     fn announce(&mut self, seeds: &[SocketAddr], now: Instant) {
         if self.is_connected {
             self.announcements = 0;
@@ -135,7 +137,7 @@ impl Gossip {
         }
     }
 
-    /// Handles a datagram (2), (3). Anybody can send one, so an invalid one is dropped.
+    /// Handles a datagram (2), (3). An invalid one is dropped, because anybody can send one.
     fn receive(&mut self, datagram: &[u8]) {
         let Ok(header) = PostcardCodec.decode_header(datagram) else { return };
         let header: Header<Node> = header;
@@ -146,8 +148,8 @@ impl Gossip {
         let _ = self.foca.handle_data(datagram, &mut self.requests);
         self.fulfill(Instant::now());
 
-        // foca keeps what others say about lives at our address. If one of them has a higher generation
-        // than we have, continue with the next.
+        // foca records what others report about our own address. If they know a higher generation
+        // of this node, an earlier run of it has used that generation. Continue with the next.
         let me = self.foca.identity();
         let latest = self.latest(me.addr).filter(|latest| latest.generation > me.generation);
         if let Some(next) = latest.and_then(|latest| latest.next()) {
@@ -157,14 +159,15 @@ impl Gossip {
         }
     }
 
-    /// Returns the latest life at `addr` of which this node knows.
+    /// Returns the node at `addr` in the highest generation that this node knows of.
     fn latest(&self, addr: SocketAddr) -> Option<Node> {
-        let lives = self.foca.iter_membership_state().map(Member::id).filter(|it| it.addr == addr);
-        lives.max_by_key(|life| life.generation).cloned()
+        let known = self.foca.iter_membership_state().map(Member::id).filter(|it| it.addr == addr);
+        known.max_by_key(|node| node.generation).cloned()
     }
 
-    /// Answers a node that presents itself as an earlier life than `latest`. foca would answer "you
-    /// are down", which does not say which generation to continue with.
+    /// Answers a node whose generation is lower than that of `latest`, with the address it has:
+    /// reports `latest` to it as down. foca's own answer would only be "you are down", without the
+    /// generation after which the node must continue.
     fn refuse(&self, sender: &Node, latest: Node) {
         let header = Header {
             src: self.foca.identity().clone(),
@@ -186,7 +189,8 @@ impl Gossip {
     /// Does what foca wants done.
     fn fulfill(&mut self, now: Instant) {
         while let Some((to, datagram)) = self.requests.to_send() {
-            let _ = self.socket.send_to(&datagram, to.addr); // the network can lose it as well
+            // An error is the same as a datagram that the network loses: SWIM expects losses.
+            let _ = self.socket.send_to(&datagram, to.addr);
         }
         while let Some((after, timer)) = self.requests.to_schedule() {
             self.timers.push(Reverse((now + after, timer)));
@@ -200,7 +204,7 @@ impl Gossip {
                 OwnedNotification::MemberUp(node) => info!("{} joined", node.addr),
                 OwnedNotification::MemberDown(node) => info!("{} left", node.addr),
                 OwnedNotification::Active => self.is_connected = true,
-                // No other node is left, or this node has begun a new life.
+                // No other node is left, or this node has begun its next generation.
                 OwnedNotification::Idle | OwnedNotification::Rejoin(_) => self.is_connected = false,
                 _ => {}
             }
@@ -208,8 +212,8 @@ impl Gossip {
     }
 }
 
-/// For a small network. A node that dies is declared down after about 3 s, sooner than with foca's own
-/// configuration for a LAN.
+/// Returns a configuration for a small network. A node that dies is declared down after about 3 s,
+/// which is sooner than with foca's configuration for a LAN.
 fn config() -> Config {
     let to_one_node_every = |frequency| {
         let (frequency, num_members) = (Duration::from_millis(frequency), NonZero::<usize>::MIN);
@@ -220,10 +224,10 @@ fn config() -> Config {
         probe_rtt: Duration::from_millis(200),
         suspect_to_down_after: Duration::from_millis(1500),
         max_transmissions: Config::simple().max_transmissions,
-        // Changes are also attached to pings. So less gossip than for a LAN is enough, and a node that joins
-        // or leaves does not multiply the traffic.
+        // Pings carry changes as well, so less gossip than for a LAN is enough. With more gossip,
+        // each node that joins or leaves would multiply the traffic for some seconds.
         periodic_gossip: to_one_node_every(400),
-        // The parts of a network that was split find each other again.
+        // This is how the parts of a split network find each other again.
         periodic_announce_to_down_members: to_one_node_every(2000),
         ..Config::new_lan(NonZero::<u32>::MIN)
     }

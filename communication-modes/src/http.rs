@@ -1,9 +1,10 @@
-//! HTTP/1.1 (RFC 9112), as far as a small client and a small server need it: GET, one request per
-//! connection.
+//! HTTP/1.1 (RFC 9112), as far as a small client and a small server need it: GET, and one request
+//! per connection.
 //!
 //! httparse parses heads and chunk sizes. The rules that decide where a message ends are in
-//! `src/http/framing.rs`. A message whose end is ambiguous is never accepted: two parties that read it
-//! differently can be made to take the rest of one message for the next (request smuggling).
+//! `src/http/framing.rs`. If the end of a message is ambiguous, two parties can read it
+//! differently: one takes for a second message what is part of the first for the other (request
+//! smuggling). Therefore such a message is never accepted.
 
 mod body;
 mod framing;

@@ -1,4 +1,4 @@
-//! What the five modes share. What tells the modes apart is in `src/bin`, one file per mode.
+//! What the five modes share. The modes themselves are in `src/bin`, one file per mode.
 //!
 //! - [`run_server`] and [`serve`]: a server with one thread per connection.
 //! - [`connect()`] and [`DeadlineStream`]: a client whose whole call has one deadline.
@@ -7,7 +7,7 @@
 //! - [`Caller`]: the table of callbacks, of the mode `callback`; [`worker`] is its server.
 //! - [`Gossip`]: a node of the mode `decentralised`.
 //! - [`http`], [`nats`]: the two public protocols that the modes speak.
-//! - [`Process`]: the parts of a demonstration.
+//! - [`Process`]: a process that a demonstration starts.
 
 pub mod http;
 pub mod nats;

@@ -16,10 +16,12 @@ impl std::fmt::Display for LineTooLong {
     }
 }
 
-/// Reads one line, and returns it without its `\n` or `\r\n`. Returns `None` at the end of the input.
+/// Reads one line, and returns it without its `\n` or `\r\n`. Returns `None` at the end of the
+/// input.
 ///
-/// An unterminated last line is an error. The connection was lost in the middle of it, and half of
-/// a message can look like a whole one: of `balance 1000`, the first half is `balance 10`.
+/// An unterminated last line is an error: the connection was lost in the middle of it. The part
+/// that has arrived can look like a complete line. For example, `balance 10` is a part of `balance
+/// 1000`.
 ///
 /// # Errors
 /// An error of the input, of type [`io::Error`]; its kind is `UnexpectedEof` for an unterminated
@@ -43,10 +45,11 @@ pub fn read_line(input: &mut impl BufRead, limit: usize) -> anyhow::Result<Optio
     Ok(Some(String::from_utf8(line).context("a line is not UTF-8")?))
 }
 
-/// Checks a text that a user gave and that becomes part of a line of a protocol. `name` is the name
-/// of the text in the error message.
+/// Checks a text of the user that becomes part of a line of a protocol. The error message calls the
+/// text `name`.
 ///
-/// A line break in it would end the line, and let the rest of the text be read as the next message.
+/// A line break in the text would end the line. The server would read the rest of the text as the
+/// next line.
 ///
 /// # Errors
 /// The text contains a control character.
@@ -55,8 +58,8 @@ pub fn one_line<'a>(name: &str, text: &'a str) -> anyhow::Result<&'a str> {
     Ok(text)
 }
 
-/// Returns a text from the network as it can be shown on a terminal: characters that the terminal
-/// would obey (escape sequences, line breaks, bidirectional overrides) are written as `\u{1b}`.
+/// Returns a text from the network in a form that is safe to print. Characters that would control
+/// the terminal (escape sequences, line breaks, bidirectional overrides) are written like `\u{1b}`.
 #[must_use]
 pub fn printable(text: &str) -> String {
     let mut printable = String::new();

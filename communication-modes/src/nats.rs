@@ -1,5 +1,5 @@
-//! NATS, a protocol for publish-subscribe: its lines, the parts of a broker, and a client. The broker
-//! itself is `src/bin/publish-subscribe.rs`.
+//! NATS, a protocol for publish-subscribe: its lines, the parts of a broker, and a client. The
+//! broker itself is `src/bin/publish-subscribe.rs`.
 //!
 //! <https://docs.nats.io/reference/reference-protocols/nats-protocol>
 

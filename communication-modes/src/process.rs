@@ -1,4 +1,4 @@
-//! The parts of a demonstration: processes of the same program, each in one role.
+//! The processes of a demonstration. Each runs the same program, in another role.
 
 use std::cell::RefCell;
 use std::env;
@@ -18,7 +18,8 @@ use nix::unistd::{Pid, getpid, getppid};
 /// How long [`Process::expect`] waits for a line.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A running program. Its output is copied to our stdout, each line after the name of the part.
+/// A running program. Its output is copied to our stdout, with the name of the process before each
+/// line.
 ///
 /// The process is killed when this value is dropped, and when the thread that started it ends.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ impl Process {
         let parent = getpid();
         let die_with_parent = move || {
             prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // If the parent has died before the prctl, no signal will come.
+            // If the parent died before the prctl, the kernel sends no signal.
             if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
         };
         // SAFETY: between fork(2) and exec(2) only async-signal-safe functions may be called. The
@@ -86,8 +87,8 @@ impl Process {
         Ok(self)
     }
 
-    /// Waits for a line of output that contains `part`, and removes it. Lines that were skipped
-    /// earlier count too.
+    /// Waits for a line of output that contains `part`, and removes it. Lines that an earlier call
+    /// skipped are searched first.
     ///
     /// # Errors
     /// There is no such line within 20 s, or the process ends without it.

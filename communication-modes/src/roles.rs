@@ -17,8 +17,8 @@ impl fmt::Display for Misuse {
     }
 }
 
-/// Like [`common::run`], for a program with several roles. `program` gets all arguments, and returns the error
-/// [`Misuse`] if they do not fit its `usage`. The exit status is then 2.
+/// Like [`common::run`], for a program with several roles. `program` gets all arguments. If they do
+/// not fit `usage`, it returns the error [`Misuse`], and the exit status is 2.
 pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()>) -> ExitCode {
     let given: Vec<_> = env::args_os().skip(1).collect();
     let given: Vec<_> = given.iter().map(|arg| arg.to_string_lossy()).collect();

@@ -35,8 +35,8 @@ where
     serve(&listener, max_connections, converse)
 }
 
-/// Calls `converse` for each connection, in a thread of its own, for at most `max_connections` at
-/// the same time. When `converse` returns, its last output still reaches the peer.
+/// Calls `converse` for each connection, in a thread of its own. At most `max_connections` are open
+/// at the same time. After `converse` has returned, a lingering close delivers its last output.
 ///
 /// The stream is in an `Arc` because the thread of one connection may write to another.
 pub fn serve<C>(listener: &TcpListener, max_connections: usize, converse: C) -> !
@@ -46,7 +46,8 @@ where
     let converse = Arc::new(converse);
     let mut is_full = false;
     loop {
-        // Each thread has one clone of the `Arc`: the count of clones is the count of connections.
+        // Each thread has one clone of the `Arc`, so the count of clones is the number of
+        // connections.
         if Arc::strong_count(&converse) > max_connections {
             if !is_full {
                 warn!("paused accepting: {max_connections} connections are open");
@@ -67,7 +68,8 @@ where
                     }
                     linger(&stream);
                 });
-                // EAGAIN: the limit on threads. The closure is dropped, which closes the connection.
+                // EAGAIN: the limit on threads. The closure is dropped, which closes the
+                // connection.
                 if let Err(error) = thread {
                     warn!("{peer} refused: {error}");
                 }
@@ -80,7 +82,7 @@ where
 /// Lingering close: reads and discards what the peer still sends, until it closes.
 ///
 /// Closing a socket with unread input sends RST, and RST discards output that the peer has not read
-/// yet (RFC 9112, 9.6). A peer that does not stop sending gets the RST after all.
+/// yet (RFC 9112, 9.6). The limits are for a peer that does not stop sending: it gets the RST.
 fn linger(stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Write);
     let stream = DeadlineStream::new(stream, Instant::now() + LINGER_TIME);

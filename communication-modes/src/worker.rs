@@ -1,8 +1,8 @@
 //! The server of the mode `callback`: it works on many requests of a connection at the same time.
 //!
-//! A request is the line `ID MS TEXT`. The server works on it for MS milliseconds, then sends the
-//! answer, the line `ID TEXT` with the text reversed. So answers come in the order in which the work
-//! is done, and the ID says to which request an answer belongs.
+//! A request is the line `ID MS TEXT`. The server works on it for MS milliseconds. Then it sends
+//! the answer: the line `ID TEXT`, with the text reversed. The answers can have another order than
+//! the requests. The ID says to which request an answer belongs.
 
 use std::io::{BufReader, Write};
 use std::net::{Shutdown, TcpStream};
@@ -27,8 +27,9 @@ pub const MAX_WORK: Duration = Duration::from_secs(2);
 /// # Errors
 /// A request is invalid, or the connection failed.
 pub fn converse(stream: &TcpStream) -> anyhow::Result<()> {
-    // The channel is a semaphore. With MAX_IN_FLIGHT requests in it, `send` blocks, the server does
-    // not read the next request, and the client cannot send: backpressure.
+    // The channel is a semaphore: with MAX_IN_FLIGHT requests in it, `send` blocks. The server then
+    // does not read the next request, and at some point the client cannot send: this is the
+    // backpressure.
     let (begin, end) = mpsc::sync_channel(MAX_IN_FLIGHT);
     let (end, output) = (Mutex::new(end), Mutex::new(stream));
     let work = |request: Request| {

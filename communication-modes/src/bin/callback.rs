@@ -1,5 +1,5 @@
-//! Asynchronous point-to-point with a callback: the caller says what is to be done with the answer,
-//! and continues. A reader thread runs the callback when the answer has arrived.
+//! Asynchronous point-to-point: the caller passes a callback with each request, and continues. When
+//! the answer arrives, another thread calls the callback.
 //!
 //! ```text
 //!      caller             threads               server
@@ -13,16 +13,19 @@
 //!                     (3) removes A, calls it
 //! ```
 //!
-//! How a call travels: (1) The caller puts the callback into the table, before the request is sent,
-//! because the answer may be quick. (2) A writer thread sends the request, and the caller continues.
-//! A reader thread waits for answers. (3) It removes the callback with the ID of the answer, and
-//! calls it. (4) A timer thread removes and calls a callback whose time is up. (5) If the connection
-//! is lost or closed, the reader removes and calls all of them. A callback is called exactly once,
-//! because each of these removes it from the table first. (6) An answer with an ID that is not in
-//! the table came too late. It is reported as well.
+//! How a call travels: (1) The caller enters the callback into a table, under the ID of the
+//! request. It does so before the request is sent, because the answer can arrive at once. (2) A
+//! writer thread sends the request, and the caller continues. (3) A reader thread waits for
+//! answers. For each, it removes the callback with the same ID from the table, and calls it. (4) A
+//! timer thread removes each callback that has waited for too long, and calls it with an error. (5)
+//! If the connection is lost or closed, the reader does the same with all callbacks that are left.
+//! A thread calls a callback only after it has removed it from the table. Therefore each callback
+//! is called exactly once. (6) An answer whose ID is not in the table came too late. It is reported
+//! separately.
 //!
-//! The catch: a callback runs on another thread, at any time. So the caller must not call it while it
-//! holds one of its own locks: `call` never runs a callback itself, and holds no lock while one runs.
+//! The catch: a callback runs on another thread, at any time, and may need a lock that the caller
+//! holds. If `call` ran a callback itself, for example to report an error, the program would wait
+//! for itself. Therefore `call` returns its errors, and only the three threads run callbacks.
 //!
 //! Run: `cargo run -p communication-modes --bin callback`, or as separate processes:
 //!
@@ -35,9 +38,10 @@
 //! answer to 1: wols
 //! ```
 //!
-//! Use it when: the caller has other work, or many requests share one connection.
-//! Limits: a callback that blocks delays all others. The program no longer runs in the order of its
-//! lines, which `async` and `await` repair. Next: hyper (HTTP/2), tonic (gRPC).
+//! Use it when: the caller has other work to do, or many requests share one connection.
+//! Limits: a callback that blocks delays all others. The steps of one task are spread over several
+//! callbacks; with `async` and `await` they stand in order again. Next: hyper (HTTP/2), tonic
+//! (gRPC).
 //! Compare with: `communication-modes/src/bin/synchronous.rs` (the caller waits).
 
 use std::io::{self, ErrorKind, Write};
@@ -56,7 +60,7 @@ Usage: callback                          run a demonstration
        callback serve ADDR               run the server
        callback call ADDR MS:TEXT...     ask it to work on each TEXT for MS ms
 ";
-/// How long a caller waits for an answer. It is the same for all calls, so the oldest expires first.
+/// How long a call waits for its answer.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -70,7 +74,7 @@ fn main() -> ExitCode {
 
 fn demonstrate() -> anyhow::Result<()> {
     let mut server = Process::server("server", &["serve", "127.0.0.1:0"])?;
-    println!("--- answers come in the order in which the work is done; each call waits for 1 s");
+    println!("--- answers arrive in the order in which they are ready; each call waits for 1 s");
     let requests = ["300:slow", "1500:too slow", "100:quick", "1700:even slower"];
     Process::client("caller", &[&["call", &server.addr], &requests[..]].concat())?.wait()?;
     println!("--- the server is killed while two calls wait");
@@ -80,7 +84,7 @@ fn demonstrate() -> anyhow::Result<()> {
     caller.wait().map(drop)
 }
 
-/// Sends all requests at once, and shows what becomes of each.
+/// Sends all requests at once, and prints the outcome of each.
 fn call_all(addr: &str, requests: &[&str]) -> anyhow::Result<()> {
     let requests: Vec<_> = requests.iter().map(|it| parse(it)).collect::<anyhow::Result<_>>()?;
     let (done, outcomes) = mpsc::channel();
@@ -110,7 +114,7 @@ fn call_all(addr: &str, requests: &[&str]) -> anyhow::Result<()> {
     let failures: Vec<_> = outcomes.iter().take(requests.len()).flatten().collect();
     let timeouts = failures.iter().filter(|kind| **kind == ErrorKind::TimedOut).count();
     for _ in 0..timeouts {
-        // The answer may still come, unless the connection is lost.
+        // The answer can still arrive, unless the connection is lost.
         if late_answers.recv_timeout(MAX_WORK).is_err() {
             break;
         }

@@ -1,9 +1,9 @@
-//! Decentralised: no broker and no list of servers. The nodes tell each other which nodes there are,
-//! and call each other directly.
+//! Decentralized: there is no broker and no list of servers. Each node keeps its own list of the
+//! other nodes, and calls them directly.
 //!
 //! ```text
 //!      node 7403                node 7401                node 7402
-//!  (1) announce ──────────────▶                          (knows 7401 already)
+//!  (1) announce ──────────────▶                          (in the list of 7401)
 //!                      ◀─────── (2) members: 7401, 7402
 //!                               (3) 7403 joined ────────▶
 //!  (4) ping ──────────────────▶ ack
@@ -13,16 +13,19 @@
 //!  (6) "say hello" ────────────────────────────────────▶ "7402 says olleh"
 //! ```
 //!
-//! How a node takes part: (1) It announces itself to a node that it knows, until it gets an answer.
-//! (2) The answer lists the members, and (3) gossip tells the others about the new one. (4) Every
-//! half second it pings another node. If no answer comes, it asks others to ping that node too, and
-//! then suspects it. (5) A suspect that does not object is down, for all nodes. This is the SWIM
-//! protocol: the library foca decides, and `communication-modes/src/gossip.rs` is its socket and its
-//! clock. (6) A call goes directly to the node, over TCP.
+//! How a node takes part: (1) It is started with the address of one other node, the seed. It
+//! announces itself to the seed until the seed answers. (2) The answer lists the members. (3) The
+//! nodes tell each other about the new member: this is gossip. (4) Every half second, each node
+//! pings one other node. If that node does not answer, others are asked to ping it too. (5) If it
+//! does not answer them either, it is suspect. It has 1.5 s to object, and is then down for all
+//! nodes. This is the SWIM protocol, which the library foca implements without I/O. The socket and
+//! the timers are in `communication-modes/src/gossip.rs`. (6) A call goes directly to the node that
+//! is called, over TCP.
 //!
-//! The catch: a node can be restarted, or declared down by mistake. It then comes back as a later
-//! life, and the others must be able to tell the order of its lives. The wall clock cannot give that
-//! order, because it can be set back. See `Node` in `gossip.rs`.
+//! The catch: a node that was restarted, or was declared down by mistake, comes back under the same
+//! address. The others must recognize that what it says now is newer than the report that it is
+//! down. The wall clock cannot order the two, because it can be set back. A counter does: see
+//! `Node` in `communication-modes/src/gossip/node.rs`.
 //!
 //! Run: `cargo run -p communication-modes --bin decentralised`, or as separate processes:
 //!
@@ -34,10 +37,11 @@
 //! 127.0.0.1:7401 127.0.0.1:7402 127.0.0.1:7403
 //! ```
 //!
-//! Use it when: no single node may be essential, and any node can do the work.
-//! Limits: the nodes agree eventually, not at every moment. If the network splits, both parts
-//! continue. Nobody authenticates the nodes, so the network must be trusted. Next: Serf or Consul
-//! (the same protocol); etcd or `ZooKeeper` if all nodes must agree.
+//! Use it when: any node can do the work, and the failure of any one of them must not stop the
+//! others.
+//! Limits: a change reaches all nodes after a while, not at once. If the network splits, both parts
+//! continue. The nodes do not authenticate each other, so the network must be trusted. Next: Serf
+//! or Consul (the same protocol); etcd or `ZooKeeper` if all nodes must agree.
 //! Compare with: `communication-modes/src/bin/intermediary.rs` (one program knows all the others).
 
 use std::io::{self, Write};
@@ -62,7 +66,7 @@ Usage: decentralised                       run a demonstration
 ";
 /// How long a node waits for a question, and for the answer of another node.
 const NODE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long the role `ask` waits: a node that asks all others may need long.
+/// How long the role `ask` waits. A node that is asked for `all` calls one member after the other.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Attempts to find a port that is free for both TCP and UDP.
 const PORT_ATTEMPTS: usize = 20;
@@ -97,8 +101,8 @@ fn run_node(addr: &str, seeds: &[&str]) -> anyhow::Result<()> {
     gossip.run(&seeds, &stop)
 }
 
-/// Binds a TCP and a UDP socket to the same address. If the kernel picks the port, it picks one that
-/// is free for TCP, and another program may use it for UDP.
+/// Binds a TCP and a UDP socket to the same address. With port 0 the kernel picks a port that is
+/// free for TCP. Another program may use it for UDP, so several ports are tried.
 fn bind(addr: &str) -> anyhow::Result<(TcpListener, UdpSocket)> {
     let mut attempts = if addr.ends_with(":0") { PORT_ATTEMPTS } else { 1 };
     loop {
@@ -129,7 +133,7 @@ fn answer(
         ("all", text) => {
             let call = |node: SocketAddr| {
                 let answer = ask(&node.to_string(), &format!("say {text}"), NODE_TIMEOUT);
-                // (6) A member can be dead without the others knowing yet. The call finds out.
+                // (6) A member can be dead although it is still in the list. The call shows it.
                 answer.unwrap_or_else(|error| format!("{node} does not answer: {error}\n"))
             };
             members().into_iter().map(call).collect()
@@ -141,7 +145,7 @@ fn answer(
 }
 
 fn demonstrate() -> anyhow::Result<()> {
-    println!("--- at the start, b knows a, c knows b, and no node knows all");
+    println!("--- at the start, b knows a, and c knows b");
     let mut a = Process::server("a", &["node", "127.0.0.1:0"])?;
     let b = Process::server("b", &["node", "127.0.0.1:0", &a.addr])?;
     let c = Process::server("c", &["node", "127.0.0.1:0", &b.addr])?;
@@ -150,7 +154,7 @@ fn demonstrate() -> anyhow::Result<()> {
     learns(&c, &a.addr, "joined")?;
     let all_hello = |node: &Process| ask(&node.addr, "all hello", ASK_TIMEOUT);
     print!("{}", all_hello(&c)?);
-    println!("--- a, the first, is killed: a call finds out at once, the other nodes soon");
+    println!("--- a is killed: a call fails at once, and soon the other nodes remove a");
     a.kill()?;
     print!("{}", all_hello(&c)?);
     learns(&b, &a.addr, "left")?;

@@ -1,5 +1,5 @@
-//! Asynchronous point-to-point through an intermediary: clients know one address, and a program in
-//! between decides which of several servers gets the connection.
+//! Asynchronous point-to-point through an intermediary: clients know one address. The program that
+//! listens there passes each connection on to one of several servers, the backends.
 //!
 //! ```text
 //!      client               intermediary                 backends
@@ -11,15 +11,17 @@
 //!  (5) FIN ───────────────▶ read = 0, shutdown(WR) ───▶  FIN
 //! ```
 //!
-//! How a connection travels: (1) The intermediary accepts it, and (2) connects to the backend whose
-//! turn it is. If that one does not answer, it is down, and the next is tried before the client
-//! notices. (3) One thread copies from the client to the backend, and (4) another copies back. Each
-//! reads only after its last write is done: backpressure. (5) The end of one direction is passed on
-//! while the other direction continues: half-close. (6) A backend that is down gets no clients until
-//! it accepts a connection again.
+//! How a connection travels: (1) The intermediary accepts it, and (2) connects to the next backend
+//! in turn. If that backend does not answer, it is marked as down, and another is tried. The client
+//! only waits a little longer. (3) One thread copies from the client to the backend, and (4)
+//! another thread copies back. A thread does not read again before its last write is complete: this
+//! is the backpressure. (5) At the end of one direction, the thread sends a FIN to the other side,
+//! and the other direction continues: half-close. (6) A backend that is down gets no clients. Every
+//! half second it is tried again, until it accepts a connection.
 //!
-//! The catch: a dead backend in the ephemeral port range can be connected to itself. `connect` in
-//! `communication-modes/src/connect.rs` says how that happens, and refuses such a connection.
+//! The catch: if a backend on this machine is dead, `connect` to its port can succeed all the same,
+//! because TCP can connect a socket to itself. `connect_one` in
+//! `communication-modes/src/connect.rs` explains this, and refuses such a connection.
 //!
 //! Run: `cargo run -p communication-modes --bin intermediary`, or with real servers:
 //!
@@ -33,12 +35,12 @@
 //! hello
 //! ```
 //!
-//! Use it when: servers come and go, or one is not enough, and the clients should not know.
-//! Limits: it must not fail, because all clients depend on it. It copies bytes without knowing what
-//! they mean: if a backend dies, its connections are lost, because nobody can say which requests it
-//! has processed. A connection costs two threads and two file descriptors. The backends see the
-//! address of the intermediary, not those of the clients. Next: `HAProxy`, or nginx, which does the
-//! same with `communication-modes/nginx.conf`.
+//! Use it when: one server is not enough, or servers are added and removed while clients run.
+//! Limits: if the intermediary fails, no client reaches any backend. It copies bytes and does not
+//! parse them, so it cannot repeat a request: if a backend dies, its connections are lost. A
+//! connection costs two threads and two file descriptors. The backends see the address of the
+//! intermediary, not those of the clients. Next: `HAProxy`, or nginx, which does the same with
+//! `communication-modes/nginx.conf`.
 //! Compare with: `blocking-echo/src/main.rs` (a copy from one socket to itself).
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -69,7 +71,8 @@ const BUFFER_SIZE: usize = 16 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the backends that are down are tried.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-/// File descriptors that are not for connections: the standard ones, the listener, and some to spare.
+/// File descriptors that are not available to connections: stdin, stdout, stderr, the listener, and
+/// a reserve.
 const RESERVED_FDS: u64 = 16;
 
 struct Backend {
@@ -99,8 +102,8 @@ fn main() -> ExitCode {
             exit_on_stop()?;
             let prober = Arc::clone(&backends);
             thread::Builder::new().spawn(move || prober.probe())?;
-            // Two file descriptors per connection. If each of many connections had only one of them,
-            // all would wait for the other.
+            // A connection needs two file descriptors. If more connections were accepted, each
+            // could have one and wait for its second one for ever.
             let (fds, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
             let max_connections = (fds.saturating_sub(RESERVED_FDS) / 2).max(1) as usize;
             announce(listener.local_addr()?);
@@ -124,7 +127,7 @@ impl Backends {
     fn pass_on(&self, client: &TcpStream) -> anyhow::Result<()> {
         let backend = self.connect()?;
         thread::scope(|scope| {
-            // At the system's limit on threads, both connections are closed.
+            // At the limit on threads, `spawn_scoped` fails, and both connections are closed.
             thread::Builder::new().spawn_scoped(scope, || copy(&backend, client))?; // (4)
             copy(client, &backend); // (3)
             Ok(())
@@ -138,7 +141,7 @@ impl Backends {
         let (down, up): (Vec<_>, Vec<_>) = (first..first + count)
             .map(|turn| &self.all[turn % count])
             .partition(|backend| backend.is_down.load(Ordering::Relaxed));
-        // Those that are down come last: if all are, one may just have come back.
+        // If all are down, try them all the same: one may have come back since the last probe.
         for backend in up.iter().chain(&down) {
             match connect_any(&backend.addrs, Instant::now() + CONNECT_TIMEOUT) {
                 Ok(stream) => return Ok(stream),
@@ -154,8 +157,8 @@ impl Backends {
         bail!("all backends are down")
     }
 
-    /// Tries the backends that are down, until they accept a connection again (6). Such a backend sees
-    /// a client that connects and disconnects.
+    /// Tries the backends that are down, until they accept a connection again (6). To the backend,
+    /// this looks like a client that connects and disconnects.
     fn probe(&self) {
         loop {
             thread::sleep(PROBE_INTERVAL);
@@ -189,15 +192,15 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => {
-                // This connection has failed, so it does not take bytes either. End both directions.
+                // The connection has failed, for reading and for writing: end both directions.
                 let _ = to.shutdown(Shutdown::Both);
                 return;
             }
         };
         trace!("copy: read({source}) = {count}");
         if to.write_all(&buffer[..count]).is_err() {
-            // What the other side sent before it failed may still be in its receive buffer. The thread
-            // of the other direction reads that, and then finds the failure.
+            // `to` has failed. It may have sent data before that, which is still in our receive
+            // buffer. The thread of the other direction reads that data, and then gets the error.
             return;
         }
         trace!("copy: write({sink}) = {count} of {count}");
@@ -218,7 +221,7 @@ fn demonstrate() -> anyhow::Result<()> {
     };
     println!("--- the backends take turns");
     ["one", "two", "three"].into_iter().try_for_each(send)?;
-    println!("--- backend 1 is killed: the clients do not notice");
+    println!("--- backend 1 is killed: all clients get backend 2");
     one.kill()?;
     ["four", "five", "six"].into_iter().try_for_each(send)?;
     println!("--- it comes back");

@@ -1,6 +1,6 @@
-//! Asynchronous broadcast by subscription: publishers send messages to a broker, subscribers tell it
-//! which messages they want, and neither knows the other. The protocol is that of NATS, so real
-//! clients and servers can take each part.
+//! Publish-subscribe: publishers send messages to a broker, and subscribers tell the broker which
+//! messages they want. Publishers and subscribers do not know each other. The protocol is that of
+//! NATS, so the broker works with real NATS clients, and the client with a real NATS server.
 //!
 //! ```text
 //!      publisher               broker                   subscribers
@@ -13,17 +13,18 @@
 //!      work                (3) ┘ outbox of 7 ─────────▶ MSG jobs 1 4
 //! ```
 //!
-//! How a message travels: (1) Subscribers have left the patterns that they want. (2) The publisher
-//! sends the message to the broker and continues. (3) The broker appends it to the outbox of each
-//! subscription that matches, but to one only in each queue group. (4) One thread per client sends
-//! what is in its outbox.
+//! How a message travels: (1) Each subscriber has sent the broker a pattern of subjects. (2) A
+//! publisher sends a message with a subject to the broker, and continues. (3) The broker appends
+//! the message to the outbox of each subscriber whose pattern matches. The members of a queue group
+//! share the messages: each goes to one member. (4) One thread per client sends what is in its
+//! outbox.
 //!
-//! The catch: a subscriber can be slower than a publisher. (5) If 64 MiB are pending for it, the
-//! publisher waits: backpressure. If nothing can be sent to it for 2 s, it is disconnected, so that a
-//! subscriber that does not read cannot stop the others.
+//! The catch: a subscriber can be slower than a publisher. (5) Once 64 MiB are pending for it, the
+//! publisher has to wait: this is the backpressure. But a subscriber that does not read at all must
+//! not stop the others. If the broker cannot send it anything for 2 s, it disconnects it.
 //!
-//! Run: `cargo run -p communication-modes --bin publish-subscribe`, or as separate processes. A real
-//! `nats-server` can take the place of the first:
+//! Run: `cargo run -p communication-modes --bin publish-subscribe`, or as separate processes. A
+//! real `nats-server` can take the place of the first:
 //!
 //! ```text
 //! $ cargo run -p communication-modes --bin publish-subscribe serve 127.0.0.1:4222
@@ -32,11 +33,11 @@
 //! $ cargo run -p communication-modes --bin publish-subscribe publish 127.0.0.1:4222 sport.chess draw
 //! ```
 //!
-//! Use it when: one message is for many receivers, or for any one of a group, and programs come and
-//! go.
+//! Use it when: a message is for many receivers, or for any one of a group, and the receivers
+//! change.
 //! Limits: delivery is at most once. A subscriber that is not connected misses the message, and the
-//! publisher does not learn that. All messages pass through one broker. Next: a cluster of
-//! nats-servers with async-nats or nats-py, which can also keep messages (`JetStream`).
+//! publisher is not told. All messages pass through one broker. Next: a cluster of nats-servers,
+//! which can also store messages (`JetStream`), with async-nats or nats-py.
 //! Compare with: `reactor-chat` (one room; here each subject is a room).
 
 use std::io::{self, BufRead, BufReader, ErrorKind};
@@ -66,7 +67,7 @@ request waits for a reply for SECONDS [5].
 SERVERS is [nats://]HOST[:PORT], or several, separated by commas. PORT is 4222
 unless it is given.
 ";
-/// Clients at the same time. Further ones are refused, as by nats-server, and not kept waiting.
+/// Clients at the same time. The next one is refused with `-ERR`, as by nats-server.
 const MAX_CLIENTS: usize = 1000;
 /// Unanswered PINGs after which a client is disconnected: the default of NATS.
 const MAX_PINGS: u32 = 2;
@@ -99,7 +100,7 @@ fn run_broker(addr: &str, idle: &str) -> anyhow::Result<()> {
     let idle = Duration::from_secs(idle.context("IDLE is not a number of seconds")?);
     let (subscriptions, clients) = (Mutex::default(), AtomicUsize::new(0));
     let broker = Broker { subscriptions, clients, idle };
-    // Some connections more than clients, for those that are being refused.
+    // A client that is refused needs a connection too, until it has received the reason.
     run_server(addr, MAX_CLIENTS + 100, move |stream| broker.converse(stream))
 }
 
@@ -126,7 +127,7 @@ impl Broker {
             if let Some(error) = result.as_ref().err().filter(|error| !error.is::<io::Error>()) {
                 peer.push(&[format!("-ERR '{error}'\r\n").as_bytes()]);
             }
-            peer.close(); // what is pending is still sent
+            peer.close(); // pending output is still sent
             result
         })
     }
@@ -145,7 +146,7 @@ impl Broker {
                     peer.push(&[b"PING\r\n"]);
                     continue;
                 }
-                _ => pings = 0, // `read_line` returns an error again
+                _ => pings = 0, // if this is an error, `read_line` returns it
             }
             let line = read_line(&mut input, nats::MAX_LINE).map_err(|error| {
                 if error.is::<LineTooLong>() {
@@ -180,7 +181,7 @@ impl Broker {
                     }
                     let payload = nats::read_payload(&mut input, size, nats::MAX_PAYLOAD)?; // (2)
                     if options.verbose {
-                        peer.push(&[b"+OK\r\n"]); // before the message, if it is for `peer`
+                        peer.push(&[b"+OK\r\n"]); // before the message, which may be for `peer` itself
                     }
                     let except = (!options.echo).then_some(peer);
                     self.publish(subject, reply, &payload, except);
@@ -204,7 +205,8 @@ impl Broker {
     ) {
         let reply = reply.map(|reply| format!("{reply} ")).unwrap_or_default();
         let size = payload.len();
-        // The lock is held until all have the message: all clients get the messages in one order.
+        // The lock is held until the message is in all outboxes. So all clients get the messages in
+        // the same order.
         let mut subscriptions = lock(&self.subscriptions);
         let takers = subscriptions.route(subject, except);
         for (taker, sid) in &takers {
@@ -229,7 +231,7 @@ fn demonstrate() -> anyhow::Result<()> {
     let fan = follow("fan", &["subscribe", &addr, "sport.>"])?;
     let worker = |name| follow(name, &["subscribe", &addr, "jobs", "workers"]);
     let workers = [worker("worker 1")?, worker("worker 2")?];
-    println!("--- messages for every subscriber, and jobs for one of the workers each");
+    println!("--- a message goes to each subscriber, a job to one of the workers");
     publish("sport.chess", "draw")?;
     publish("sport.tennis.doubles", "6:4")?;
     ["first", "second", "third"].iter().try_for_each(|text| publish("jobs", text))?;
@@ -242,6 +244,6 @@ fn demonstrate() -> anyhow::Result<()> {
     fan.expect("subscribed")?;
     publish("sport.chess", "mate")?;
     fan.expect("mate")?;
-    drop((fan, workers, clock)); // before the broker, which they would miss
+    drop((fan, workers, clock)); // before the broker: they would report its loss
     broker.kill().map(drop)
 }

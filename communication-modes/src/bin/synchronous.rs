@@ -1,5 +1,5 @@
-//! Synchronous point-to-point: the caller sends a request to one server and waits until the response
-//! is complete or the deadline has passed.
+//! Synchronous point-to-point: the caller sends a request to one server. It waits until the
+//! response is complete or a deadline has passed.
 //!
 //! ```text
 //!      client                                   server
@@ -7,16 +7,16 @@
 //!  (2) GET / HTTP/1.1 ───────────────────────▶  ┐
 //!        blocked                                │ works on the response
 //!  (3) 200 OK, 6 bytes ◀─────────────────────   ┘
-//!  (4) continues: with the response or, once the deadline has passed, with an error
+//!  (4) continues, with the response or with an error
 //! ```
 //!
 //! How a call travels: (1) The client connects, (2) sends the request, and (3) reads until the
-//! response is complete. (4) All three steps share one deadline, because each of them can wait for
-//! ever.
+//! response is complete. Each of these steps can wait for ever, so all share one deadline. (4) The
+//! call returns the response, or an error that says why there is none.
 //!
-//! The catch: a timeout of the socket would restart with each read, so a server that sends one byte
-//! per second could keep the client for hours. `DeadlineStream` sets the timeout of each system call
-//! to the time that is left.
+//! The catch: a timeout of a socket applies to each read separately. A server that sends one byte
+//! per second could keep the client waiting for hours. `DeadlineStream` therefore sets the timeout
+//! before each system call, to the time that is left.
 //!
 //! Run: `cargo run -p communication-modes --bin synchronous`, or as separate processes:
 //!
@@ -29,12 +29,13 @@
 //! hello
 //! ```
 //!
-//! Use it when: the caller cannot continue without the response. The code reads in the order in which
-//! it runs, and an error appears where the call was made.
-//! Limits: both programs must run at the same time, and the caller must know the server's address.
-//! After a timeout the caller cannot know whether the server did the work, so it may repeat only
-//! requests that are safe to do twice. getaddrinfo(3), which looks up the host name, has timeouts of
-//! its own and is outside the deadline. Next: hyper or reqwest for clients, hyper or axum for servers.
+//! Use it when: the caller cannot continue without the response. The code runs in the order in
+//! which it is written, and an error is reported where the call was made.
+//! Limits: the caller must know the server's address, and both programs must run at the same time.
+//! After a timeout the caller does not know whether the server has done the work, so it may repeat
+//! only requests that are safe to do twice. The deadline does not cover the look-up of the host
+//! name, because getaddrinfo(3) has no timeout argument. Next: hyper or reqwest for clients, hyper
+//! or axum for servers.
 //! Compare with: `communication-modes/src/bin/callback.rs` (the caller does not wait).
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
@@ -103,7 +104,7 @@ fn show(url: &str, seconds: &str) -> anyhow::Result<()> {
     Ok(io::stdout().write_all(&response.body)?)
 }
 
-/// The call. It returns with the response, or with the reason why there is none.
+/// Makes the call. Returns the response, or the reason why there is none.
 fn get(url: &str, deadline: Instant) -> anyhow::Result<Response> {
     let url = Url::parse(url)?;
     let stream = connect(&url.addr(), deadline)?; // (1)
@@ -128,7 +129,9 @@ fn converse(stream: &TcpStream) -> anyhow::Result<()> {
             (request.method == "HEAD", respond(&request))
         }
         Err(error) => {
-            let Refusal { status, reason, is_head } = error.downcast()?; // or the connection failed
+            // Any other error means that the connection failed: there is nobody to send a status
+            // to.
+            let Refusal { status, reason, is_head } = error.downcast()?;
             info!("{status}: {reason}");
             (is_head, (status, format!("{reason}\n")))
         }

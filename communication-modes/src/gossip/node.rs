@@ -1,27 +1,29 @@
-//! The identity of a node: its address, and which of its lives it is in.
+//! The identity of a node: its address, and its generation.
 
 use std::net::SocketAddr;
 
 use foca::Identity;
 use serde::{Deserialize, Serialize};
 
-/// The identity of a node in one of its lives.
+/// The identity of a node.
 ///
-/// A node that was declared down, or that was restarted, comes back under the same address. The
-/// others must know that it is a later life, and the generation says so. It is a logical clock
-/// (Lamport): it starts at 0, and a node that learns of a higher generation of itself continues with
-/// the next. A wall clock would not do: it can be set back, and the node would stay an earlier life of
-/// itself for as long as the clock is behind.
+/// A node that was restarted, or that was declared down by mistake, comes back under the same
+/// address. The others must recognize that it is newer than the node that they declared down. It is
+/// newer if its generation is higher. The generation is a logical clock (Lamport): it starts at 0,
+/// and a node that learns of a higher generation at its own address continues with the next one.
+///
+/// The wall clock cannot be the generation. If it is set back, the node looks older than it was,
+/// and the others refuse it for as long as the clock is behind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// The address of its UDP socket, and of its TCP socket.
     pub addr: SocketAddr,
-    /// The number of this life.
+    /// How often a node at this address has begun anew.
     pub generation: u64,
 }
 
 impl Node {
-    /// Returns the next life.
+    /// Returns the same node in its next generation.
     pub fn next(&self) -> Option<Self> {
         Some(Self { addr: self.addr, generation: self.generation.checked_add(1)? })
     }

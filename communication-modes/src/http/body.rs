@@ -17,13 +17,13 @@ pub fn read_body(input: &mut impl BufRead, framing: Framing) -> anyhow::Result<V
     match framing {
         Framing::Length(size) => read_exactly(input, size, &mut body)?,
         Framing::Chunked => read_chunks(input, &mut body)?,
-        // The body is complete at a FIN. At an RST, read returns ECONNRESET.
+        // FIN ends the body. After an RST, `read` fails.
         Framing::Unmarked => drop(input.read_to_end(&mut body)?),
     }
     Ok(body)
 }
 
-/// `size` is what the peer claims: allocate memory for what has arrived, not for what is promised.
+/// Reads `size` bytes. The peer chooses `size`, so memory is allocated as the bytes arrive.
 fn read_exactly(input: &mut impl Read, size: u64, body: &mut Vec<u8>) -> anyhow::Result<()> {
     let count = input.take(size).read_to_end(body)?;
     ensure!(count as u64 == size, "the connection was closed in the middle of the body");
@@ -58,7 +58,7 @@ fn read_chunk_size(input: &mut impl BufRead) -> anyhow::Result<u64> {
     }
 }
 
-/// Reads the trailer section, and discards its fields: this client needs none of them.
+/// Reads the trailer section, and discards its fields, because this client needs none of them.
 fn read_trailer(input: &mut impl BufRead) -> anyhow::Result<()> {
     let trailer = read_head(input, false).map_err(|error| match error {
         HeadError::Input(error) => error,

@@ -40,9 +40,10 @@ pub fn framing(minor_version: u8, headers: &[Header<'_>]) -> anyhow::Result<Fram
             Ok(Framing::Length(length(&lengths)?))
         };
     }
-    // A party that knows HTTP/1.0 only ignores Transfer-Encoding (6.1).
+    // A party that implements only HTTP/1.0 ignores Transfer-Encoding (6.1).
     ensure!(minor_version == 1, "a Transfer-Encoding in HTTP/1.0");
-    // "Ought to be handled as an error" (6.3), although the rules would let Transfer-Encoding win.
+    // By the rules Transfer-Encoding overrides Content-Length, but such a message "ought to be
+    // handled as an error" (6.3): a party in between may have used the length.
     ensure!(lengths.is_empty(), "both a Transfer-Encoding and a Content-Length");
     let is_chunked = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"chunked");
     let (last, others) = codings.split_last().context("no coding")?;

@@ -4,7 +4,7 @@ use std::io::{BufRead, Read};
 
 use anyhow::anyhow;
 
-/// The longest line in bytes, as common servers have it. RFC 9112, 3 recommends at least 8000.
+/// The longest line in bytes. RFC 9112, 3 recommends at least 8000, and 8 KiB is usual.
 pub const MAX_LINE: usize = 8 << 10;
 /// The longest head in bytes.
 pub const MAX_HEAD: usize = 16 << 10;

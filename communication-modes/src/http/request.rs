@@ -8,7 +8,7 @@ use super::framing::{UnknownCoding, framing};
 use super::head::{HeadError, MAX_FIELDS, read_head};
 use super::url::{after_scheme, is_authority, is_path};
 
-/// A request without its body, which this server has no use for.
+/// A request. Its body is not read, because this server does not use it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
     /// The method, in the case in which it was sent: methods are case-sensitive.
@@ -99,7 +99,8 @@ fn is_other_version(head: &[u8]) -> bool {
         if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// A request has exactly one valid field `Host`; only in HTTP/1.0 it may be missing (RFC 9112, 3.2).
+/// A request has exactly one valid field `Host`; only in HTTP/1.0 it may be missing (RFC 9112,
+/// 3.2).
 fn has_valid_host(minor_version: u8, headers: &[Header<'_>]) -> bool {
     let mut hosts = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Host"));
     match (hosts.next(), hosts.next()) {

@@ -15,7 +15,7 @@ use crate::printable;
 pub struct Response {
     /// The status line, as it can be shown on a terminal: `HTTP/1.1 200 OK`.
     pub status: String,
-    /// The body, without the marks of its framing.
+    /// The body, without the chunk sizes.
     pub body: Vec<u8>,
 }
 
@@ -35,8 +35,9 @@ pub fn read_response(input: &mut impl BufRead) -> anyhow::Result<Response> {
         })?;
         let mut headers = [EMPTY_HEADER; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut headers);
-        // A client must accept a field that is folded over several lines (obs-fold, 5.2) as if the
-        // line break were a space. Those that we use are split and trimmed, so it needs no replacing.
+        // A client must read a line break in a folded field (obs-fold, 5.2) as a space. The fields
+        // that we use are split and trimmed, which removes the line break as it would remove a
+        // space.
         let parsed = ParserConfig::default()
             .allow_obsolete_multiline_headers_in_responses(true)
             .parse_response(&mut response, &head)

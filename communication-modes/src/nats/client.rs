@@ -1,4 +1,4 @@
-//! A client of a NATS server: of `publish-subscribe`, or of a real one.
+//! A client of a NATS server: of our broker, or of a real nats-server.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +21,7 @@ use crate::{DeadlineStream, connect, printable, read_line};
 const MAX_LINE: usize = 32 << 10;
 /// The largest payload that a server may be configured for.
 const MAX_PAYLOAD: usize = 64 << 20;
-/// How long a server may take to answer, or to take what is sent.
+/// How long a server may take to answer, or to receive what the client sends.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection to a server.
@@ -36,7 +36,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the first of `servers` that answers: `[nats://]HOST[:PORT]`, separated by commas.
+    /// Connects to the first of `servers` that answers: `[nats://]HOST[:PORT]`, separated by
+    /// commas.
     ///
     /// # Errors
     /// The error of the last server.
@@ -93,8 +94,8 @@ impl Client {
         Ok(sid)
     }
 
-    /// Ends a subscription, at once or after `max` messages in all. Messages that the server has
-    /// already sent still arrive.
+    /// Ends a subscription at once, or after `max` messages, counted from its beginning. Messages
+    /// that the server has already sent still arrive.
     ///
     /// # Errors
     /// The connection is lost.
@@ -125,15 +126,15 @@ impl Client {
     /// Publishes a request on `subject`, and waits for the first reply.
     ///
     /// # Errors
-    /// Nobody has subscribed to `subject`, if the server reports that; no reply arrived before the
-    /// deadline (an [`io::Error`] of kind `TimedOut`); or as for `publish`.
+    /// The server reports that nobody has subscribed to `subject`. No reply has arrived before the
+    /// deadline (an [`io::Error`] of kind `TimedOut`). Or as for `publish`.
     pub fn request(
         &mut self,
         subject: &str,
         payload: &[u8],
         deadline: Instant,
     ) -> anyhow::Result<Vec<u8>> {
-        // A subject of our own for the reply. It is random, so that others do not subscribe to it.
+        // A subject for this reply alone. It is random, so that nobody else uses it by chance.
         let random = || RandomState::new().hash_one(0);
         let inbox = format!("_INBOX.{:016x}{:016x}", random(), random());
         let sid = self.subscribe(&inbox, None)?;
@@ -149,8 +150,8 @@ impl Client {
         }
     }
 
-    /// Waits until the server has done everything that was sent before. Messages that arrive
-    /// meanwhile are kept for [`next`](Self::next).
+    /// Waits until the server has handled everything that was sent before. Messages that arrive in
+    /// the meantime are not lost: [`next`](Self::next) returns them.
     ///
     /// # Errors
     /// As for [`next`](Self::next).
@@ -166,7 +167,7 @@ impl Client {
         }
     }
 
-    /// Sends a PING. The server answers when it has done everything that was sent before.
+    /// Sends a PING. The server answers after it has handled everything that was sent before.
     ///
     /// # Errors
     /// The connection is lost.
@@ -177,8 +178,8 @@ impl Client {
     /// Returns the next event, or waits for it until the deadline.
     ///
     /// # Errors
-    /// An [`io::Error`] if the connection is lost, of kind `TimedOut` after the deadline. Otherwise
-    /// the error that the server reported.
+    /// If the connection is lost, an [`io::Error`]; its kind is `TimedOut` after the
+    /// deadline. Any other error was reported by the server.
     pub fn next(&mut self, deadline: Instant) -> anyhow::Result<Event> {
         match self.received.pop_front() {
             Some(message) => Ok(Event::Message(message)),
@@ -186,8 +187,8 @@ impl Client {
         }
     }
 
-    /// Returns whether [`next`](Self::next) has input that the kernel no longer has: `poll` would
-    /// not report it.
+    /// Returns whether the client holds input that it has already read from the socket. poll(2)
+    /// does not report such input.
     #[must_use]
     pub fn has_buffered(&self) -> bool {
         !self.received.is_empty() || !self.input.buffer().is_empty()

@@ -1,6 +1,6 @@
 //! What a client receives.
 
-/// A message that somebody has published.
+/// A message that another client, or the server itself, has published.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Message {
     /// Where it was published.
@@ -9,13 +9,14 @@ pub struct Message {
     pub sid: String,
     /// Where a reply is to be published.
     pub reply: Option<String>,
-    /// The first line of the header: of a server's own message, `NATS/1.0 503`.
+    /// The first line of the header, or nothing. A server reports with `NATS/1.0 503` that a
+    /// request has no responders.
     pub status: String,
     /// The content.
     pub payload: Vec<u8>,
 }
 
-/// What a server sends, as far as it matters to the user of a `Client`.
+/// Something that a server has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Event {
     /// A message.
@@ -27,7 +28,7 @@ pub enum Event {
 }
 
 impl Message {
-    /// Makes a message from the line that announced it, and from the bytes that followed the line. The
+    /// Makes a message from the words of its line, and from the bytes that followed the line. The
     /// first `header_size` bytes of `content` are the header.
     #[must_use]
     pub fn new(

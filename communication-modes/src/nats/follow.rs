@@ -1,4 +1,5 @@
-//! A subscription that outlives its server, and that ends without losing a message.
+//! A subscription that continues with another server when its server is lost, and that ends without
+//! losing a message.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -18,8 +19,9 @@ use super::event::{Event, Message};
 const MAX_SILENCE: Duration = Duration::from_secs(300);
 /// How long the server may take to send the rest when the subscription ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a lost server is looked for, and the pause before each attempt.
+/// How often the client tries to connect again after it has lost the server.
 const ATTEMPTS: u32 = 40;
+/// The pause before each attempt.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// How waiting for messages has ended.
@@ -31,12 +33,12 @@ enum End {
 }
 
 /// Subscribes, and calls `on_message` for each message until SIGINT or SIGTERM. If the server is
-/// lost, continues with the first of `servers` that answers. What is published in the meantime
-/// does not arrive.
+/// lost, continues with the first of `servers` that answers. Messages that are published in the
+/// meantime do not arrive.
 ///
 /// # Errors
-/// No server answers at the start, or for ten seconds; the server reports an error; or the first
-/// error of `on_message`.
+/// No server answers at the start, or for ten seconds after the loss. The server reports
+/// an error. Or `on_message` returns one.
 pub fn follow(
     servers: &str,
     subject: &str,

@@ -21,8 +21,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Changes the options that `json` names. Like in Go, the case of the names does not matter, and
-    /// `null` leaves an option as it is.
+    /// Changes the options that are in `json`. As in nats-server, the case of the names does not
+    /// matter, and `null` leaves an option as it is.
     ///
     /// # Errors
     /// `json` is not an object, or an option has a value of the wrong type.

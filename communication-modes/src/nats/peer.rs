@@ -11,11 +11,11 @@ use std::time::Duration;
 use common::lock;
 use log::warn;
 
-/// Above so much pending output, publishers wait for the client. It is the default of NATS.
+/// Pending output in bytes, above which publishers wait for the client. It is the default of NATS.
 const MAX_PENDING: usize = 64 << 20;
 /// How long publishers wait while nothing can be sent to the client.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long one call may wait until the client takes something.
+/// How long one write may wait until the client receives something.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most bytes that are sent with one call.
 const BATCH: usize = 64 * 1024;
@@ -26,7 +26,7 @@ pub struct Peer {
     addr: SocketAddr,
     stream: Arc<TcpStream>,
     outbox: Mutex<Outbox>,
-    /// The outbox has changed: the sender and waiting publishers look at it again.
+    /// Notified after each change of the outbox, for the sender and for waiting publishers.
     changed: Condvar,
 }
 
@@ -76,8 +76,8 @@ impl Peer {
         self.changed.notify_all();
     }
 
-    /// Waits until no more than 64 MiB are pending (5): backpressure for publishers that are faster
-    /// than the client. Each publisher can exceed the limit by the message that it has just pushed.
+    /// Waits until at most 64 MiB are pending (5): this is the backpressure. A publisher calls it
+    /// after `push`, so each publisher can exceed the limit by one message.
     ///
     /// If nothing can be sent to the client for 2 s, it is disconnected.
     pub fn wait_for_room(&self) {
@@ -110,7 +110,7 @@ impl Peer {
         }
     }
 
-    /// Waits for output, and takes some of it. The bytes that were taken before count as sent.
+    /// Waits for output, and takes some of it. The caller has sent the bytes that it took before.
     ///
     /// Returns `None` when the outbox is closed and empty.
     fn take(&self) -> Option<Vec<u8>> {
@@ -122,7 +122,7 @@ impl Peer {
         let outbox = self.changed.wait_while(outbox, is_idle);
         let mut outbox = outbox.unwrap_or_else(PoisonError::into_inner);
 
-        let (front, _) = outbox.bytes.as_slices(); // empty only if all is
+        let (front, _) = outbox.bytes.as_slices(); // is empty only if the queue is
         let batch = front[..front.len().min(BATCH)].to_vec();
         outbox.bytes.drain(..batch.len());
         if outbox.bytes.is_empty() {
@@ -132,14 +132,14 @@ impl Peer {
         (!batch.is_empty()).then_some(batch)
     }
 
-    /// Accepts no more output. What is pending can still be taken.
+    /// Accepts no more output. Pending output is still sent.
     pub fn close(&self) {
         lock(&self.outbox).closed = true;
         self.changed.notify_all();
     }
 
-    /// Discards the outbox, and ends the connection: the thread that reads from it and the one that
-    /// writes to it get an error, and end too.
+    /// Discards the outbox, and shuts the connection down. The threads that read from it and write
+    /// to it then get an error, and end.
     fn disconnect(&self, outbox: &mut Outbox) {
         outbox.closed = true;
         outbox.bytes = VecDeque::new();

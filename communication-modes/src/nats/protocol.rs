@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 
 /// The most bytes that the arguments of a line may have: the default of NATS.
 const MAX_ARGUMENTS: usize = 4096;
-/// The longest line of a client in bytes. Only `UNSUB` and its like come before the arguments.
+/// The longest line of a client in bytes: a name such as `UNSUB`, and the arguments.
 pub const MAX_LINE: usize = MAX_ARGUMENTS + 16;
 /// The largest payload in bytes: the default of NATS.
 pub const MAX_PAYLOAD: usize = 1 << 20;
@@ -58,7 +58,7 @@ pub fn greeting() -> String {
     format!("INFO {{{name},\"headers\":false,\"max_payload\":{MAX_PAYLOAD}}}\r\n")
 }
 
-/// Parses a line. The names of operations are the same in any case.
+/// Parses a line. Names may be in lower case: `sub` is the same as `SUB`.
 ///
 /// # Errors
 /// It is not a line of the protocol. The messages are those of nats-server where it sends one.
@@ -106,8 +106,8 @@ fn parse_size(word: &str) -> anyhow::Result<usize> {
     word.parse().context("Parser Error")
 }
 
-/// Reads the payload that follows a `PUB`, `MSG` or `HMSG`. Allocates memory for what has arrived,
-/// not for what is promised.
+/// Reads the payload that follows a `PUB`, `MSG` or `HMSG`. The peer chooses `size`, so memory is
+/// allocated as the bytes arrive.
 ///
 /// # Errors
 /// An error of the input, of type [`std::io::Error`], or the payload has another size.

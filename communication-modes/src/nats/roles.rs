@@ -31,7 +31,8 @@ pub fn subscribe(servers: &str, subject: &str, queue: Option<&str>) -> anyhow::R
 pub fn respond(servers: &str, subject: &str, text: &str) -> anyhow::Result<()> {
     check_pattern(subject)?;
     follow(servers, subject, None, |client, message| match message.reply {
-        // The reply subject is somebody else's: if it is invalid, this must not end the responder.
+        // Another client has chosen the subject of the reply. An invalid one must not end this
+        // program.
         Some(reply) if check_subject(&reply).is_ok() => {
             client.publish(&reply, None, text.as_bytes())
         }
@@ -39,7 +40,7 @@ pub fn respond(servers: &str, subject: &str, text: &str) -> anyhow::Result<()> {
     })
 }
 
-/// Publishes one message. When it returns, the server has routed the message.
+/// Publishes one message, and waits until the server has routed it.
 ///
 /// # Errors
 /// An argument is invalid, or no server answers, or the server reports an error.

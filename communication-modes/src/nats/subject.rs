@@ -8,8 +8,8 @@ pub fn is_subject(subject: &str) -> bool {
     subject.split('.').all(|token| !token.is_empty() && token != "*" && token != ">")
 }
 
-/// Returns whether `pattern` can be subscribed to. The token `*` stands for one token, and `>` at the
-/// end for one or more.
+/// Returns whether `pattern` can be subscribed to. The token `*` stands for one token, and `>` at
+/// the end for one or more.
 #[must_use]
 pub fn is_pattern(pattern: &str) -> bool {
     let pattern = pattern.strip_suffix(".>").unwrap_or(pattern);
@@ -29,8 +29,8 @@ pub(super) fn matches(pattern: &str, subject: &str) -> bool {
     tokens.next().is_none()
 }
 
-/// Checks a word that a user gave and that becomes part of a line of the protocol. `name` is its name
-/// in the error message.
+/// Checks a word of the user that becomes part of a line of the protocol. The error message calls
+/// it `name`.
 ///
 /// # Errors
 /// The word has a space, which would separate it into two, or a control character, which could end

@@ -7,13 +7,13 @@ use anyhow::ensure;
 
 use super::subject::matches;
 
-/// Subscriptions of one client.
+/// The most subscriptions of one client.
 const MAX_SUBSCRIPTIONS: usize = 1000;
 
 /// The subscriptions of all clients. `C` is what the broker keeps for a client.
 ///
-/// They are in a vector, which is searched from end to end for each message. A real broker has a tree
-/// of tokens.
+/// For each message, all of them are compared with its subject. A real broker has a tree of tokens
+/// instead.
 #[derive(Debug)]
 pub struct Subscriptions<C> {
     all: Vec<Subscription<C>>,
@@ -73,13 +73,13 @@ impl<C> Subscriptions<C> {
             queue: queue.map(str::to_owned),
             delivered: 0,
             max: u64::MAX,
-            // As if it had just got a message: the other members of its group come first.
+            // As if it had just got a message, so that the other members of its group come first.
             last: self.messages,
         });
         Ok(())
     }
 
-    /// Ends a subscription once it has got `max` messages in all.
+    /// Ends a subscription after `max` messages, counted from its beginning.
     pub fn end(&mut self, client: &Arc<C>, sid: &str, max: u64) {
         for subscription in self.all.iter_mut().filter(|it| it.is(client, sid)) {
             subscription.max = max;
@@ -92,11 +92,12 @@ impl<C> Subscriptions<C> {
         self.all.retain(|it| !Arc::ptr_eq(&it.client, client));
     }
 
-    /// Returns the clients that get a message to `subject`, with the ID of their subscription.
-    /// `except` gets none. Of a group, the member gets it that has not got one for the longest time.
+    /// Returns the clients that get a message to `subject`, each with the ID of its subscription.
+    /// The client `except` does not get it. In each group, one member gets it: the one that has
+    /// waited for a message for the longest time.
     pub fn route(&mut self, subject: &str, except: Option<&Arc<C>>) -> Vec<(Arc<C>, String)> {
         if subject.split('.').any(str::is_empty) {
-            return Vec::new(); // no pattern matches an empty token, not even `>`
+            return Vec::new(); // not even the pattern `>` matches an empty token
         }
         self.messages += 1;
         let mut groups = BTreeMap::<_, Vec<_>>::new();
