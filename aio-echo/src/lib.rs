@@ -37,11 +37,11 @@ use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 
 /// Time after which an operation that no helper has started is submitted again.
 pub const START_RETRY: Duration = Duration::from_millis(100);
-/// How often that is tried before the operation fails.
+/// How often an operation is submitted again before it fails.
 const MAX_RETRIES: u32 = 50;
 /// Memory in bytes that must remain available when a client is admitted.
 const MEMORY_RESERVE: usize = 1024 * 1024;
-/// Stack size of the threads of [`can_start_threads`] in bytes. A helper has about a third of it.
+/// Stack size of the threads of [`can_start_threads`] in bytes. (The stack of a helper is smaller.)
 const STACK_SIZE: usize = 64 * 1024;
 
 /// An operation that belongs to the program: a socket (`S` keeps it open) and a buffer.
@@ -104,8 +104,8 @@ impl<S: AsFd + 'static> Idle<S> {
     /// Submits a read, which appends to the buffer what arrives, within its capacity. There must be
     /// spare capacity: a read of 0 bytes completes with 0, as it does at EOF.
     ///
-    /// # Errors
-    /// EAGAIN: there is no helper at all, or no memory. The operation is dropped.
+    /// # Errors EAGAIN: glibc has no helper and cannot create one, or there is no memory. The
+    /// operation is dropped.
     pub fn submit_read(mut self) -> io::Result<InFlight<S>> {
         let spare = self.0.buffer.spare_capacity_mut();
         self.0.control.aio_buf = spare.as_mut_ptr().cast();
@@ -116,8 +116,8 @@ impl<S: AsFd + 'static> Idle<S> {
 
     /// Submits a write of the buffer from `start` on.
     ///
-    /// Because the socket is blocking, the write completes when all is written. It completes with
-    /// less if it is interrupted (SIGSTOP) or the connection fails.
+    /// Because the socket is blocking, the write completes when all is written. It completes with a
+    /// smaller count if SIGSTOP interrupts it or the connection fails.
     ///
     /// # Errors
     /// EAGAIN: there is no helper at all, or no memory. The operation is dropped.
@@ -188,8 +188,9 @@ impl<S> InFlight<S> {
     /// Returns whether a helper is known to have started the operation.
     ///
     /// If glibc cannot create a helper, it does not report that: as long as it has any helper, it
-    /// queues the operation, and starts it when one of the others has completed. If these wait for
-    /// clients that send nothing, that is never. Only a new submission makes glibc try again.
+    /// queues the operation, and starts it when one of the others has completed. If the others all
+    /// wait for clients that send nothing, the operation never starts. Only a new submission makes
+    /// glibc try again.
     #[must_use]
     pub fn is_started(&self) -> bool {
         self.submitted.is_none()
@@ -251,8 +252,8 @@ impl<S> InFlight<S> {
 /// By default there are at most 20, and the 21st operation waits until one of the others has
 /// completed. With 20 idle clients, every write waits behind 20 reads. Pitfall: aio-pool-of-twenty
 ///
-/// glibc starts a helper when an operation finds none idle. It ends a helper that had no work for a
-/// second, or that finds no work when it is woken because another helper was faster.
+/// glibc starts a helper when an operation finds none idle. A helper ends if it has had no work for
+/// a second, or if another helper took the work for which it was woken.
 pub fn set_max_helpers(count: c_int) {
     let options = AioInit { threads: count, operations: count, ..AioInit::default() };
     // SAFETY: this is glibc's signature. The function copies what it needs.
@@ -306,8 +307,8 @@ pub fn can_start_threads(count: usize) -> bool {
 
 /// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated, too.
 ///
-/// Rust ends the process if an allocation fails, unless it was one of the `try_` functions. The
-/// reserve keeps memory for the many small allocations that are not.
+/// Rust ends the process when an allocation fails; only the `try_` functions return an error. The
+/// reserve keeps memory for the many small allocations that do not use them.
 ///
 /// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
 /// and `free` returns them to the system. On the heap they would stay: the heap shrinks only from its

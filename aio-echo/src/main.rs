@@ -65,7 +65,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 const MAX_CLIENTS: usize = 1024;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The signal that reports completions: a standard one, see [`Idle::new`].
 const COMPLETED: Signal = Signal::SIGUSR1;
@@ -133,12 +133,12 @@ impl Server {
             if stop {
                 return Ok(()); // ends the process with everything that is in flight
             }
-            // Clear the signal before the operations are asked; then a later completion raises it
-            // again.
-            self.completed.read_signal().context("read(signalfd)")?;
+            // Takes the signal before the operations are asked: a later completion raises it again. It
+            // may have come after `poll`, so only this result counts.
+            let completed = self.completed.read_signal().context("read(signalfd)")?.is_some();
             if completed || unstarted {
                 let connections = mem::take(&mut self.connections).into_iter();
-                self.connections = connections.filter_map(Connection::step).collect(); // in place
+                self.connections = connections.filter_map(Connection::step).collect();
             }
             if listener || self.accept_paused {
                 self.accept_some();

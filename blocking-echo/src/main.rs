@@ -29,19 +29,19 @@
 //!
 //! Figure: `docs/figures/blocking-echo.svg`.
 //!
-//! Use it when: you serve some hundreds of connections, or each of them has real work to do. No
-//! other model has code that is as easy to read.
-//! Limits: an idle connection costs a thread with its stack. The read buffer is part of that stack,
-//! because `read` needs it before any data has arrived (`docs/benchmarks`: memory). At most
-//! 15,000 connections are served; further ones are closed at once, and logged. If the limit on file
-//! descriptors (`ulimit -n`) is lower, further clients wait until one disconnects.
+//! Use it when: you serve some hundreds of connections, or each of them has real work to do. Among
+//! the servers for many clients, its code is the easiest to read.
+//! Limits: an idle connection costs a thread with its stack. The stack holds the read buffer, which
+//! must exist before data arrives: `read` takes it as an argument (`docs/benchmarks`: memory). At
+//! most 15,000 connections are served; further ones are closed at once, and logged. If the limit on
+//! file descriptors (`ulimit -n`) is lower, further clients wait until one disconnects.
 //! Compare with:
-//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: there, one
-//!   client at a time.
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: there, a
-//!   process for each connection.
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: there, a
-//!   fixed number of threads.
+//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: the
+//!   iterative server serves one client at a time.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: the fork server
+//!   has a process for each connection.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: the pool server
+//!   has a fixed number of threads.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -57,12 +57,11 @@ use log::{info, trace, warn};
 /// The most threads, and so the most connections at a time.
 ///
 /// A thread needs four memory mappings: its stack, the stack of its signal handlers, and a guard
-/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). If a new thread
-/// cannot map the stack of its signal handlers, std panics where it cannot unwind, and the process
-/// aborts.
+/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). If a new
+/// thread cannot map the stack of its signal handlers, std panics, and a panic ends the process.
 const MAX_THREADS: usize = 15_000;
-/// Size of the read buffer in bytes. Each thread has one on its stack, so it is smaller than the
-/// one buffer of the servers with a single thread.
+/// Size of the read buffer in bytes. Each thread has a buffer on its stack. So the buffer is
+/// smaller than `common::BUFFER_SIZE`.
 const BUFFER_SIZE: usize = 16 * 1024;
 /// Time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -78,7 +77,8 @@ fn main() -> ExitCode {
 }
 
 fn serve(listener: &TcpListener) -> ! {
-    // Each thread holds a clone, so the reference count is the number of threads, plus one.
+    // Counts threads: each holds a clone. The reference count is one more, because of this
+    // variable.
     let threads = Arc::new(());
     loop {
         trace!("wait: accept");
@@ -99,10 +99,9 @@ fn serve(listener: &TcpListener) -> ! {
                     warn!("{peer} refused: cannot start a thread: {error}");
                 }
             }
-            // Even a blocking `accept` can return without a connection. Either it failed and would
-            // fail again at once (Pause), or a process that shares the listener has made it
-            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
-            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            // `accept` has failed and would fail again at once, so this thread sleeps: an immediate
+            // retry would keep a core busy. (WouldBlock: a process that has inherited the listener
+            // has made it non-blocking.) Pitfall: accept-spins
             Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
@@ -124,14 +123,14 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
-            // process, but a library may install one. Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). This program installs no such
+            // handler, but a library may. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(()); // EOF: the client will send no more, and all it sent is written back
+            return Ok(()); // EOF: the client sends no more, and all its bytes have been written
         }
         stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
         trace!("copy: write({fd}) = {count} of {count}");

@@ -34,6 +34,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::start::{Arg, LISTEN_ON};
+
 mod computation;
 mod output;
 mod room;
@@ -74,6 +76,16 @@ const MAX_DISCARDED: usize = 1024 * 1024;
 /// process was stopped or the machine was busy, the first look comes late, and the client's input
 /// is not yet read.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
+
+/// The address on which a chat server listens.
+pub const CHAT_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7001", meaning: LISTEN_ON };
+
+/// How long a client of a chat server may be idle, in seconds.
+pub const IDLE: Arg = Arg {
+    name: "IDLE",
+    default: "300",
+    meaning: "seconds after which an idle client is disconnected; 0 for never",
+};
 
 /// Parses the argument `IDLE`, a number of seconds. Returns `None` for 0, which means never.
 ///

@@ -1,8 +1,5 @@
-//! An echo connection on a non-blocking socket: the code that select, poll and level-triggered
-//! epoll share.
-//!
-//! An input operation has two phases: wait until data is ready, then copy it from the kernel to
-//! the process. These servers differ in how they wait. The copy is the same, and it is here.
+//! An echo connection on a non-blocking socket. The servers with select, poll and level-triggered
+//! epoll differ in how they wait. The copy, from the kernel to the process, is the same: it is here.
 //!
 //! A comment `Pitfall: NAME` marks a line that avoids a classic mistake. The small server
 //! `pitfalls/src/bin/NAME.rs` makes that mistake.
@@ -15,8 +12,7 @@ use log::{info, trace};
 
 /// Size of the read buffer in bytes, and so the most output that a connection can have pending.
 ///
-/// It is large enough that a bulk transfer needs few system calls, and small enough that one step
-/// of one connection does not delay the others for long.
+/// Large enough that a bulk transfer needs few system calls; small enough that a step takes not long.
 pub const BUFFER_SIZE: usize = 64 * 1024;
 
 /// The result of one [`Connection::step`]: what happened, and what to wait for next.
@@ -38,7 +34,8 @@ pub enum Progress {
 /// - Backpressure: if a client stops reading, its socket buffers fill up, output stays pending, and
 ///   the server stops reading from that client.
 /// - Bounded memory: pending output is at most what one read returned.
-/// - Half-close: when `read` returns EOF, everything that came before it has been echoed.
+/// - Half-close: when `read` returns EOF, everything before it has been written to the socket.
+///   close(2) does not discard that.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -53,8 +50,8 @@ pub struct Connection {
 impl Connection {
     /// Takes ownership of `stream` and makes it non-blocking.
     ///
-    /// The socket must be non-blocking even though the server waits for readiness first: select(2),
-    /// "BUGS", lists cases in which a socket is reported as readable and a `read` then blocks.
+    /// It must be non-blocking although the server waits for readiness first: select(2), "BUGS", lists
+    /// cases in which a socket is reported as readable and `read` then blocks.
     /// Pitfalls: blocking-behind-select, blocking-socket-drained
     ///
     /// # Errors
@@ -66,23 +63,18 @@ impl Connection {
 
     /// Writes pending output. If none is left, reads once into `buffer` and writes that back.
     ///
-    /// This function never blocks. `buffer` must not be empty. All connections can share one
-    /// buffer, because no data stays in it between calls.
+    /// Never blocks. `buffer` must not be empty. All connections can share it: no data stays in it.
     pub fn step(&mut self, buffer: &mut [u8]) -> Progress {
-        match self.try_step(buffer) {
-            Ok(Progress::Closed) => {
-                info!("{} disconnected", self.peer);
-                Progress::Closed
-            }
-            Ok(progress) => progress,
+        let result = self.try_step(buffer);
+        match &result {
+            Ok(Progress::Closed) => info!("{} disconnected", self.peer),
+            Ok(_) => {}
             // A reset (ECONNRESET, EPIPE), a timeout or a lost route ends this connection only.
-            // There is no SIGPIPE with EPIPE, because std sends with MSG_NOSIGNAL.
+            // std sends with MSG_NOSIGNAL, so EPIPE comes without the signal SIGPIPE.
             // Pitfalls: peer-error-ends, sigpipe-deadly
-            Err(error) => {
-                info!("{} disconnected: {error}", self.peer);
-                Progress::Closed
-            }
+            Err(error) => info!("{} disconnected: {error}", self.peer),
         }
+        result.unwrap_or(Progress::Closed)
     }
 
     fn try_step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
@@ -136,8 +128,8 @@ impl AsRawFd for Connection {
 
 /// Reads once from a non-blocking socket (recv(2)).
 ///
-/// Returns `None` if there is nothing to read yet (EAGAIN), and `Some(0)` at EOF. The call cannot
-/// fail with EINTR, because it does not sleep and a signal interrupts only a call that sleeps.
+/// Returns `None` if there is nothing to read yet (EAGAIN), and `Some(0)` at EOF. The call does not
+/// sleep, so it cannot fail with EINTR.
 ///
 /// # Errors
 /// The connection has failed.
@@ -158,8 +150,8 @@ pub fn read(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usiz
 
 /// Writes once to a non-blocking socket (send(2)).
 ///
-/// Returns the number of bytes that the socket took: fewer than `bytes.len()` if its send buffer
-/// is almost full, and 0 if it is full (EAGAIN).
+/// Returns the number of bytes that the socket took. Fewer than `bytes.len()` means that the send
+/// buffer is full now, and 0 that it was full before (EAGAIN).
 ///
 /// # Errors
 /// The connection has failed.

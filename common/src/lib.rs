@@ -1,16 +1,18 @@
 //! What the servers share: the command line, the log, sockets, signals, and the rules of the chat
-//! room. No code here waits for clients: each server does that in its own file.
+//! room. Each server has its wait in its own file. (Only [`accept`] sleeps here, if the listener is
+//! blocking.)
 //!
 //! - [`run`] handles the command line, the log, and errors at start. [`prepare`] and [`fail`] are parts
 //!   of it, for programs with a command line of their own.
-//! - [`listen`] opens the listening socket, [`accept`] takes a connection from it, and [`announce`]
-//!   prints that the server listens. [`bind_udp`] opens a socket for datagrams.
+//! - [`listen`] opens the listening socket ([`listen_shared`] several of one address), [`accept`]
+//!   takes a connection from it, and [`announce`] prints that the server listens. [`bind_udp`]
+//!   opens a socket for datagrams.
 //! - [`Connection`] is an echo connection on a non-blocking socket. [`read`] and [`write()`] are its
 //!   two system calls.
-//! - [`stop_socket`], [`stop_flag`] and [`exit_on_stop`] report SIGINT and SIGTERM in three ways,
-//!   one for each kind of wait.
-//! - [`lock()`] locks a mutex that cannot be poisoned.
-//! - [`chat`] has the rules of the chat room, as code without I/O.
+//! - [`stop_socket`], [`stop_flag`] and [`exit_on_stop`] are three ways to handle SIGINT and
+//!   SIGTERM, one for each kind of wait.
+//! - [`lock()`] locks a mutex.
+//! - [`chat`] has the rules of the chat room.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -25,8 +27,9 @@ mod socket;
 mod start;
 mod stderr;
 
+pub use chat::{CHAT_ADDR, IDLE};
 pub use connection::{BUFFER_SIZE, Connection, Progress, read, write};
 pub use lock::lock;
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
 pub use socket::{Accepted, accept, announce, bind_udp, listen, listen_shared};
-pub use start::{Arg, CHAT_ADDR, ECHO_ADDR, IDLE, fail, prepare, run};
+pub use start::{Arg, ECHO_ADDR, fail, prepare, run};

@@ -1,10 +1,8 @@
-//! SIGINT and SIGTERM, reported in three ways: one for each kind of wait.
+//! Three ways to handle SIGINT and SIGTERM, one for each kind of wait.
 //!
-//! A signal does not get a thread out of a blocking `accept` or `read`: signal-hook installs its
-//! handlers with `SA_RESTART`, and std's `accept` retries EINTR itself.
-//!
-//! A handler also takes effect if the parent process ignored the signal. So SIGINT ends a server that
-//! a script started with `&`, although the shell starts such a command with SIGINT ignored.
+//! A signal does not end a blocking `accept` or `read`: signal-hook installs its handlers with
+//! `SA_RESTART`, so the kernel resumes the call. A handler also replaces an inherited `SIG_IGN`,
+//! which a shell sets for SIGINT if it starts a command with `&`.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -19,10 +17,9 @@ use signal_hook::{flag, low_level};
 /// For a loop that waits for many file descriptors: returns a socket that becomes readable at the
 /// first SIGINT or SIGTERM.
 ///
-/// This is the self-pipe trick (D. J. Bernstein). The signal handler writes one byte to the other
-/// end of a socket pair, and does nothing else. A flag would not do here: a signal that arrives
-/// after the loop has checked the flag, and before it waits, would not end the wait.
-/// Pitfalls: flag-never-stops, handler-prints
+/// This is the self-pipe trick (D. J. Bernstein). The signal handler only writes one byte to the other
+/// end of a socket pair. A flag would not do: a signal that arrives between the check of the flag and
+/// the wait would not end the wait. Pitfalls: flag-never-stops, handler-prints
 ///
 /// # Errors
 /// The process is out of file descriptors. The message names the call.
@@ -46,8 +43,9 @@ pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// For threads that block in `accept`, `read` and `write`, where they can check neither a flag nor a
-/// socket: the signal handler ends the process with status 0, and the kernel closes the sockets.
+/// For threads that block in `accept`, `read` and `write`. A blocked thread cannot check a flag or
+/// another socket, so the signal handler ends the process, with status 0. The kernel closes the
+/// sockets.
 ///
 /// The handler calls _exit(2), which is async-signal-safe (signal-safety(7)). exit(3) is not.
 /// Pitfalls: flag-never-stops, handler-prints
@@ -63,10 +61,9 @@ pub fn exit_on_stop() -> io::Result<()> {
 
 /// Unblocks SIGINT and SIGTERM in the calling thread.
 ///
-/// The parent process can have blocked them, and a signal mask is inherited through execve(2).
-/// Installing a handler does not unblock a signal. Pitfall: blocked-signals-inherited
+/// The parent process may have blocked them, and execve(2) keeps the signal mask. Installing a
+/// handler does not unblock a signal. Pitfall: blocked-signals-inherited
 pub(crate) fn unblock_stop_signals() {
     let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]);
-    // It fails only for an invalid argument.
-    let _ = signals.thread_unblock();
+    let _ = signals.thread_unblock(); // fails only for an invalid argument
 }

@@ -1,35 +1,26 @@
-//! The listening socket, and what accept(2) returns.
+//! Opening sockets, announcing the address, and the results of accept(2).
 
 use std::env;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use log::{info, warn};
-use nix::net::if_::if_nametoindex;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-/// The most established connections that the kernel queues until the server accepts them. The kernel
-/// uses the lower of this and `net.core.somaxconn`.
-///
-/// With std's 128, a burst of connections overflows the queue. The kernel then drops SYNs, and these
-/// clients wait a second or more until they send them again.
+/// The most established connections that the kernel queues until the server accepts them, if
+/// `net.core.somaxconn` is not lower. A burst of connections overflows std's 128: the kernel then
+/// drops SYNs, and these clients wait a second or more until they send them again.
 const BACKLOG: i32 = 4096;
 
-/// Time without traffic until the kernel probes the peer, time between two probes, and the number of
-/// probes without a reply after which it ends the connection (tcp(7)).
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEPALIVE_PROBES: u32 = 6;
-
-/// Failed connections that one call of [`accept`] skips.
+/// The most failed connections that one call of [`accept`] skips.
 const MAX_FAILED_CONNECTIONS: usize = 64;
 
-/// Opens a TCP socket that listens on `addr`, `HOST:PORT` or `[HOST]:PORT`.
+/// Opens a TCP socket that listens on `addr`, `HOST:PORT` or `[IPV6]:PORT`.
 ///
 /// The socket is blocking and close-on-exec. If it is bound to `[::]`, it also accepts IPv4.
 ///
@@ -48,8 +39,8 @@ pub fn listen(addr: &str) -> anyhow::Result<TcpListener> {
 /// # Errors
 /// As [`listen`].
 pub fn listen_shared(addr: &str, count: usize) -> anyhow::Result<Vec<TcpListener>> {
-    // Bound without the option, so that this fails if another process listens there already. Linux
-    // takes the option after listen(2), too.
+    // The first one is bound without the option, so this fails if another process listens there
+    // already. Linux lets a listening socket set the option later.
     let first = listen(addr)?;
     SockRef::from(&first).set_reuse_port(true).context("setsockopt(SO_REUSEPORT)")?;
     let address = first.local_addr()?;
@@ -62,7 +53,7 @@ pub fn listen_shared(addr: &str, count: usize) -> anyhow::Result<Vec<TcpListener
     Ok(listeners)
 }
 
-/// Opens a UDP socket that is bound to `addr`, `HOST:PORT` or `[HOST]:PORT`.
+/// Opens a UDP socket that is bound to `addr`, `HOST:PORT` or `[IPV6]:PORT`.
 ///
 /// # Errors
 /// The address cannot be parsed, resolved or bound. The message names the address and the call.
@@ -89,9 +80,8 @@ pub(crate) fn program_name() -> String {
 
 /// Resolves `addr`, and opens a socket on the first of its addresses that can be bound.
 fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
-    let (host, port) = split(addr).context("expected HOST:PORT or [HOST]:PORT")?;
-    let mut failure = anyhow::anyhow!("the name has no address");
-    for address in resolve(host, port).context("name look-up")? {
+    let mut failure = anyhow!("the name has no address");
+    for address in addr.to_socket_addrs()? {
         match open(address, kind).and_then(|socket| bind_to(socket, address, kind)) {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
@@ -100,32 +90,15 @@ fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
     Err(failure)
 }
 
-/// Splits `HOST:PORT` or `[HOST]:PORT`. getaddrinfo(3) does not accept the brackets.
-fn split(addr: &str) -> Option<(&str, u16)> {
-    let (host, port) = addr.rsplit_once(':')?;
-    let without_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    Some((without_brackets.unwrap_or(host), port.parse().ok()?))
-}
-
-/// Returns the addresses of `host`, which may be an IPv6 address with an interface (`::1%lo`).
-/// getaddrinfo(3) accepts `%lo` after a link-local address only.
-fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    if let Some((address, interface)) = host.split_once('%') {
-        if let (Ok(address), Ok(index)) = (address.parse(), if_nametoindex(interface)) {
-            return Ok(vec![SocketAddrV6::new(address, port, 0, index).into()]);
-        }
-    }
-    Ok((host, port).to_socket_addrs()?.collect())
-}
-
 fn open(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), kind, None).context("socket")?;
     if address.is_ipv6() {
         socket.set_only_v6(false).context("setsockopt(IPV6_V6ONLY)")?;
     }
     if kind == Type::STREAM {
-        // Connections of an earlier process in TIME_WAIT must not keep this one from binding.
-        // (For UDP this option would let a second server bind the same port and take datagrams.)
+        // An earlier process may have left connections in TIME_WAIT. They must not prevent this
+        // bind. (For UDP this option would let a second server bind the same port and take
+        // datagrams.)
         socket.set_reuse_address(true).context("setsockopt(SO_REUSEADDR)")?;
     }
     Ok(socket)
@@ -142,14 +115,15 @@ fn bind_to(socket: Socket, address: SocketAddr, kind: Type) -> anyhow::Result<So
 
 /// Sets the options that each accepted connection inherits from the listener (Linux).
 fn set_inherited_options(socket: &Socket) -> io::Result<()> {
-    // Without it, the second of two small writes waits for the peer's delayed ACK.
+    // Without TCP_NODELAY, the second of two small writes waits for the peer's delayed ACK.
     // Pitfall: two-small-writes
     socket.set_tcp_nodelay(true)?;
-    // A peer that vanishes sends neither FIN nor RST. Without keepalive, a server that waits for it
-    // would keep the connection for ever. (While output is unacknowledged, the retransmission timeout
-    // ends the connection instead: tcp(7), tcp_retries2.) Pitfall: no-keepalive
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE);
-    let keepalive = keepalive.with_interval(KEEPALIVE_INTERVAL).with_retries(KEEPALIVE_PROBES);
+    // A peer that vanishes sends neither FIN nor RST, so a server would wait for it for ever. (While
+    // output is unacknowledged, the retransmission timeout ends the connection: tcp(7), tcp_retries2.)
+    // Pitfall: no-keepalive
+    // After 60 s without traffic the kernel probes the peer, six times, every 10 s (tcp(7)).
+    let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(10));
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(6);
     socket.set_tcp_keepalive(&keepalive)
 }
 
@@ -161,18 +135,17 @@ pub enum Accepted {
     Connection(TcpStream, SocketAddr),
     /// No connection is waiting. Only a non-blocking listener returns this.
     WouldBlock,
-    /// `accept` failed, and the next call would fail for the same reason, such as a lack of file
-    /// descriptors. Stop accepting until a connection closes or some time has passed.
+    /// `accept` failed and would fail again, for example for lack of file descriptors; or too many
+    /// queued connections had failed. Serve other events, or wait for some time, before the next
+    /// call.
     ///
-    /// The failed call took nothing from the queue. So the listener stays readable, and a blocking
-    /// `accept` fails again at once: an immediate retry is a busy loop.
-    /// Pitfalls: accept-spins, accept-error-retried
+    /// A call that fails for lack of descriptors takes nothing from the queue. So the listener
+    /// stays readable, and to accept again at once would be a busy loop. Pitfalls: accept-spins,
+    /// accept-error-retried
     Pause,
 }
 
-/// Accepts one connection.
-///
-/// If a connection failed while it was in the queue, `accept` logs that and takes the next one.
+/// Accepts one connection. If it failed while it was in the queue, logs that and takes the next one.
 #[must_use]
 pub fn accept(listener: &TcpListener) -> Accepted {
     for _ in 0..MAX_FAILED_CONNECTIONS {
@@ -180,16 +153,16 @@ pub fn accept(listener: &TcpListener) -> Accepted {
             return accepted;
         }
     }
-    Accepted::Pause // so that a queue full of failed connections does not delay the others
+    Accepted::Pause // failed connections must not keep the server from its other clients
 }
 
 impl Accepted {
-    /// Classifies the result of an accept, for servers that accept by `io_uring`.
+    /// Classifies the result of accept(2): for [`accept`], and for the servers with `io_uring`.
     ///
     /// Returns `None` if only this one connection failed: take the next one. No error of accept may
     /// end the server. Pitfall: accept-error-ends
     pub fn from_result(result: io::Result<(TcpStream, SocketAddr)>) -> Option<Self> {
-        // True while accept keeps failing: only the first failure is logged.
+        // True from a failure to the next accepted connection: only the first failure is logged.
         static PAUSED: AtomicBool = AtomicBool::new(false);
         let error = match result {
             Ok((stream, peer)) => {
@@ -198,6 +171,7 @@ impl Accepted {
                 return Some(Self::Connection(stream, peer));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Some(Self::WouldBlock),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return None, // io_uring only
             Err(error) => error,
         };
         if error.raw_os_error().is_some_and(|error| OF_ONE_CONNECTION.contains(&error)) {
@@ -205,8 +179,8 @@ impl Accepted {
             return None;
         }
         // Out of file descriptors (EMFILE, ENFILE) or memory (ENOBUFS, ENOMEM), or refused by a
-        // security module or a seccomp filter (EPERM, EACCES, ENOSYS). accept(2) also gives EPERM for
-        // a firewall's refusal of one connection. Pausing is right for both.
+        // security module or a seccomp filter (EPERM, EACCES, ENOSYS). The EPERM of a firewall
+        // (accept(2)) belongs to one connection, but a pause is right for it, too.
         if !PAUSED.swap(true, Ordering::Relaxed) {
             warn!("paused accepting: {error}");
         }
@@ -215,9 +189,10 @@ impl Accepted {
 }
 
 /// Errors of one connection, which the failed call has removed from the queue (accept(2), "Error
-/// handling"). The last two occur with io-uring only: getpeername(2) after a reset, and a signal.
+/// handling"). ENOTCONN is from getpeername(2), which the servers with io-uring call after the
+/// accept.
 #[rustfmt::skip]
-const OF_ONE_CONNECTION: [i32; 12] = [
+const OF_ONE_CONNECTION: [i32; 11] = [
     libc::ECONNABORTED, libc::EPROTO, libc::ENOPROTOOPT, libc::ENETDOWN, libc::ENETUNREACH, libc::ENONET,
-    libc::EHOSTDOWN, libc::EHOSTUNREACH, libc::EOPNOTSUPP, libc::ETIMEDOUT, libc::ENOTCONN, libc::EINTR,
+    libc::EHOSTDOWN, libc::EHOSTUNREACH, libc::EOPNOTSUPP, libc::ETIMEDOUT, libc::ENOTCONN,
 ];

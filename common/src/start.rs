@@ -1,4 +1,4 @@
-//! The command line, the log, and the end of a program that cannot start.
+//! The command line, the log, and the exit status.
 
 use std::env;
 use std::io::{self, Write};
@@ -26,25 +26,15 @@ pub struct Arg {
 /// The address on which an echo server listens.
 pub const ECHO_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7000", meaning: LISTEN_ON };
 
-/// The address on which a chat server listens.
-pub const CHAT_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7001", meaning: LISTEN_ON };
-
-/// How long a client of a chat server may be idle, in seconds.
-pub const IDLE: Arg = Arg {
-    name: "IDLE",
-    default: "300",
-    meaning: "seconds after which an idle client is disconnected; 0 for never",
-};
-
-const LISTEN_ON: &str = "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one";
+pub(crate) const LISTEN_ON: &str =
+    "HOST:PORT to listen on; [ADDRESS]:PORT for IPv6; port 0 picks a free one";
 
 /// Runs `program` with the values of `args`, taken from the command line or from their defaults.
 ///
-/// `-h` and `--help` print the usage. An unexpected argument ends the process with one line on stderr
-/// and status 2. An error of `program` ends it with one line and status 1. A panic in any thread ends
-/// it too, because the other threads could otherwise wait for the dead one for ever.
-///
-/// The log goes to stderr, at level info or at the level that `RUST_LOG` sets.
+/// `-h` and `--help` print the usage. An unexpected argument ends the process with one line on
+/// stderr and status 2. An error of `program` ends it with one line and status 1. A panic in any
+/// thread ends the process, too: the other threads could otherwise wait for the dead thread for
+/// ever. The log goes to stderr, at level info or at the level that `RUST_LOG` sets.
 pub fn run<const N: usize>(
     args: [Arg; N],
     program: impl FnOnce([String; N]) -> anyhow::Result<()>,
@@ -82,15 +72,16 @@ fn usage(args: &[Arg]) -> String {
     text + "\nRUST_LOG=trace logs every wait and every copy; RUST_LOG=off logs nothing.\n"
 }
 
-/// Prints one line on stderr, and returns the status. (`eprintln!` would panic if its reader is gone.)
+/// Prints one line on stderr, and returns the status. (`eprintln!` panics if the reader of stderr
+/// is gone.)
 #[must_use]
 pub fn fail(status: u8, message: &str) -> ExitCode {
     let _ = writeln!(io::stderr(), "{}: {message}", program_name());
     ExitCode::from(status)
 }
 
-/// Does what [`run`] does before the program: unblocks the stop signals, starts the log, and makes a
-/// panic in any thread end the process.
+/// [`run`] calls this after it has parsed the arguments. It unblocks the stop signals, starts the
+/// log, and makes a panic in any thread end the process.
 pub fn prepare() {
     unblock_stop_signals();
     start_log();

@@ -1,5 +1,5 @@
-//! epoll, level-triggered: the kernel keeps the list of sockets, and each wait returns those of
-//! them that are ready. As long as a socket is ready, wait after wait reports it again.
+//! epoll, level-triggered: the kernel keeps the list of sockets. Each wait returns the ones that
+//! are ready. As long as a socket is ready, wait after wait reports it again.
 //!
 //! ```text
 //!      application                              kernel
@@ -15,8 +15,8 @@
 //! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel returns only
 //! the sockets that are ready, no matter how many others are idle. (3) The server reads once and
 //! (4) writes once. (5) Bytes that the socket does not take are pending output. Until they are
-//! written, the server watches this socket for writing and not for reading. At EOF nothing is
-//! pending, and the server closes the connection.
+//! written, the server watches this socket for writing and not for reading. The server reads only
+//! while nothing is pending. So nothing is pending at EOF, and it closes the connection.
 //!
 //! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
 //! rest. A step is therefore short: at most one write of pending output, one read, and one write.
@@ -59,7 +59,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 const MAX_EVENTS: usize = 256;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -78,11 +78,11 @@ struct Server {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
-        // A connection that made the listener ready can be gone before `accept` is called, which
-        // would then block (accept(2), "NOTES").
+        // A connection can make the listener ready and be gone before `accept` is called. A
+        // blocking `accept` would then sleep (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        // After `listen`: until then, SIGINT must still end a slow name look-up at once.
+        // After `listen`, so that SIGINT still ends the process during a slow name look-up.
         // Pitfall: signal-deferred-at-start
         let stop = stop_socket()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
@@ -131,7 +131,7 @@ impl Server {
             for event in ready {
                 let fd = event.data() as RawFd;
                 if fd == self.stop.as_raw_fd() {
-                    return Ok(()); // ends the process, and the kernel closes all sockets
+                    return Ok(()); // dropping the server closes all sockets, and the process ends
                 } else if fd == self.listener.as_raw_fd() {
                     listener_ready = true;
                 } else {

@@ -1,4 +1,5 @@
-//! Non-blocking I/O: no call waits. One thread tries to read from every socket, again and again.
+//! Non-blocking I/O: no call on a socket waits. One thread tries to read from every socket, again
+//! and again.
 //!
 //! ```text
 //!      application                              kernel
@@ -12,10 +13,10 @@
 //! ```
 //!
 //! How a message travels: (1) Each iteration tries `read` on every socket, and `accept` on the
-//! listener. A socket without data returns EAGAIN. (2) An iteration that moved no bytes ends with
-//! a pause. (3) The `read` that finds data copies it. (4) The server writes once. (5) Bytes
-//! that the socket does not take are pending output. Each iteration tries to write them, and the
-//! server does not read from this client until they are written.
+//! listener. A socket without data returns EAGAIN. (2) If an iteration moved no bytes and accepted
+//! no client, the thread sleeps for PAUSE. (3) The `read` that finds data copies it. (4) The server
+//! writes once. (5) Bytes that the socket does not take are pending output. Each iteration tries to
+//! write them, and the server does not read from this client until they are written.
 //!
 //! The catch: the thread has no way to sleep until data arrives. Without a pause it keeps a core
 //! busy all the time. With a pause the core rests, but a message can wait for up to one
@@ -31,8 +32,8 @@
 //!
 //! Figure: `docs/figures/nonblocking-echo.svg`.
 //!
-//! Use it when: never on its own. select, poll and epoll use non-blocking sockets too, and add a way to
-//! wait for them. This server shows what they save.
+//! Use it when: never on its own. select, poll and epoll use non-blocking sockets too, and add a
+//! way to wait for them. This server shows the cost of having no such wait.
 //! Limits: an idle connection costs a `read` in each iteration. The contract forbids that (`docs/contract.md`: idle).
 //! Compare with:
 //! - `diff nonblocking-echo/src/main.rs select-echo/src/main.rs`: the thread sleeps in `select`
@@ -55,9 +56,9 @@ use log::{info, trace, warn};
 const PAUSE: Arg = Arg {
     name: "PAUSE",
     default: "0",
-    meaning: "milliseconds to sleep after an iteration that found nothing to do; 0 for no sleep",
+    meaning: "milliseconds to sleep after an iteration that moved no bytes; 0 for no sleep",
 };
-/// The longest pause. The server checks for SIGINT and SIGTERM after each pause.
+/// The longest pause. A stop signal takes effect only after the pause, so the pause is limited.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
@@ -114,13 +115,13 @@ impl Server {
             if !echoed && !accepted && !pause.is_zero() {
                 trace!("wait: sleep"); // (2)
                 thread::sleep(pause);
-                trace!("wait: sleep = 0");
+                trace!("wait: sleep is over");
             }
         }
         Ok(())
     }
 
-    /// Tries to read and write on every connection. Returns whether any bytes were written.
+    /// Tries to read and write on every connection. Returns whether any bytes moved.
     fn step_all(&mut self) -> bool {
         let mut echoed = false;
         self.connections.retain_mut(|connection| {

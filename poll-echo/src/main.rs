@@ -1,22 +1,19 @@
 //! poll: each wait passes a list of sockets to the kernel, and the kernel marks in it the sockets
 //! that are ready.
 //!
-//! ```text
-//!      application                              kernel
-//!  (1) poll([listener, stop, 7, 8, 9 …]) ────▶  ┐ checks all sockets of the list,
-//!        asleep                                 │ wait: until a socket of the list is ready,
-//!  (2) 1, and 8 is marked ◀──────────────────   ┘ checks all of them again
-//!  (3) read(8) ──────────────────────────────▶  ┐ copy: the data is already there,
-//!        6 bytes ◀───────────────────────────   ┘ so the read does not block
-//!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
+//! ```text application kernel (1) poll([listener, stop, 7, 8, 9 …]) ────▶ ┐ checks all sockets of
+//! the list, asleep │ wait: until a socket of the list is ready, (2) 1 is ready, and 8 is marked
+//! ◀────────────────── ┘ checks all of them again (3) read(8) ──────────────────────────────▶ ┐
+//! copy: the data is already there, 6 bytes ◀─────────────────────────── ┘ so the read does not
+//! block (4) write(8) ─────────────────────────────▶ copy: as much as the send buffer takes
 //! ```
 //!
 //! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel returns how
 //! many sockets are ready and marks them in `revents`, so the server searches the whole list for
 //! them. (3) The server reads once and (4) writes once. (5) Bytes that the socket does not take are
-//! pending output. Until they are
-//! written, the server watches this socket for writing and not for reading. At EOF nothing is
-//! pending, and the server closes the connection.
+//! pending output. Until they are written, the server watches this socket for writing and not for
+//! reading. The server reads only while nothing is pending. So nothing is pending at EOF, and it
+//! closes the connection.
 //!
 //! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
 //! rest. A step is therefore short: at most one write of pending output, one read, and one write.
@@ -59,7 +56,7 @@ use nix::errno::Errno;
 
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Time until `poll` is tried again after it failed.
 const WAIT_RETRY: Duration = Duration::from_millis(100);
@@ -82,8 +79,8 @@ struct Server {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
-        // A connection that made the listener ready can be gone before `accept` is called, which
-        // would then block (accept(2), "NOTES").
+        // A connection can make the listener ready and be gone before `accept` is called. A
+        // blocking `accept` would then sleep (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let stop = stop_socket()?;
@@ -110,7 +107,7 @@ impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         let mut wait_failed = false;
         loop {
-            // The first entry is the listener.
+            // While accepting is paused, the listener (the first entry) is not watched.
             self.list[0].events = if self.accept_paused { 0 } else { POLLIN };
             let timeout = self.accept_paused.then_some(ACCEPT_RETRY);
             trace!("wait: poll"); // (1)
@@ -122,9 +119,9 @@ impl Server {
                 // A signal handler ran. SA_RESTART has no effect on this call (signal(7)).
                 // Pitfall: eintr-fatal
                 Err(Errno::EINTR) => continue,
-                // The kernel has no memory for its copy of the list (ENOMEM), or the list is longer
-                // than RLIMIT_NOFILE, which somebody has lowered (EINVAL). The server goes on as if
-                // all sockets were ready. Trying all of them is safe, because no call blocks.
+                // The kernel has no memory for its copy of the list (ENOMEM), or somebody has
+                // lowered RLIMIT_NOFILE below the length of the list (EINVAL). The server goes on
+                // as if all sockets were ready. Trying all of them is safe, because no call blocks.
                 Err(error @ (Errno::ENOMEM | Errno::EINVAL)) => {
                     if !wait_failed {
                         warn!("poll: {error}; trying all sockets every {WAIT_RETRY:?}");
@@ -147,9 +144,10 @@ impl Server {
                     continue;
                 }
                 if fd == self.stop.as_raw_fd() {
-                    // After a failure, the mark of `stop` proves nothing. So try to read.
+                    // After a failure, the mark of `stop` proves nothing. Only a read shows whether
+                    // a signal has arrived.
                     if !wait_failed || self.stop.read(&mut [0]).is_ok() {
-                        return Ok(()); // ends the process, and the kernel closes all sockets
+                        return Ok(()); // dropping the server closes all sockets, and the process ends
                     }
                 } else if fd == self.listener.as_raw_fd() {
                     listener_ready = true;

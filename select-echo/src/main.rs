@@ -11,11 +11,12 @@
 //!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
 //! ```
 //!
-//! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel removes the
-//! sockets that are not ready from the sets, so the server builds new sets for the next wait. (3)
-//! The server reads once and (4) writes once. (5) Bytes that the socket does not take are pending
-//! output. Until they are written, the server watches this socket for writing and not for reading. At
-//! EOF nothing is pending, and the server closes the connection.
+//! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel leaves only
+//! the ready sockets in the sets, so the server builds new sets for the next wait. (3) The server
+//! reads once and (4) writes once. (5) Bytes that the socket does not take are pending output.
+//! Until they are written, the server watches this socket for writing and not for reading. The
+//! server reads only while nothing is pending. So nothing is pending at EOF, and it closes the
+//! connection.
 //!
 //! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
 //! rest. A step is therefore short: at most one write of pending output, one read, and one write.
@@ -31,10 +32,10 @@
 //! Figure: `docs/figures/select-echo.svg`.
 //!
 //! Use it when: a system has nothing better, or there is only a handful of file descriptors.
-//! Limits: a set is a bitmap of 1024 bits (`FD_SETSIZE`). This is a limit of glibc, not of the
-//! kernel, and it applies to the *number* of a file descriptor, however few are open. A connection
-//! whose number is 1024 or higher is refused and logged. Each wait costs time for every connection,
-//! idle or not.
+//! Limits: a set is a bitmap of 1024 bits (`FD_SETSIZE`). This is a limit of the C library, not of
+//! the kernel, and it applies to the *number* of a file descriptor, however few are open. A
+//! connection whose number is 1024 or higher is refused and logged. Each wait costs time for every
+//! connection, idle or not.
 //! Compare with:
 //! - `diff select-echo/src/main.rs poll-echo/src/main.rs`: a list instead of bitmaps.
 
@@ -59,7 +60,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Time until `select` is tried again after it failed.
 const WAIT_RETRY: Duration = Duration::from_millis(100);
@@ -79,8 +80,8 @@ struct Server {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
-        // A connection that made the listener ready can be gone before `accept` is called, which
-        // would then block (accept(2), "NOTES").
+        // A connection can make the listener ready and be gone before `accept` is called. A
+        // blocking `accept` would then sleep (accept(2), "NOTES").
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let stop = stop_socket()?;
@@ -136,15 +137,17 @@ impl Server {
             match select(highest + 1, &mut readable, &mut writable, None, timeout.as_mut()) {
                 Ok(count) => {
                     wait_failed = false;
-                    // (2) A `?` in here would run only if tracing is on.
+                    // (2) `trace!` evaluates its arguments only if tracing is on, so they must not
+                    // contain a `?`.
                     // Pitfall: question-mark-in-log
                     trace!("wait: select = {count} ready");
                 }
                 // A signal handler ran. SA_RESTART has no effect on this call (signal(7)).
                 // Pitfall: eintr-fatal
                 Err(Errno::EINTR) => continue,
-                // The kernel has no memory for its copy of the sets. Ours are then unchanged, so that
-                // every socket looks ready. Trying all of them is safe, because no call blocks.
+                // The kernel has no memory for its copy of the sets. The sets are then unchanged,
+                // and every watched socket looks ready. Trying all of them is safe, because no call
+                // blocks.
                 Err(error @ Errno::ENOMEM) => {
                     if !wait_failed {
                         warn!("select: {error}; trying all sockets every {WAIT_RETRY:?}");
@@ -155,11 +158,12 @@ impl Server {
                 Err(error) => return Err(error).context("select"),
             }
 
-            // After a failure, the bit of `stop` proves nothing. So try to read.
+            // After a failure, the bit of `stop` is always set. Only a read shows whether a signal
+            // has arrived.
             if readable.contains(self.stop.as_fd())
                 && (!wait_failed || (&self.stop).read(&mut [0]).is_ok())
             {
-                return Ok(()); // ends the process, and the kernel closes all sockets
+                return Ok(()); // dropping the server closes all sockets, and the process ends
             }
             let listener_ready = readable.contains(self.listener.as_fd());
             // The sets borrow the connections, which `on_ready` changes: copy the numbers first.
@@ -179,7 +183,7 @@ impl Server {
 
     /// Reads and writes (3, 4). `serve` builds the next sets from `has_pending_output` (5).
     fn on_ready(&mut self, fd: RawFd) {
-        // There is no connection if this is the listener.
+        // The listener and `stop` have no connection.
         let Some(connection) = self.connections.get_mut(&fd) else { return };
         if connection.step(&mut self.buffer) == Progress::Closed {
             // Dropping the connection closes its only file descriptor.

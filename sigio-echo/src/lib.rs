@@ -1,4 +1,4 @@
-//! Signal-driven I/O: making the kernel send signals because of a socket, and taking them from the
+//! Signal-driven I/O: making the kernel signal the events of a socket, and taking signals from the
 //! queue. Neither nix nor libc has all of this.
 
 use std::mem::MaybeUninit;
@@ -16,11 +16,10 @@ use nix::unistd::getpid;
 const F_SETSIG: c_int = 10;
 
 /// Makes `socket` non-blocking, and makes the kernel send SIGIO to this process when something
-/// happens on it: a connection, data, EOF or an error arrives, or there is space to write after a
-/// write has found none. What happened before this call raises no signal.
+/// happens on it: a connection, data, EOF or an error arrives, or space becomes free after a write
+/// that found none. What happened before this call raises no signal.
 ///
-/// # Errors
-/// The error of fcntl(2). The kernel is out of memory.
+/// # Errors fcntl(2) fails if the kernel has no memory.
 pub fn enable_sigio(socket: &impl AsRawFd) -> anyhow::Result<()> {
     // Without an owner, the kernel sends no signal. A thread can be the owner, too (F_SETOWN_EX).
     fcntl(socket, libc::F_SETOWN, getpid().as_raw()).context("fcntl(F_SETOWN)")?;
@@ -45,7 +44,8 @@ fn fcntl(socket: &impl AsRawFd, command: c_int, argument: c_int) -> nix::Result<
 /// Returns the set of the real-time signals and `others`.
 #[must_use]
 pub fn realtime_signals_and(others: &[Signal]) -> SigSet {
-    // nix has no names for real-time signals. They are what is left without those that it can name.
+    // nix has no names for real-time signals. So take all signals, and remove those that nix can
+    // name.
     let mut signals = SigSet::all();
     Signal::iterator().for_each(|named| signals.remove(named));
     signals.extend(others.iter().copied());
@@ -60,8 +60,8 @@ struct PollInfo {
     fd: c_int,
 }
 
-/// Takes the next signal of `signals`, which must be blocked, from the queue. Waits for at most
-/// `timeout` if there is none (sigtimedwait(2)).
+/// Takes the next signal of `signals`, which must be blocked, from the queue. If none is pending,
+/// waits for at most `timeout`, or without limit (sigtimedwait(2)).
 ///
 /// Returns its number and, if it is a real-time signal, the file descriptor that it is about. The
 /// signal with the lowest number comes first. Returns `None` if no signal arrived in time.
@@ -92,7 +92,7 @@ pub fn next_signal(
     }
 }
 
-/// Empties the queue of real-time signals: to ignore a signal discards those that are pending.
+/// Discards all pending SIGRTMIN signals: to ignore a signal discards those that are pending.
 pub fn discard_realtime_signals() {
     for action in [libc::SIG_IGN, libc::SIG_DFL] {
         // SAFETY: no handler is installed.

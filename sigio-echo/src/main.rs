@@ -15,9 +15,9 @@
 //! ```
 //!
 //! How a message travels: (1) The thread sleeps until a signal arrives. (2) The kernel sends SIGIO
-//! when the *wait* is over. The *copy* is still to be done. (3) The server accepts, reads from every
-//! connection until EAGAIN, and (4) writes back what it has read. (5) From one connection it reads at
-//! most `MAX_STEPS` times in a row. No signal announces the data that is left, so the server then
+//! when the *wait* is over. The *copy* is still to be done. (3) The server accepts, reads from
+//! every connection until EAGAIN, and (4) writes back what it has read. (5) Each connection gets at
+//! most `MAX_STEPS` steps in a row. No signal announces the data that is left, so the server then
 //! sends SIGIO to itself.
 //!
 //! The catch: SIGIO is edge-triggered. It reports that something has happened, not that data is
@@ -66,7 +66,8 @@ use signal_hook::flag;
 const MAX_ACCEPTS: usize = 64;
 /// The most reads from one connection per iteration, so that it does not delay the others.
 const MAX_STEPS: usize = 4;
-/// The longest time until `accept` is tried again while accepting is paused. alarm(2) takes whole seconds.
+/// The longest time between two calls of `accept` while accepting is paused. alarm(2) takes whole
+/// seconds.
 const ACCEPT_RETRY: Duration = Duration::from_secs(1);
 
 struct Server {
@@ -92,9 +93,9 @@ struct Connection {
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
-        // These signals are blocked, except during `sigsuspend`. A signal that arrives between the check of the
-        // flags and the sleep then stays pending, and ends the sleep at once. If it were not
-        // blocked, its handler would run before the sleep, and nothing would end the sleep.
+        // These signals are blocked, except during `sigsuspend`. So a signal that arrives after the
+        // check of the flags stays pending, and ends the sleep at once. If it were not blocked, its
+        // handler would run before the sleep, and nothing would end the sleep.
         let signals = [Signal::SIGIO, Signal::SIGALRM, Signal::SIGINT, Signal::SIGTERM];
         signals.into_iter().collect::<SigSet>().thread_block()?;
         // The handlers set these flags, and do nothing else. Pitfall: handler-prints
@@ -125,7 +126,7 @@ impl Server {
             if mem::take(&mut self.unfinished) {
                 // (5) Unread data is left, and no further signal will announce it. `raise` makes
                 // one: SIGIO is blocked now, so it stays pending, and `sigsuspend` returns at once.
-                // (To skip `sigsuspend` instead would keep SIGTERM blocked during a flood.)
+                // (`sigsuspend` cannot be skipped: only there are SIGINT and SIGTERM unblocked.)
                 raise(Signal::SIGIO)?;
             }
             if self.accept_paused {
@@ -184,7 +185,7 @@ impl Server {
 }
 
 impl Connection {
-    /// Reads (3) and writes (4) until EAGAIN. Returns `Echoed` if it stopped at `MAX_STEPS` before.
+    /// Reads (3) and writes (4) until EAGAIN. Returns `Echoed` if `MAX_STEPS` ended the loop first.
     fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
         let mut echoed = 0;
         for _ in 0..MAX_STEPS {

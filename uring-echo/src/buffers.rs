@@ -11,8 +11,6 @@ use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
-use crate::usual_reason;
-
 /// The number of the buffer ring. An `io_uring` may have several, but the servers need one.
 const GROUP: u16 = 0;
 /// A flag of receive operations: wait until the socket is readable, and only then try to receive. It
@@ -52,9 +50,7 @@ impl Buffers {
         let address = entries.as_ptr() as u64;
         // SAFETY: the entries are page-aligned, as many as stated, and are never unmapped.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, count, GROUP, 0) }
-            .map_err(|error| {
-                anyhow!("io_uring_register(PBUF_RING): {error}{}", usual_reason(&error))
-            })?;
+            .map_err(|error| anyhow!("io_uring_register(PBUF_RING): {error}"))?;
         let mut buffers = Self { entries, memory, size, count, tail: 0, available: 0 };
         for id in 0..count {
             buffers.give_back(Filled { id, len: 0 });

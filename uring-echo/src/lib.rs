@@ -1,10 +1,11 @@
-//! What the `io_uring` servers share: setting up a ring, or a message that says why there is none.
+//! What the `io_uring` servers share: the ring, its queue, accepting, and buffers.
 
 use std::collections::TryReserveError;
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{FromRawFd, RawFd};
 use std::ptr;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
@@ -12,12 +13,14 @@ use common::Accepted;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use libc::c_int;
-use log::{debug, info, trace};
+use log::{debug, trace};
 use socket2::SockRef;
 
 mod buffers;
 pub use buffers::{Buffers, Filled};
 
+/// The pause after the kernel had no memory for an operation.
+const MEMORY_RETRY: Duration = Duration::from_millis(10);
 /// Memory in bytes that must remain available when a client is admitted.
 const MEMORY_RESERVE: usize = 1024 * 1024;
 
@@ -33,8 +36,8 @@ const OPERATIONS: [(u8, &str); 4] = [
 /// may use it.
 ///
 /// By default the kernel interrupts the thread to finish an operation whose socket became ready.
-/// With `DEFER_TASKRUN` it does that work when the thread next waits, which is cheaper. The kernel
-/// must then know the one thread that waits (`SINGLE_ISSUER`).
+/// With `DEFER_TASKRUN` the kernel does that work during the next wait of the thread, which is
+/// cheaper. The kernel must then know the one thread that waits (`SINGLE_ISSUER`).
 ///
 /// # Errors
 /// The kernel does not permit the ring or lacks an operation. The message names the call and the
@@ -57,8 +60,7 @@ pub fn new_ring(entries: u32) -> anyhow::Result<IoUring> {
 }
 
 /// Returns the usual reason why the kernel refuses to set up a ring.
-#[must_use]
-pub fn usual_reason(error: &io::Error) -> &'static str {
+fn usual_reason(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EINVAL) => " (IORING_SETUP_DEFER_TASKRUN needs Linux 6.1)",
         Some(libc::ENOMEM) => {
@@ -85,14 +87,17 @@ pub fn enter(ring: &IoUring, count: usize, timeout: Option<Duration>) -> anyhow:
     }
     match ring.submitter().submit_with_args(count, &arguments) {
         Err(error) if !is_temporary(&error) => Err(error).context("io_uring_enter"),
+        // No memory for an operation: an immediate retry would keep a core busy.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(thread::sleep(MEMORY_RETRY)),
         _ => Ok(()),
     }
 }
 
-/// Puts an operation into the queue of `ring`. If the queue is full, submits it first.
+/// Puts an operation into the queue of `ring`. If the queue is full, first submits what is in it.
 ///
 /// The kernel may take no more operations until the process has taken completions (EBUSY). So this
-/// moves them to `completions`, and the caller must process them before it waits again.
+/// function moves the completions to `completions`. The caller must process them before it waits
+/// again.
 ///
 /// # Errors
 /// As [`enter`].
@@ -120,8 +125,9 @@ pub fn accept_operation(listener: RawFd) -> squeue::Entry {
     accept.flags(libc::SOCK_CLOEXEC).build()
 }
 
-/// Returns whether a signal handler ran (EINTR, pitfall: eintr-fatal), the timeout is over (ETIME),
-/// or the kernel takes no more operations until the process has taken completions (EAGAIN, EBUSY).
+/// Returns whether the call may be repeated: a signal handler ran (EINTR, pitfall: eintr-fatal),
+/// the timeout is over (ETIME), the kernel has no memory (EAGAIN), or it takes no more operations
+/// until the process has taken completions (EBUSY).
 fn is_temporary(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     matches!(code, Some(libc::EINTR | libc::ETIME | libc::EAGAIN | libc::EBUSY))
@@ -147,21 +153,15 @@ pub fn accept_result(result: io::Result<usize>) -> Option<Accepted> {
     };
     // SAFETY: the kernel has opened this file descriptor for the process, and nothing else owns it.
     let stream = unsafe { TcpStream::from_raw_fd(fd) };
-    match stream.peer_addr() {
-        Ok(peer) => Accepted::from_result(Ok((stream, peer))),
-        // ENOTCONN: the peer has reset the connection while it was in the queue. accept(2) returns
-        // the address of such a peer, but here it is asked for too late.
-        Err(error) => {
-            info!("a connection failed before it was accepted: {error}");
-            None
-        }
-    }
+    // ENOTCONN: the peer has reset the connection while it was in the queue. accept(2) returns the
+    // address of such a peer, but here it is asked for too late.
+    Accepted::from_result(stream.peer_addr().map(|peer| (stream, peer)))
 }
 
 /// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated, too.
 ///
-/// Rust ends the process if an allocation fails, unless it was one of the `try_` functions. The
-/// reserve keeps memory for the many small allocations that are not.
+/// Rust ends the process when an allocation fails; only the `try_` functions return an error. The
+/// reserve keeps memory for the many small allocations that do not use them.
 ///
 /// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
 /// and `free` returns them to the system. On the heap they would stay: the heap shrinks only from its
@@ -183,8 +183,7 @@ pub fn allocate_buffer(size: usize) -> Result<Vec<u8>, TryReserveError> {
 
 /// Returns a copy of what a send of `bytes` has left.
 ///
-/// A send that has found no space (`MSG_DONTWAIT`), or whose kernel thread was interrupted by SIGSTOP
-/// while it waited for space, has left everything.
+/// A send has left everything if it found no space (EAGAIN), or if SIGSTOP interrupted it (EINTR).
 ///
 /// # Errors
 /// The send has failed, or there is no memory for the copy.

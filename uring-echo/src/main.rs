@@ -17,11 +17,13 @@
 //! How a message travels: (1) The server queues a receive into the connection's buffer. Queuing is
 //! not a system call. (2) One call submits all queued operations, for any number of sockets, and
 //! waits until one has completed. (3) The message is in the buffer. (4) The server queues a send of
-//! it. (5) A send can be short. The rest is pending output, and is sent before the next receive.
+//! it. (5) A send can be short. The rest is pending output, and is sent before the next receive. So
+//! a client that does not read is not read from.
 //!
 //! The catch: from submission to completion, the kernel uses the buffer and the socket, even if the
-//! file descriptor is closed. So a connection is closed only when its operation has completed. It has
-//! exactly one in flight, and nothing has to be canceled. The only timeout is the wait's own.
+//! file descriptor is closed. So a connection is closed only when its operation has completed. A
+//! connection always has exactly one operation in flight, so nothing has to be canceled. No
+//! operation has a timeout; only `io_uring_enter` has one.
 //!
 //! Run: `cargo run -p uring-echo`
 //!
@@ -37,7 +39,8 @@
 //! them per message (epoll-echo: 2.0) and uses 0.9 of epoll-echo's CPU; with one client there is no
 //! gain (docs/benchmarks: 64 active, CPU time).
 //! Limits: Linux 6.1 or newer, and forbidden in many containers. A receive needs its buffer before
-//! the data arrives, so an idle connection holds one (of which only pages that were used cost memory).
+//! the data arrives, so an idle connection holds one (of which only the pages that have been used
+//! cost memory).
 //! Compare with: `aio-echo/src/main.rs` (completion by threads), `epoll-echo/src/main.rs` (readiness),
 //! `uring-echo/src/bin/uring-echo-buffers.rs` (a connection takes a buffer when its data arrives).
 
@@ -60,7 +63,7 @@ use uring_echo::{
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -68,7 +71,8 @@ struct Server {
     /// Becomes readable when SIGINT or SIGTERM arrives.
     stop: UnixStream,
     ring: IoUring,
-    /// Results that have not been processed. [`queue`] adds some when its queue is full.
+    /// Results that have not been processed. [`queue`] adds results when the submission queue is
+    /// full.
     completions: Vec<cqueue::Entry>,
     /// By file descriptor, which is also the user data of the connection's operations. A descriptor
     /// is closed only when no operation on it is in flight. So a completion cannot be mistaken for
@@ -97,7 +101,7 @@ fn main() -> ExitCode {
         let server =
             Server { listener, stop, ring, completions, connections, accept_paused: false };
         announce(server.listener.local_addr()?);
-        // Never freed: when the program ends, the kernel still has buffers.
+        // Never freed: when `serve` returns, the kernel may still write to the buffers.
         Box::leak(Box::new(server)).serve()
     })
 }
@@ -134,10 +138,9 @@ impl Server {
     /// Queues an operation. `fd` is its user data, which the kernel returns with the result.
     fn queue(&mut self, fd: RawFd, operation: squeue::Entry) -> anyhow::Result<()> {
         // SAFETY: if the operation has a buffer, it is the heap memory of a connection's `Vec`.
-        // `connections` keeps that until the completion, and the server is never dropped. The memory
-        // stays where it is when the `Vec` moves, and the pointer stays valid: `Vec::as_mut_ptr`
-        // makes no reference to the memory. (A `Box<[u8]>` would not do: moving it invalidates the
-        // pointer under Rust's aliasing rules.)
+        // `connections` keeps that until the completion, and the server is never dropped. To move
+        // the `Vec` neither moves the memory nor invalidates the pointer. (A `Box<[u8]>` would not
+        // do: moving it invalidates the pointer under Rust's aliasing rules.)
         unsafe { queue(&mut self.ring, &operation.user_data(fd as u64), &mut self.completions) }
     }
 
@@ -158,7 +161,7 @@ impl Server {
                 trace!("copy: send({fd}) = {count} of {}", connection.pending.len());
                 connection.pending.start += count; // Pitfall: short-send-in-a-link
             }
-            // A kernel thread waited in the server's place, and SIGSTOP interrupted it: once more.
+            // SIGSTOP interrupted the kernel thread that carried out the operation: queue it again.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
             Err(error) => {
@@ -181,8 +184,8 @@ impl Server {
         match accept_result(result) {
             Some(Accepted::Connection(stream, peer)) => self.add(stream, peer)?,
             // Accepts again after the next wait. Pitfalls: accept-spins, spare-descriptor
-            Some(Accepted::Pause) => self.accept_paused = true,
-            Some(Accepted::WouldBlock) | None => {}
+            Some(Accepted::Pause | Accepted::WouldBlock) => self.accept_paused = true,
+            None => {}
         }
         if self.accept_paused { Ok(()) } else { self.queue_accept() }
     }
@@ -201,7 +204,7 @@ impl Server {
 }
 
 impl Connection {
-    /// Sends pending output (4). If there is none, receives (1).
+    /// Returns the next operation: a send if output is pending (4), otherwise a receive (1).
     fn next_operation(&mut self) -> squeue::Entry {
         let fd = Fd(self.stream.as_raw_fd());
         let bytes = self.buffer.as_mut_ptr();

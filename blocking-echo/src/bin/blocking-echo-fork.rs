@@ -19,7 +19,7 @@
 //!
 //! The catch: after `fork`, both processes have the listener and the connection open, so each must
 //! close the one that it does not use. A child that has ended must not stay a zombie. A child must
-//! not outlive its parent: nobody else would end it.
+//! end when its parent ends, because nothing else would end it.
 //!
 //! Run: `cargo run -p blocking-echo --bin blocking-echo-fork`
 //!
@@ -33,13 +33,14 @@
 //!
 //! Use it when: a crash or corrupted memory must end one connection only, or each child is to run
 //! with the rights of another user.
-//! Limits: an idle connection costs a process. These processes isolate crashes, not attackers: they
-//! run as the same user, so one of them can access the memory of another through `/proc/PID/mem`,
-//! unless the Yama security module forbids it (`ptrace_scope`). The limit on file descriptors is no
-//! limit on connections here, because each process has a descriptor table of its own.
+//! Limits: an idle connection costs a process. In this server all children run as the same user. So
+//! it isolates crashes, not attackers: a child can access the memory of another through
+//! `/proc/PID/mem`, unless the Yama security module forbids it (`ptrace_scope`). The limit on file
+//! descriptors is no limit on connections here, because each process has a descriptor table of its
+//! own.
 //! Compare with:
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: there, a
-//!   thread for each connection.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-fork.rs`: `blocking-echo`
+//!   has a thread for each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -85,32 +86,31 @@ fn serve(listener: TcpListener) -> ! {
             Accepted::Connection(stream, peer) => match unsafe { fork() } {
                 Ok(ForkResult::Child) => {
                     drop(listener); // A child that has it open would keep the port in use.
-                    end_with(parent);
+                    end_when_parent_ends(parent);
                     serve_client(&stream, peer);
                     process::exit(0);
                 }
-                // Dropping `stream` closes the descriptor of the parent. If the parent kept it
-                // open, the connection would stay open after the child has ended.
+                // `stream` is dropped here. That closes the parent's descriptor. If the parent kept
+                // it open, the connection would stay open after the child has ended.
                 Ok(ForkResult::Parent { .. }) => {}
                 // EAGAIN: a limit on processes (RLIMIT_NPROC, pids.max), or ENOMEM.
                 Err(error) => warn!("{peer} refused: fork: {error}"),
             },
-            // Even a blocking `accept` can return without a connection. Either it failed and would
-            // fail again at once (Pause), or a process that shares the listener has made it
-            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
-            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            // `accept` has failed and would fail again at once, so this thread sleeps: an immediate
+            // retry would keep a core busy. (WouldBlock: a process that has inherited the listener
+            // has made it non-blocking.) Pitfall: accept-spins
             Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
 }
 
-/// Makes the kernel send SIGTERM to this child when its parent ends. (prctl(2): when the *thread*
-/// that forked ends. The parent has only that thread.)
-fn end_with(parent: Pid) {
+/// Makes the kernel send SIGTERM to this child when its parent ends. (Strictly, when the forking
+/// *thread* ends. The parent has one thread.)
+fn end_when_parent_ends(parent: Pid) {
     if let Err(error) = set_pdeathsig(Signal::SIGTERM) {
         warn!("prctl(PR_SET_PDEATHSIG): {error}");
     }
-    // The parent can have ended before that call. Then no signal is sent, and the kernel has
+    // The parent may have ended before that call. Then no signal is sent, and the kernel has
     // already given the child a new parent.
     if getppid() != parent {
         process::exit(0);
@@ -133,14 +133,14 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
-            // process, but a library may install one. Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). This program installs no such
+            // handler, but a library may. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(()); // EOF: the client will send no more, and all it sent is written back
+            return Ok(()); // EOF: the client sends no more, and all its bytes have been written
         }
         stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
         trace!("copy: write({fd}) = {count} of {count}");

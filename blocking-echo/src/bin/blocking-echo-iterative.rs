@@ -30,10 +30,11 @@
 //! Use it when: a connection takes very little time (the current date, a health check), or to
 //! learn.
 //! Limits: one client can delay all others, which the contract forbids (`docs/contract.md`:
-//! isolation, fairness). When the queue of the listener is full, new clients time out.
+//! isolation, fairness). When the listener's queue is full, the kernel ignores new clients, and
+//! their `connect` times out.
 //! Compare with:
-//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`: there, a
-//!   thread for each connection.
+//! - `diff blocking-echo/src/bin/blocking-echo-iterative.rs blocking-echo/src/main.rs`:
+//!   `blocking-echo` has a thread for each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -65,10 +66,9 @@ fn serve(listener: &TcpListener) -> ! {
         trace!("wait: accept");
         match accept(listener) {
             Accepted::Connection(stream, peer) => serve_client(&stream, peer),
-            // Even a blocking `accept` can return without a connection. Either it failed and would
-            // fail again at once (Pause), or a process that shares the listener has made it
-            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
-            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            // `accept` has failed and would fail again at once, so this thread sleeps: an immediate
+            // retry would keep a core busy. (WouldBlock: a process that has inherited the listener
+            // has made it non-blocking.) Pitfall: accept-spins
             Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
@@ -90,14 +90,14 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
-            // process, but a library may install one. Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). This program installs no such
+            // handler, but a library may. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(()); // EOF: the client will send no more, and all it sent is written back
+            return Ok(()); // EOF: the client sends no more, and all its bytes have been written
         }
         stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
         trace!("copy: write({fd}) = {count} of {count}");

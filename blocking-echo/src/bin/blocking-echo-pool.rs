@@ -32,11 +32,11 @@
 //!
 //! Use it when: connections are short (one request, one response), and you want a limit on the
 //! number that is served at a time.
-//! Limits: a client that finds no free thread is not refused. It waits. All threads exist from the
-//! start, each with its stack and its read buffer.
+//! Limits: a client that finds no free thread is not refused. It waits. All threads and their
+//! stacks exist from the start.
 //! Compare with:
-//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: there, a
-//!   thread for each connection.
+//! - `diff blocking-echo/src/main.rs blocking-echo/src/bin/blocking-echo-pool.rs`: `blocking-echo`
+//!   has a thread for each connection.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -58,19 +58,19 @@ const THREADS: Arg = Arg {
 /// The most threads that can be asked for.
 ///
 /// A thread needs four memory mappings: its stack, the stack of its signal handlers, and a guard
-/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). If a new thread
-/// cannot map the stack of its signal handlers, std panics where it cannot unwind, and the process
-/// aborts.
+/// page for each. A process may have 65,530 mappings by default (`vm.max_map_count`). If a new
+/// thread cannot map the stack of its signal handlers, std panics, and a panic ends the process.
 const MAX_THREADS: usize = 15_000;
-/// Size of the read buffer in bytes. Each thread has one on its stack, so it is smaller than the
-/// one buffer of the servers with a single thread.
+/// Size of the read buffer in bytes. Each thread has a buffer on its stack. So the buffer is
+/// smaller than `common::BUFFER_SIZE`.
 const BUFFER_SIZE: usize = 16 * 1024;
 /// Time until `accept` is tried again while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     run([ECHO_ADDR, THREADS], |[addr, threads]| {
-        let threads: usize = threads.parse().with_context(|| format!("THREADS is {threads:?}"))?;
+        let threads: usize =
+            threads.parse().with_context(|| format!("THREADS is a number, not {threads:?}"))?;
         ensure!(
             (1..=MAX_THREADS).contains(&threads),
             "THREADS is {threads}, not 1 to {MAX_THREADS}"
@@ -94,10 +94,9 @@ fn serve(listener: &TcpListener) -> ! {
         trace!("wait: accept");
         match accept(listener) {
             Accepted::Connection(stream, peer) => serve_client(&stream, peer),
-            // Even a blocking `accept` can return without a connection. Either it failed and would
-            // fail again at once (Pause), or a process that shares the listener has made it
-            // non-blocking (WouldBlock). An immediate retry would keep a core busy, so this thread
-            // sleeps. It has nothing else to do. Pitfall: accept-spins
+            // `accept` has failed and would fail again at once, so this thread sleeps: an immediate
+            // retry would keep a core busy. (WouldBlock: a process that has inherited the listener
+            // has made it non-blocking.) Pitfall: accept-spins
             Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }
@@ -119,14 +118,14 @@ fn echo(mut stream: &TcpStream) -> io::Result<()> {
         trace!("wait: read({fd})"); // (1)
         let count = match stream.read(&mut buffer) {
             Ok(count) => count,
-            // A signal handler without SA_RESTART ran (signal(7)). The handlers here end the
-            // process, but a library may install one. Pitfall: eintr-fatal
+            // A signal handler without SA_RESTART ran (signal(7)). This program installs no such
+            // handler, but a library may. Pitfall: eintr-fatal
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
         trace!("copy: read({fd}) = {count}"); // (2)
         if count == 0 {
-            return Ok(()); // EOF: the client will send no more, and all it sent is written back
+            return Ok(()); // EOF: the client sends no more, and all its bytes have been written
         }
         stream.write_all(&buffer[..count])?; // (3) repeats the call after a short write or EINTR
         trace!("copy: write({fd}) = {count} of {count}");

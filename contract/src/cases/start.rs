@@ -262,7 +262,7 @@ fn localhost(target: &Target) -> Result<()> {
 }
 
 fn ipv6(target: &Target) -> Result<()> {
-    for address in ["[::1]:0", "[::1%lo]:0"] {
+    for address in ["[::1]:0", "[::1%1]:0"] {
         target
             .launch_with([address])
             .serve(|server| target.greet(&Client::connect(server)?))

@@ -1,5 +1,5 @@
-//! epoll, edge-triggered: the kernel reports once that a socket has become ready. The process must
-//! remember which sockets it has not emptied yet.
+//! epoll, edge-triggered: the kernel reports once that a socket has become ready. Such a report is
+//! an edge. The process must remember which sockets it has not emptied yet.
 //!
 //! ```text
 //!      application                              kernel
@@ -13,14 +13,15 @@
 //! ```
 //!
 //! How a message travels: (1) One thread waits for an edge of any socket. (2) It puts each socket
-//! with an edge into the set `ready`. (3) It reads and writes (4) until EAGAIN, and then removes the
-//! socket from the set. (5) A client that never stops sending gets `MAX_STEPS` steps per iteration.
-//! Its socket then stays in the set, and the next wait returns at once.
+//! with an edge into the set `ready`. (3) It reads and writes each socket of the set (4) until
+//! EAGAIN, and then removes the socket from it. (5) A client that never stops sending gets
+//! `MAX_STEPS` steps per iteration. Its socket then stays in the set, and the next wait returns at
+//! once.
 //!
 //! The catch: data that the server leaves unread is reported again only when more data arrives,
-//! which may be never. So read until EAGAIN, also after a short read: if the FIN has arrived behind
-//! the data, or urgent data is in the queue, no further edge reports the rest. (epoll(7), question 9,
-//! calls a short read sufficient. For TCP it is not.)
+//! which may be never. So read until EAGAIN, even after a short read: a FIN or urgent data may
+//! already be behind the data, and no further edge reports it. (epoll(7), question 9, calls a short
+//! read sufficient. For TCP it is not.)
 //!
 //! Run: `cargo run -p epoll-echo --bin epoll-echo-edge`
 //!
@@ -33,7 +34,7 @@
 //! Figure: `docs/figures/epoll-echo-edge.svg`.
 //!
 //! Use it when: sockets alternate often between waiting to read and waiting to write, as in a
-//! proxy. The interest covers both from the start, and no `epoll_ctl` follows.
+//! proxy. One `epoll_ctl` registers both; no later one is needed.
 //! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Two threads that
 //! share an epoll can both get an edge of one socket: they need EPOLLONESHOT (pitfall
 //! `edge-shared-by-threads`).
@@ -65,7 +66,7 @@ const MAX_EVENTS: usize = 256;
 const MAX_ACCEPTS: usize = 64;
 /// The most read/write steps per connection and iteration.
 const MAX_STEPS: usize = 4;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -144,7 +145,7 @@ impl Server {
             for event in edges {
                 let fd = event.data() as RawFd;
                 if fd == self.stop.as_raw_fd() {
-                    return Ok(()); // ends the process, and the kernel closes all sockets
+                    return Ok(()); // dropping the server closes all sockets, and the process ends
                 } else if fd == self.listener.as_raw_fd() {
                     self.accept_again = Some(Duration::ZERO);
                 } else {
@@ -164,7 +165,7 @@ impl Server {
         }
     }
 
-    /// Reads and writes (3) until EAGAIN (4). Returns true if the limit on steps came first (5).
+    /// Reads and writes (3) until EAGAIN (4). Returns true if the socket must stay in `ready` (5).
     /// Pitfalls: one-read-per-edge, edge-without-budget, short-read-taken-for-empty
     fn on_ready(&mut self, fd: RawFd) -> bool {
         let Some(connection) = self.connections.get_mut(&fd) else { return false };

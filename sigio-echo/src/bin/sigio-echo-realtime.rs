@@ -15,8 +15,8 @@
 //!
 //! How a message travels: (1) The thread waits for the next signal. (2) It takes the signals that
 //! are queued, and puts their file descriptors into a set, `ready`. (3) It reads and writes, up to
-//! `MAX_STEPS` times per socket. (4) It repeats that until EAGAIN: unread data raises no signal, and
-//! space to write raises one only after EAGAIN. No handler runs: the signals are always blocked.
+//! `MAX_STEPS` times per socket. (4) A socket stays in the set until EAGAIN. Before that, neither
+//! unread data nor free space raises a signal. No handler runs: the signals are always blocked.
 //!
 //! The catch: the queue is limited (`RLIMIT_SIGPENDING`, shared by all processes of the user). (5) If
 //! it is full, the kernel sends a plain SIGIO without a file descriptor, and the server has to try
@@ -56,13 +56,14 @@ use sigio_echo::{
     discard_realtime_signals, enable_realtime_signals, next_signal, realtime_signals_and,
 };
 
-/// The most signals taken per iteration, so that sockets are served however fast the queue fills.
+/// The most signals taken per iteration, so that a queue that fills quickly does not keep the
+/// server from its sockets.
 const MAX_EVENTS: usize = 256;
 /// The most connections accepted per iteration, so that a burst does not delay existing clients.
 const MAX_ACCEPTS: usize = 64;
 /// The most read/write steps per connection and iteration, so that it does not delay the others.
 const MAX_STEPS: usize = 4;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -146,7 +147,8 @@ impl Server {
         self.accept_pending = true;
     }
 
-    /// Echoes (3). What the signal was about does not matter: the result of the calls does.
+    /// Echoes (3). The signal says only which socket to try: `read` and `write` return what is
+    /// ready.
     fn on_ready(&mut self, fd: RawFd) {
         let Some(connection) = self.connections.get_mut(&fd) else { return };
         match connection.echo(&mut self.buffer) {
@@ -190,7 +192,7 @@ impl Server {
 }
 
 impl Connection {
-    /// Reads and writes (3) until EAGAIN (4). Returns `Echoed` if it stopped at `MAX_STEPS` before.
+    /// Reads and writes (3) until EAGAIN (4). Returns `Echoed` if `MAX_STEPS` ended the loop first.
     fn echo(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
         let mut echoed = 0;
         for _ in 0..MAX_STEPS {

@@ -14,11 +14,11 @@
 //! ```
 //!
 //! How a message travels: (1) The thread sleeps until a signal arrives. (2) The kernel sends SIGIO
-//! when the *wait* is over. The *copy* is still to be done. (3) The server receives one datagram, and
-//! (4) sends a reply from the address that the peer has used. It repeats this until EAGAIN. (5) After
-//! `MAX_STEPS` datagrams it lets SIGINT and SIGTERM in. No signal announces the datagrams that are
-//! left, so it sends SIGIO to itself. (6) If the send buffer is full, the reply is pending output, and
-//! nothing is received before it has been sent.
+//! when the *wait* is over. The *copy* is still to be done. (3) The server receives one datagram,
+//! and (4) sends a reply from the address that the peer has used. It repeats this until EAGAIN. (5)
+//! After `MAX_STEPS` datagrams it calls `sigsuspend`, where SIGINT and SIGTERM are unblocked. No
+//! signal announces the datagrams that are left, so it sends SIGIO to itself. (6) If the send
+//! buffer is full, the reply is pending output, and nothing is received before it has been sent.
 //!
 //! The catch: textbooks receive in the signal handler. That is allowed (`recvmsg` is
 //! async-signal-safe), but the handler does not return while datagrams arrive. One call of such a
@@ -36,8 +36,8 @@
 //!
 //! Figure: `docs/figures/sigio-echo-udp.svg`.
 //!
-//! Use it when: you maintain such a program. A new one waits with `poll`, in a second thread if the
-//! first one computes.
+//! Use it when: you maintain such a program. A new program waits with `poll`. If its main thread
+//! computes, a second thread waits.
 //! Limits: datagrams that arrive while the receive buffer is full are lost, as always with UDP. All
 //! peers share one send buffer. Replies to a few unreachable peers fill it, and until the kernel
 //! drops them (after three seconds if ARP finds nobody) all peers wait. So this server keeps neither
@@ -53,6 +53,8 @@ use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use common::{ECHO_ADDR, announce, bind_udp, run, stop_flag};
@@ -73,8 +75,8 @@ const BUFFER_SIZE: usize = 65_527;
 /// The most datagrams per iteration, so that a flood does not keep SIGTERM blocked.
 const MAX_STEPS: usize = 64;
 /// Size of the socket's receive buffer in bytes. The kernel uses the lower of this and
-/// `net.core.rmem_max`, doubled (socket(7)). It counts about 800 bytes even for the smallest
-/// datagram: a burst of 300 overflows the usual 208 KiB.
+/// `net.core.rmem_max`, doubled (socket(7)). The kernel counts about 800 bytes even for the
+/// smallest datagram: a burst of 300 overflows the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
 
 struct Server {
@@ -151,9 +153,10 @@ impl Server {
                 None => match self.receive() {
                     Ok(reply) => reply,
                     Err(Errno::EAGAIN) => return trace!("copy: recvmsg = EAGAIN"),
-                    // An ICMP error for an earlier reply, such as ECONNREFUSED.
+                    // The datagram is lost, or there is no memory: do not keep a core busy.
                     Err(error) => {
                         debug!("recvmsg: {error}");
+                        thread::sleep(Duration::from_millis(10));
                         continue;
                     }
                 },

@@ -18,8 +18,8 @@
 //! (4) The server queues a send of it that does not wait, copies what that has left (pending output,
 //! sent before the next receive), and (5) gives the buffer back, even if the client does not read.
 //!
-//! The catch: a receive that finds no free buffer fails with ENOBUFS, at once and every time. (6) The
-//! server queues it again when a buffer is free.
+//! The catch: a receive that finds no free buffer fails with ENOBUFS as soon as data is there.
+//! Queued again at once, it would fail again. (6) The server queues it again when a buffer is free.
 //!
 //! Why not multishot: one receive for all data saves a few percent of the CPU, but takes buffers for
 //! a client that does not read, and must be canceled. Pitfall: multishot-no-backpressure
@@ -57,9 +57,9 @@ use uring_echo::{
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
-/// How many buffers the connections share: enough for those that become ready at the same time.
+/// How many buffers the connections share. If more of them have data, they wait (6).
 const BUFFER_COUNT: u16 = 64;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 struct Server {
@@ -82,7 +82,7 @@ struct Connection {
     peer: SocketAddr,
     /// The buffer that is being sent (4).
     filled: Option<Filled>,
-    /// What a send has left. While both are empty, the connection receives.
+    /// The part of a buffer that was not sent. While both are empty, the connection receives.
     pending: Vec<u8>,
 }
 
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         let ring = new_ring(MAX_OPERATIONS)?;
         let buffers = Buffers::register(&ring, BUFFER_COUNT, BUFFER_SIZE)?;
         announce(listener.local_addr()?);
-        // Never freed: when the program ends, the kernel still has buffers.
+        // Never freed: when `serve` returns, the kernel may still write to the buffers.
         let server = Box::leak(Box::new(Server {
             listener,
             stop,
@@ -153,7 +153,7 @@ impl Server {
         match connection.advance(completion, &mut self.buffers) {
             Ok(Some(operation)) => return self.queue(fd, operation),
             Ok(None) => info!("{} disconnected", connection.peer), // EOF
-            // (6) No buffer is free (pitfall: enobufs-spins), or SIGSTOP interrupted a kernel thread.
+            // (6) The receive found no buffer (pitfall: enobufs-spins), or SIGSTOP interrupted it.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                 self.waiting.push_back(fd);
                 return Ok(());
@@ -184,7 +184,7 @@ impl Server {
             Some(Accepted::Pause) => self.accept_paused = true,
             Some(Accepted::WouldBlock) | None => {}
         }
-        // The accept stays queued until it fails. Pitfall: cqe-more-ignored
+        // The accept stays in flight until it fails. Pitfall: cqe-more-ignored
         let ended = !cqueue::more(completion.flags());
         if ended && !self.accept_paused { self.queue_accept() } else { Ok(()) }
     }
@@ -210,7 +210,7 @@ impl Connection {
         if let Some(sent) = sent {
             buffers.give_back(sent); // (5)
         }
-        self.pending = rest?;
+        self.pending = rest.map_err(io::Error::other)?; // ENOBUFS of a send is not (6)
         if self.pending.is_empty() {
             return Ok(Some(buffers.receive(Fd(fd)))); // (1); pitfall: multishot-no-backpressure
         }

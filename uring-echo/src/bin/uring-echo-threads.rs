@@ -14,9 +14,9 @@
 //! waits, (3) finds the message in the buffer, and (4) queues a send, (5) again if it was short.
 //!
 //! The catch: a ring cannot simply be shared. Its queues are made for one thread, so several would
-//! need a lock. A completion would wake any of them, not the one that knows the connection. And the
-//! kernel finishes an operation in the thread that submitted it: with `SINGLE_ISSUER`, no other thread
-//! may submit. So each thread has a listener of its own on the same port (`SO_REUSEPORT`).
+//! need a lock. A completion could wake a thread that does not know the connection. And the kernel
+//! finishes an operation in the thread that submitted it: with `SINGLE_ISSUER`, no other thread may
+//! submit. So each thread has a listener of its own on the same port (`SO_REUSEPORT`).
 //!
 //! Run: `cargo run -p uring-echo --bin uring-echo-threads`
 //!
@@ -54,7 +54,7 @@ use uring_echo::{
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
-/// The longest time until `accept` is tried again while accepting is paused.
+/// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 type Results = mpsc::Sender<anyhow::Result<()>>;
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
         let listeners = listen_shared(&addr, count)?;
         let address = listeners[0].local_addr()?;
         let stop = stop_socket()?;
-        // Each thread sends two results: one when its ring is ready, and one when it ends.
+        // Each thread sends a result when its ring is ready, and one when it ends.
         let (sender, results) = mpsc::channel();
         for listener in listeners {
             let stop = stop.try_clone()?;
@@ -107,7 +107,7 @@ impl Server {
         let connections = BTreeMap::new();
         let completions = Vec::new();
         let server = Self { listener, stop, ring, completions, connections, accept_paused: false };
-        // Never freed: when the program ends, the kernel still has buffers.
+        // Never freed: when `serve` returns, the kernel may still write to the buffers.
         Box::leak(Box::new(server)).serve()
     }
 
@@ -162,7 +162,7 @@ impl Server {
                 trace!("copy: send({fd}) = {count} of {}", connection.pending.len());
                 connection.pending.start += count; // Pitfall: short-send-in-a-link
             }
-            // A kernel thread waited in the server's place, and SIGSTOP interrupted it: once more.
+            // SIGSTOP interrupted the kernel thread that carried out the operation: queue it again.
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             // A reset (ECONNRESET, EPIPE) or a timeout ends this connection only.
             Err(error) => {
@@ -185,8 +185,8 @@ impl Server {
         match accept_result(result) {
             Some(Accepted::Connection(stream, peer)) => self.add(stream, peer)?,
             // Accepts again after the next wait. Pitfalls: accept-spins, spare-descriptor
-            Some(Accepted::Pause) => self.accept_paused = true,
-            Some(Accepted::WouldBlock) | None => {}
+            Some(Accepted::Pause | Accepted::WouldBlock) => self.accept_paused = true,
+            None => {}
         }
         if self.accept_paused { Ok(()) } else { self.queue_accept() }
     }
@@ -205,7 +205,7 @@ impl Server {
 }
 
 impl Connection {
-    /// Sends pending output (4). If there is none, receives (1).
+    /// Returns the next operation: a send if output is pending (4), otherwise a receive (1).
     fn next_operation(&mut self) -> squeue::Entry {
         let fd = Fd(self.stream.as_raw_fd());
         let bytes = self.buffer.as_mut_ptr();
