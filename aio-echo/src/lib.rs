@@ -104,8 +104,9 @@ impl<S: AsFd + 'static> Idle<S> {
     /// Submits a read, which appends to the buffer what arrives, within its capacity. There must be
     /// spare capacity: a read of 0 bytes completes with 0, as it does at EOF.
     ///
-    /// # Errors EAGAIN: glibc has no helper and cannot create one, or there is no memory. The
-    /// operation is dropped.
+    /// # Errors
+    /// EAGAIN: glibc has no helper and cannot create one, or there is no memory. The operation is
+    /// dropped.
     pub fn submit_read(mut self) -> io::Result<InFlight<S>> {
         let spare = self.0.buffer.spare_capacity_mut();
         self.0.control.aio_buf = spare.as_mut_ptr().cast();
@@ -120,7 +121,8 @@ impl<S: AsFd + 'static> Idle<S> {
     /// smaller count if SIGSTOP interrupts it or the connection fails.
     ///
     /// # Errors
-    /// EAGAIN: there is no helper at all, or no memory. The operation is dropped.
+    /// EAGAIN: glibc has no helper and cannot create one, or there is no memory. The operation is
+    /// dropped.
     ///
     /// # Panics
     /// `start` is greater than the length of the buffer.

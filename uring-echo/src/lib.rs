@@ -86,11 +86,12 @@ pub fn enter(ring: &IoUring, count: usize, timeout: Option<Duration>) -> anyhow:
         arguments = arguments.timespec(timeout);
     }
     match ring.submitter().submit_with_args(count, &arguments) {
-        Err(error) if !is_temporary(&error) => Err(error).context("io_uring_enter"),
+        Err(error) if !is_temporary(&error) => return Err(error).context("io_uring_enter"),
         // No memory for an operation: an immediate retry would keep a core busy.
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(thread::sleep(MEMORY_RETRY)),
-        _ => Ok(()),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(MEMORY_RETRY),
+        _ => {}
     }
+    Ok(())
 }
 
 /// Puts an operation into the queue of `ring`. If the queue is full, first submits what is in it.
