@@ -19,7 +19,8 @@ const F_SETSIG: c_int = 10;
 /// happens on it: a connection, data, EOF or an error arrives, or space becomes free after a write
 /// that found none. What happened before this call raises no signal.
 ///
-/// # Errors fcntl(2) fails if the kernel has no memory.
+/// # Errors
+/// fcntl(2) fails if the kernel has no memory.
 pub fn enable_sigio(socket: &impl AsRawFd) -> anyhow::Result<()> {
     // Without an owner, the kernel sends no signal. A thread can be the owner, too (F_SETOWN_EX).
     fcntl(socket, libc::F_SETOWN, getpid().as_raw()).context("fcntl(F_SETOWN)")?;
