@@ -23,7 +23,6 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use anyhow::Context;
 use common::{BUFFER_SIZE, ECHO_ADDR, read, run};
 use nix::sys::epoll::EpollFlags;
 use pitfalls::{epoll, lock, write_all};
@@ -47,7 +46,6 @@ fn main() -> ExitCode {
             jobs.send(Arc::clone(stream)).map_err(io::Error::other)?;
             results.recv().map_err(io::Error::other)? // <- the mistake: the loop waits here
         })
-        .context("epoll")
     })
 }
 
