@@ -138,6 +138,7 @@ pub const PITFALLS: &[Pitfall] = &[
         ("accept", "out_of_descriptors"),
         "^after one connection was closed: waited [0-9.]+ s",
     )
+    .with(Properties { keeps_fd_limit: true, ..FEW_CLIENTS })
     .with_io_uring(),
     pitfall(
         "accept-error-retried",

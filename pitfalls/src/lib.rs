@@ -19,17 +19,21 @@ use std::io::{self, Read, Write};
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 pub use common::lock;
-use common::{Accepted, Connection, Progress, accept, announce, exit_on_stop, listen, write};
-use log::warn;
+use common::{
+    Accepted, Connection, Progress, accept, announce, exit_on_stop, listen, stop_socket, write,
+};
+use log::{info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use socket2::SockRef;
 
 /// How long to pause accepting after `accept` has failed.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -49,15 +53,28 @@ pub fn threads(
     announce(listener.local_addr()?);
     loop {
         match accept(&listener) {
-            Accepted::Connection(stream, peer) => {
-                let client = client.clone();
-                // An error of `client` ends this connection only.
-                if let Err(error) = thread::Builder::new().spawn(move || client(stream)) {
-                    warn!("{peer} refused: {error}");
-                }
-            }
+            Accepted::Connection(stream, peer) => spawn(stream, peer, client.clone()),
             Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
+    }
+}
+
+/// Runs [`echo`] in a thread of its own for this connection.
+pub fn spawn_echo(stream: TcpStream, peer: SocketAddr) {
+    spawn(stream, peer, |stream| echo(&stream));
+}
+
+fn spawn(
+    stream: TcpStream,
+    peer: SocketAddr,
+    client: impl FnOnce(TcpStream) -> io::Result<()> + Send + 'static,
+) {
+    let thread = thread::Builder::new().spawn(move || match client(stream) {
+        Ok(()) => info!("{peer} disconnected"),
+        Err(error) => info!("{peer} disconnected: {error}"), // ends this connection only
+    });
+    if let Err(error) = thread {
+        warn!("{peer} refused: {error}");
     }
 }
 
@@ -123,11 +140,13 @@ pub fn epoll_loop<C: AsFd>(
         }
         let pause = match accept(listener) {
             Accepted::Connection(stream, peer) => {
-                stream.set_nonblocking(true)?;
                 let fd = stream.as_raw_fd();
-                let client = new(stream, peer)?;
-                epoll.add(&client, event(interest, fd))?;
-                clients.insert(fd, client);
+                match register(epoll, interest, stream, peer, &new) {
+                    Ok(client) => {
+                        clients.insert(fd, client);
+                    }
+                    Err(error) => warn!("{peer} refused: {error}"),
+                }
                 false
             }
             Accepted::WouldBlock => false,
@@ -139,6 +158,21 @@ pub fn epoll_loop<C: AsFd>(
             epoll.modify(listener, &mut event(interest, listener_fd))?;
         }
     }
+}
+
+/// Makes the state of a connection and adds it to the interest list.
+fn register<C: AsFd>(
+    epoll: &Epoll,
+    interest: EpollFlags,
+    stream: TcpStream,
+    peer: SocketAddr,
+    new: impl Fn(TcpStream, SocketAddr) -> io::Result<C>,
+) -> io::Result<C> {
+    stream.set_nonblocking(true)?;
+    let fd = stream.as_raw_fd();
+    let client = new(stream, peer)?;
+    epoll.add(&client, event(interest, fd))?;
+    Ok(client)
 }
 
 /// Serves all connections with four threads that wait on one epoll instance. Each thread takes one
@@ -213,6 +247,22 @@ pub fn event(interest: EpollFlags, fd: RawFd) -> EpollEvent {
 /// The connection has failed.
 pub fn echo(stream: &TcpStream) -> io::Result<()> {
     io::copy(&mut &*stream, &mut &*stream)?;
+    Ok(())
+}
+
+/// Ends the process at SIGINT or SIGTERM, like [`exit_on_stop`], but shuts down the listener first.
+/// An accept that is in flight in an `io_uring` would keep the port in use for a moment.
+///
+/// # Errors
+/// The process is out of file descriptors or threads.
+pub fn exit_on_stop_with_ring(listener: &TcpListener) -> anyhow::Result<()> {
+    let mut stop = stop_socket()?;
+    let listener = listener.try_clone()?;
+    thread::Builder::new().spawn(move || {
+        let _ = stop.read(&mut [0]);
+        let _ = SockRef::from(&listener).shutdown(Shutdown::Both);
+        process::exit(0);
+    })?;
     Ok(())
 }
 

@@ -119,7 +119,7 @@ impl ClientRing {
     /// The call of `io_uring_enter` fails.
     pub fn wait(&mut self) -> io::Result<Vec<Completion>> {
         match self.ring.submit_and_wait(1) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            Err(error) if !is_interrupted(&error) => return Err(error),
             _ => {}
         }
         let mut completions = Vec::new();
@@ -129,6 +129,9 @@ impl ClientRing {
             let result = usize::try_from(entry.result())
                 .map_err(|_| io::Error::from_raw_os_error(-entry.result()));
             match (entry.user_data(), result) {
+                // SIGSTOP interrupts a kernel thread that waits for the socket: once more.
+                (RECEIVE, Err(error)) if is_interrupted(&error) && !more => self.receive()?,
+                (SEND, Err(error)) if is_interrupted(&error) => self.send_rest()?,
                 (RECEIVE, result) => {
                     let buffer = cqueue::buffer_select(entry.flags());
                     let start = usize::from(buffer.unwrap_or(0)) * BUFFER_SIZE;
@@ -145,6 +148,10 @@ impl ClientRing {
         }
         Ok(completions)
     }
+}
+
+fn is_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
 }
 
 impl Drop for ClientRing {

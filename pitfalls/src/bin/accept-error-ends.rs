@@ -14,14 +14,13 @@
 //! 3. In a second terminal: `for i in $(seq 30); do (sleep 9 | nc 127.0.0.1 7000 &) done`. The
 //!    server exits with "Too many open files".
 //!
-//! Correct: `Accepted` in `common/src/socket.rs` has no variant for an error. A server
-//! takes the next connection or pauses accepting.
+//! Correct: `Accepted` in `common/src/socket.rs` has no variant for an error. A server takes the
+//! next connection or pauses accepting.
 
 use std::process::ExitCode;
-use std::thread;
 
 use common::{ECHO_ADDR, announce, exit_on_stop, listen, run};
-use pitfalls::echo;
+use pitfalls::spawn_echo;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -29,8 +28,8 @@ fn main() -> ExitCode {
         exit_on_stop()?;
         announce(listener.local_addr()?);
         loop {
-            let (stream, _) = listener.accept()?; // <- the mistake
-            thread::Builder::new().spawn(move || echo(&stream))?;
+            let (stream, peer) = listener.accept()?; // <- the mistake
+            spawn_echo(stream, peer);
         }
     })
 }

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use common::{ECHO_ADDR, announce, exit_on_stop, listen, run};
-use pitfalls::{ACCEPT_RETRY, echo};
+use pitfalls::{ACCEPT_RETRY, spawn_echo};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -31,9 +31,7 @@ fn main() -> ExitCode {
         announce(listener.local_addr()?);
         loop {
             match listener.accept() {
-                Ok((stream, _)) => {
-                    thread::Builder::new().spawn(move || echo(&stream))?;
-                }
+                Ok((stream, peer)) => spawn_echo(stream, peer),
                 Err(error) => {
                     let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
                     if error.raw_os_error().is_some_and(|code| exhausted.contains(&code)) {

@@ -18,11 +18,10 @@
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pitfalls::echo;
+use pitfalls::spawn_echo;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -35,9 +34,7 @@ fn main() -> ExitCode {
             // If it fails with EINTR, `accept` returns `WouldBlock`.
             let _ = poll(&mut watched, PollTimeout::NONE);
             match accept(&listener) {
-                Accepted::Connection(stream, _) => {
-                    thread::Builder::new().spawn(move || echo(&stream))?;
-                }
+                Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
                 Accepted::WouldBlock | Accepted::Pause => {} // <- the mistake: `Pause` needs a wait
             }
         }

@@ -12,8 +12,7 @@
 //! 2. In a second terminal: `for i in {1..9}; do echo hello | timeout 1 nc 127.0.0.1 7000; done`.
 //!    Fewer than nine replies are printed.
 //!
-//! Correct: `add` in `sigio-echo/src/main.rs`: a new connection is read from in the iteration in
-//! which it was accepted.
+//! Correct: `add` in `sigio-echo/src/main.rs`. The same iteration reads from the new connection.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -18,16 +18,14 @@
 //! after an error.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::ExitCode;
-use std::thread;
 
-use common::{ECHO_ADDR, announce, exit_on_stop, listen, run};
+use common::{Accepted, ECHO_ADDR, announce, listen, run};
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
-use log::warn;
-use pitfalls::echo;
+use pitfalls::{exit_on_stop_with_ring, spawn_echo};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -37,20 +35,27 @@ fn main() -> ExitCode {
         let accept = accept.flags(libc::SOCK_CLOEXEC).build();
         // SAFETY: the operation uses no memory of this process.
         unsafe { ring.submission().push(&accept) }?;
-        exit_on_stop()?;
+        exit_on_stop_with_ring(&listener)?;
         announce(listener.local_addr()?);
         loop {
             let _ = ring.submit_and_wait(1); // after EINTR, nothing is complete
             for completion in ring.completion() {
-                if completion.result() < 0 {
-                    let error = io::Error::from_raw_os_error(-completion.result());
-                    warn!("accept: {error}");
-                    continue; // <- the mistake: this was the last completion
-                }
-                // SAFETY: the kernel has just opened this file descriptor for us.
-                let stream = unsafe { TcpStream::from_raw_fd(completion.result()) };
-                thread::Builder::new().spawn(move || echo(&stream))?;
+                let accepted = Accepted::from_result(connection(completion.result()));
+                if let Some(Accepted::Connection(stream, peer)) = accepted {
+                    spawn_echo(stream, peer);
+                } // <- the mistake: without the flag, the accept has ended
             }
         }
     })
+}
+
+/// Converts the result of the accept, a file descriptor or a negative error number.
+fn connection(result: i32) -> io::Result<(TcpStream, SocketAddr)> {
+    if result < 0 {
+        return Err(io::Error::from_raw_os_error(-result));
+    }
+    // SAFETY: the kernel has just opened this file descriptor for us.
+    let stream = unsafe { TcpStream::from_raw_fd(result) };
+    let peer = stream.peer_addr()?;
+    Ok((stream, peer))
 }

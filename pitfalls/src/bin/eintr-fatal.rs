@@ -19,7 +19,7 @@ use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use pitfalls::{ACCEPT_RETRY, echo, event};
+use pitfalls::{ACCEPT_RETRY, event, spawn_echo};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -32,9 +32,7 @@ fn main() -> ExitCode {
         loop {
             epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE)?; // <- the mistake
             match accept(&listener) {
-                Accepted::Connection(stream, _) => {
-                    thread::Builder::new().spawn(move || echo(&stream))?;
-                }
+                Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
                 Accepted::WouldBlock => {}
                 Accepted::Pause => thread::sleep(ACCEPT_RETRY),
             }

@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, listen, run, stop_flag};
-use pitfalls::{ACCEPT_RETRY, echo};
+use pitfalls::{ACCEPT_RETRY, spawn_echo};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -30,9 +30,7 @@ fn main() -> ExitCode {
         while !stop.load(Ordering::Relaxed) {
             // <- the mistake: the thread is blocked here when the signal arrives
             match accept(&listener) {
-                Accepted::Connection(stream, _) => {
-                    thread::Builder::new().spawn(move || echo(&stream))?;
-                }
+                Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
                 Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
             }
         }

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
-use pitfalls::{ACCEPT_RETRY, echo};
+use pitfalls::{ACCEPT_RETRY, spawn_echo};
 use socket2::SockRef;
 
 fn main() -> ExitCode {
@@ -34,9 +34,7 @@ fn main() -> ExitCode {
         announce(listener.local_addr()?);
         loop {
             match accept(&listener) {
-                Accepted::Connection(stream, _) => {
-                    thread::Builder::new().spawn(move || echo(&stream))?;
-                }
+                Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
                 Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
             }
         }

@@ -21,7 +21,7 @@ use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use pitfalls::{ACCEPT_RETRY, echo, event};
+use pitfalls::{ACCEPT_RETRY, event, spawn_echo};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -39,8 +39,8 @@ fn main() -> ExitCode {
                 thread::sleep(ACCEPT_RETRY);
                 accepted = accept(&listener);
             }
-            if let Accepted::Connection(stream, _) = accepted {
-                thread::Builder::new().spawn(move || echo(&stream))?;
+            if let Accepted::Connection(stream, peer) = accepted {
+                spawn_echo(stream, peer);
             }
         }
     })

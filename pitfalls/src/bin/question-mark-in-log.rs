@@ -23,7 +23,7 @@ use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, run};
 use log::debug;
-use pitfalls::{ACCEPT_RETRY, echo};
+use pitfalls::{ACCEPT_RETRY, spawn_echo};
 use socket2::{Domain, Socket, Type};
 
 fn main() -> ExitCode {
@@ -39,9 +39,7 @@ fn main() -> ExitCode {
         announce(listener.local_addr()?);
         loop {
             match accept(&listener) {
-                Accepted::Connection(stream, _) => {
-                    thread::Builder::new().spawn(move || echo(&stream))?;
-                }
+                Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
                 Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
             }
         }

@@ -24,7 +24,7 @@ use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, listen, run, stop_socket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pitfalls::{ACCEPT_RETRY, echo};
+use pitfalls::{ACCEPT_RETRY, spawn_echo};
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -40,9 +40,7 @@ fn main() -> ExitCode {
                 return Ok(());
             }
             match accept(&listener) {
-                Accepted::Connection(stream, _) => {
-                    thread::Builder::new().spawn(move || echo(&stream))?;
-                }
+                Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
                 Accepted::WouldBlock => {}
                 Accepted::Pause => thread::sleep(ACCEPT_RETRY),
             }

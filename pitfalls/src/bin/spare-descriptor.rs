@@ -19,11 +19,10 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, listen, run};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use pitfalls::echo;
+use pitfalls::spawn_echo;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
@@ -38,9 +37,7 @@ fn main() -> ExitCode {
             let _ = poll(&mut watched, PollTimeout::NONE);
             loop {
                 match accept(&listener) {
-                    Accepted::Connection(stream, _) => {
-                        thread::Builder::new().spawn(move || echo(&stream))?;
-                    }
+                    Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
                     Accepted::WouldBlock => break, // <- the mistake: this is never returned
                     Accepted::Pause => {
                         drop(spare.take());

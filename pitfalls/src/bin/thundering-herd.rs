@@ -20,6 +20,7 @@
 
 use std::net::TcpListener;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 
 use common::{BUFFER_SIZE, Connection, ECHO_ADDR, announce, exit_on_stop, listen, run};
@@ -30,24 +31,24 @@ const THREADS: usize = 32;
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
-        let listener = listen(&addr)?;
+        let listener = Arc::new(listen(&addr)?);
         listener.set_nonblocking(true)?;
-        exit_on_stop()?;
-        let mut threads = Vec::new();
         for _ in 1..THREADS {
-            let listener = listener.try_clone()?;
-            threads.push(thread::Builder::new().spawn(move || serve(&listener))?);
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+            let listener = Arc::clone(&listener);
+            thread::Builder::new().spawn(move || serve(&listener, &epoll))?;
         }
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        exit_on_stop()?;
         announce(listener.local_addr()?);
-        serve(&listener)
+        serve(&listener, &epoll)
     })
 }
 
-fn serve(listener: &TcpListener) -> anyhow::Result<()> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+fn serve(listener: &TcpListener, epoll: &Epoll) -> anyhow::Result<()> {
     let mut buffer = vec![0; BUFFER_SIZE];
     // <- the mistake: `epoll_loop` adds the listener without EPOLLEXCLUSIVE
-    epoll_loop(listener, &epoll, EpollFlags::EPOLLIN, Connection::new, |epoll, connection, _| {
+    epoll_loop(listener, epoll, EpollFlags::EPOLLIN, Connection::new, |epoll, connection, _| {
         echo_step(epoll, connection, &mut buffer)
     })
 }

@@ -15,8 +15,8 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 use std::thread;
 
-use common::{ECHO_ADDR, announce, exit_on_stop, run};
-use pitfalls::echo;
+use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, run};
+use pitfalls::{ACCEPT_RETRY, spawn_echo};
 
 #[expect(clippy::unwrap_used)]
 fn main() -> ExitCode {
@@ -24,9 +24,11 @@ fn main() -> ExitCode {
         let listener = TcpListener::bind(addr).unwrap(); // <- the mistake
         exit_on_stop()?;
         announce(listener.local_addr()?);
-        for stream in listener.incoming().flatten() {
-            thread::Builder::new().spawn(move || echo(&stream))?;
+        loop {
+            match accept(&listener) {
+                Accepted::Connection(stream, peer) => spawn_echo(stream, peer),
+                Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
+            }
         }
-        Ok(())
     })
 }

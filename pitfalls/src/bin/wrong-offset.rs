@@ -1,5 +1,5 @@
-//! Mistake: after a second short write, the server takes the count of that call for the offset
-//! in the message.
+//! Mistake: after a second short write, the server takes the count of that call for the offset in
+//! the message.
 //!
 //! Symptom: if the client reads slowly, large messages come back with parts of them twice.
 //!
