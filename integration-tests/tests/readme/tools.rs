@@ -1,4 +1,4 @@
-//! The commands of `bench` and `trace`.
+//! The commands of `bench`, `trace` and `contract`.
 //!
 //! A trace is really taken. A command that would overwrite the figures of the documentation
 //! writes to another folder instead, and only for one server. A full benchmark takes minutes, so
@@ -34,6 +34,13 @@ pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
             let quick = "--quick --servers epoll-echo --scenario active --out";
             check_success(&output(run, quick, Some(out.path()))?)?;
             check_file(out.path(), "README.md")
+        }
+        // The servers of the examples are the reader's. So only the options are checked.
+        ("contract", _) => {
+            let output = output(run, &format!("--list {}", run.arguments.join(" ")), None)?;
+            check_success(&output)?;
+            ensure!(output.stdout.contains("half_close::small"), "{}", output.stdout);
+            Ok(())
         }
         ("trace", _) if !has_strace() => {
             let output = output(run, &run.arguments.join(" "), None)?;
