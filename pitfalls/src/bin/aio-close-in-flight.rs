@@ -39,13 +39,14 @@ fn main() -> ExitCode {
     })
 }
 
-/// Disconnects the client when it has been idle. This room forwards nothing to other clients.
+/// Disconnects the client when it has been idle. This room answers all input like
+/// `/who`, and forwards nothing to other clients.
 fn serve(mut stream: TcpStream, idle: Option<Duration>) -> io::Result<()> {
     join(&stream, |_| Ok(()))?;
     loop {
         match aio(aio_read, stream.as_raw_fd(), vec![0; 1024], idle)? {
             Some((_, 0)) => return Ok(()),
-            Some(_) => {}
+            Some(_) => stream.write_all(b"* here: guest1\n")?,
             None => {
                 let seconds = idle.unwrap_or_default().as_secs();
                 stream.write_all(format!("* idle for {seconds} s, goodbye\n").as_bytes())?;

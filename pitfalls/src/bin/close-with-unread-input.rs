@@ -34,8 +34,13 @@ fn main() -> ExitCode {
 /// Answers every HTTP request with a long page.
 fn serve(mut stream: &TcpStream) -> io::Result<()> {
     let mut lines = BufReader::new(stream).lines();
-    // An empty line ends the head of the request.
-    while !lines.next().transpose()?.unwrap_or_default().is_empty() {}
+    loop {
+        match lines.next().transpose()? {
+            None => return Ok(()),
+            Some(line) if line.is_empty() => break, // the end of the head of the request
+            Some(_) => {}
+        }
+    }
     write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {BODY}\r\n\r\n")?;
     stream.write_all(&vec![b'x'; BODY])?;
     Ok(()) // <- the mistake: the socket is closed, and may have unread input

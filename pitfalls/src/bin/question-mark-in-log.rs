@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         socket.set_reuse_address(true)?;
         let result = socket.bind(&address.into());
         debug!("bind({address}) = {:?}", result?); // <- the mistake
+        socket.set_keepalive(true)?;
         socket.listen(4096)?;
         let listener = TcpListener::from(socket);
         exit_on_stop()?;

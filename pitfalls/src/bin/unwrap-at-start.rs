@@ -17,11 +17,13 @@ use std::thread;
 
 use common::{Accepted, ECHO_ADDR, accept, announce, exit_on_stop, run};
 use pitfalls::{ACCEPT_RETRY, spawn_echo};
+use socket2::SockRef;
 
 #[expect(clippy::unwrap_used)]
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = TcpListener::bind(addr).unwrap(); // <- the mistake
+        SockRef::from(&listener).set_keepalive(true)?;
         exit_on_stop()?;
         announce(listener.local_addr()?);
         loop {
