@@ -32,9 +32,9 @@ pub struct Case {
     pub run: fn(&Target) -> Result<()>,
     /// What it needs of the server and of the machine.
     pub needs: &'static [Need],
-    /// Lines of the contract that it builds on. If one of them is not kept, this case may fail
-    /// although its own line is kept.
-    pub builds_on: &'static [&'static str],
+    /// Whether it fails for one reason only, even if the server does not keep the lines that its
+    /// line builds on: see [`builds_on`](crate::cases::builds_on).
+    pub independent: bool,
     /// Whether no other case may run at the same time, because it measures wall-clock time or uses
     /// most of the machine.
     pub exclusive: bool,
@@ -78,8 +78,8 @@ impl Case {
         promise: &'static str,
         run: fn(&Target) -> Result<()>,
     ) -> Self {
-        let (needs, builds_on): (&[Need], &[&str]) = (&[], &[]);
-        Self { name, promise, run, needs, builds_on, exclusive: false, quick: false }
+        let needs: &[Need] = &[];
+        Self { name, promise, run, needs, independent: false, exclusive: false, quick: false }
     }
 
     /// The same, with what it needs.
@@ -88,10 +88,10 @@ impl Case {
         Self { needs, ..self }
     }
 
-    /// The same, with the lines of the contract that it builds on.
+    /// The same, for a case that needs no other line of the contract.
     #[must_use]
-    pub const fn builds_on(self, builds_on: &'static [&'static str]) -> Self {
-        Self { builds_on, ..self }
+    pub const fn independent(self) -> Self {
+        Self { independent: true, ..self }
     }
 
     /// The same, while no other case runs.

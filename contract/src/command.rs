@@ -77,10 +77,33 @@ impl Command {
     /// The same, for a given address.
     #[must_use]
     pub fn instance_at(&self, address: SocketAddr) -> (OsString, Vec<OsString>, SocketAddr) {
-        let values = [address.to_string(), address.ip().to_string(), address.port().to_string()];
-        let mut words = self.words.iter().map(|word| fill_in(word, &values));
+        let (program, arguments) = self.with_values(&[
+            address.to_string(),
+            address.ip().to_string(),
+            address.port().to_string(),
+        ]);
+        (program, arguments, address)
+    }
+
+    /// The program and its arguments, with a host name instead of an IP address.
+    #[must_use]
+    pub fn with_host_name(&self, name: &str) -> (OsString, Vec<OsString>) {
+        let port = self.instance().2.port();
+        self.with_values(&[format!("{name}:{port}"), name.to_owned(), port.to_string()])
+    }
+
+    /// Whether it tells the server a host, and not only a port.
+    #[must_use]
+    pub fn has_host(&self) -> bool {
+        let contains =
+            |word: &OsString, part: &str| find(word.as_bytes(), part.as_bytes()).is_some();
+        self.words.iter().any(|word| contains(word, "{addr}") || contains(word, "{host}"))
+    }
+
+    fn with_values(&self, values: &[String; 3]) -> (OsString, Vec<OsString>) {
+        let mut words = self.words.iter().map(|word| fill_in(word, values));
         let program = words.next().unwrap_or_default();
-        (program, words.collect(), address)
+        (program, words.collect())
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use contract::client::{Reply, connect_many};
+use contract::probe::Protocol;
 use contract::target::Origin;
 use contract::{Client, Server, Target};
 
@@ -11,7 +12,7 @@ use crate::options::Options;
 
 /// File descriptors that the server gets for its clients when it is to run out of them. Some
 /// servers reserve some: redis 32.
-const FOR_CLIENTS: u64 = 64;
+const FOR_CLIENTS: usize = 64;
 /// How long it may take to connect the idle clients of a case.
 const CONNECTING: Duration = Duration::from_secs(4);
 const FEWEST_IDLE_CLIENTS: usize = 10;
@@ -20,30 +21,37 @@ const HIGHEST_LIMIT: u64 = 4096;
 
 /// Checks that the server starts and responds. Returns the target with what was learned.
 pub fn examine(mut target: Target, options: &Options) -> Result<Target> {
-    let mut server = target.launch().start().context(match target.origin {
-        Origin::Running(_) => "cannot reach the server",
-        _ => "cannot start the server",
-    })?;
-    let result = responds(&server);
+    let mut server = target.launch().start().context("cannot start the server")?;
+    if let Origin::Running(address) = target.origin {
+        Client::connect(&server).with_context(|| format!("cannot reach a server at {address}"))?;
+    }
+    let result = responds(&target, &server);
     let result = if target.is_started_here() { server.check_result(result) } else { result };
     result.context("the server does not respond as expected; is --probe right?")?;
-    target.probe.persistent = keeps_connections(&server)?;
+    let is_chat = matches!(target.probe.protocol, Protocol::Chat);
+    target.probe.persistent = is_chat || keeps_connections(&server)?;
     if target.is_started_here() {
         target.properties.backlog = backlog(&server, target.properties.backlog)?;
     }
     drop(server);
     // From here on with what was learned.
-    let server = target.launch().start()?;
-    responds(&server)?;
-    if options.idle_clients.is_none() {
-        let possible = connected_within(&target, &server, CONNECTING)?;
+    let mut server = target.launch().start()?;
+    let result = responds(&target, &server);
+    if target.is_started_here() {
+        // The first one may have been about to put itself into the background.
+        server.check_result(result)?;
+    }
+    if options.idle_clients.is_none() && !is_chat {
+        // If they cannot connect, the cases will say so.
+        let possible = connected_within(&target, &server, CONNECTING).unwrap_or_default();
         let most = target.properties.idle_clients;
         target.properties.idle_clients = most.min(possible.max(FEWEST_IDLE_CLIENTS));
     }
     if target.is_started_here() && options.fd_limit.is_none() {
-        let open = server.highest_descriptor().context("cannot look at the server's process")?;
+        let limit = server.fd_limit_for(FOR_CLIENTS);
+        let limit = limit.context("cannot look at the server's process")?;
         drop(server);
-        target.properties.fd_limit = lowest_limit(&target, open + 1 + FOR_CLIENTS);
+        target.properties.fd_limit = lowest_limit(&target, limit);
     }
     Ok(target)
 }
@@ -58,8 +66,17 @@ fn connected_within(target: &Target, server: &Server, time: Duration) -> Result<
     Ok((time.as_nanos() / each.as_nanos().max(1)) as usize)
 }
 
-fn responds(server: &Server) -> Result<()> {
-    Client::connect(server)?.exchange(1)
+/// Whether the server responds to one of three clients. That it responds to all of them is a matter
+/// of the cases.
+fn responds(target: &Target, server: &Server) -> Result<()> {
+    let mut result = Ok(());
+    for _ in 0..3 {
+        result = Client::connect(server).and_then(|client| target.greet(&client));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 /// Whether a connection is still open some time after a response.
@@ -91,7 +108,7 @@ fn lowest_limit(target: &Target, limit: u64) -> u64 {
     let mut limit = limit.max(target.properties.fd_limit);
     while limit < HIGHEST_LIMIT {
         let server = target.launch().fd_limit(limit).start();
-        if server.is_ok_and(|server| responds(&server).is_ok()) {
+        if server.is_ok_and(|server| responds(target, &server).is_ok()) {
             break;
         }
         limit *= 2;

@@ -6,7 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::process::{Pid, Signal, kill_process_group};
+use procfs::process::all_processes;
+use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, kill_process_group, waitpid};
 
 use crate::usage;
 
@@ -48,6 +49,37 @@ pub fn kill_all() {
         if let Some(leader) = Pid::from_raw(leader) {
             // It fails if the server has ended already.
             let _ = kill_process_group(leader, Signal::KILL);
+        }
+    }
+}
+
+/// Kills the processes that servers have left behind in sessions of their own, and reaps all others.
+///
+/// They are children of this process if it is a child subreaper (prctl(2)). Otherwise there are none.
+pub fn kill_strays() {
+    let Ok(processes) = all_processes() else { return };
+    let own_pid = getpid().as_raw_nonzero().get();
+    let Ok(own_session) = getsid(None) else { return };
+    let own_session = own_session.as_raw_nonzero().get();
+    for process in processes.flatten() {
+        let Ok(stat) = process.stat() else { continue };
+        // The servers that were started here lead groups in the session of this process. Their
+        // owners wait for them.
+        if stat.ppid != own_pid || stat.pid == stat.pgrp && stat.session == own_session {
+            continue;
+        }
+        // The group is -1 while the kernel removes a process that has ended.
+        if stat.pid <= 0 || stat.pgrp <= 0 {
+            continue;
+        }
+        let (Some(pid), Some(group)) = (Pid::from_raw(stat.pid), Pid::from_raw(stat.pgrp)) else {
+            continue;
+        };
+        if stat.session != own_session {
+            let _ = kill_process_group(group, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        } else if stat.state == 'Z' {
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }
 }

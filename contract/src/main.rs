@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let result = check(&options);
     guard::kill_all();
+    guard::kill_strays();
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => NOT_KEPT.into(),
@@ -56,11 +57,12 @@ fn check(options: &Options) -> Result<bool> {
     }
     protect_the_machine()?;
     wait::set_timeout(options.timeout());
-    if options.trace {
-        conversation::enable();
-    }
-    let target = examine::examine(options.target()?, options)?;
+    let target = options.target()?;
     let plan = run::plan(&target, options)?;
+    let target = examine::examine(target, options)?;
+    if options.trace {
+        conversation::enable(); // of the cases only
+    }
     let results = run::run(&target, &plan, options);
     let report = report::Report::new(&target, results);
     report.print();
@@ -85,6 +87,7 @@ fn protect_the_machine() -> Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             guard::kill_all();
+            guard::kill_strays();
             eprintln!("contract: interrupted; the servers that it started are killed");
             std::process::exit(128 + signal);
         }

@@ -142,11 +142,13 @@ impl<'a> Report<'a> {
 
     /// The line that the case builds on and that is not kept.
     fn cause_elsewhere(&self, outcome: &Outcome) -> Option<&'static str> {
-        let builds_on = outcome.planned.case.builds_on.iter();
-        builds_on.copied().find(|name| {
-            let own = outcome.planned.line == *name;
+        if outcome.planned.case.independent {
+            return None;
+        }
+        let builds_on = cases::builds_on(outcome.planned.line).iter().copied();
+        builds_on.into_iter().find(|name| {
             let mut line = self.lines.iter().filter(|line| line.name == *name);
-            !own && line.any(|line| line.failures().next().is_some())
+            line.any(|line| line.failures().next().is_some())
         })
     }
 

@@ -23,7 +23,9 @@ use rustix::process::{
     kill_process_group, pidfd_getfd, pidfd_open, prlimit, set_parent_process_death_signal,
     setrlimit,
 };
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::{
+    CapabilitySet, UnshareFlags, remove_capability_from_bounding_set, unshare_unsafe,
+};
 use seccompiler::BpfProgram;
 use socket2::{Domain, Socket, Type};
 
@@ -378,6 +380,7 @@ impl Launch {
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
+        let may_leave_strays = matches!(self.readiness, Readiness::Listens(_));
         let limits = self.limits;
         let mut blocked = SigSet::empty();
         for signal in self.blocked {
@@ -390,6 +393,12 @@ impl Launch {
             // happens.
             set_parent_process_death_signal(Some(Signal::KILL))?;
             setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+            if may_leave_strays {
+                // A server that runs as root could raise the limits again. It fails if this process
+                // is not root, and then there is nothing to take away.
+                let capability = CapabilitySet::SYS_RESOURCE;
+                let _ = remove_capability_from_bounding_set(capability);
+            }
             for limit in &limits {
                 let hard = getrlimit(limit.resource).maximum;
                 let maximum = if limit.soft_only { hard } else { Some(limit.value) };
@@ -421,7 +430,7 @@ impl Launch {
         let pid = Pid::from_child(&child);
         guard::add(pid);
         server_event(&format!("started: {command:?}"));
-        let process = Process { name: self.name, child, pid, log, ended: false };
+        let process = Process { name: self.name, child, pid, log, ended: false, may_leave_strays };
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         Ok(Server { process: Some(process), address, probe: self.probe, backlog: self.backlog })
     }
@@ -456,6 +465,8 @@ struct Process {
     log: Capture,
     /// Whether the case has waited for its end.
     ended: bool,
+    /// Whether it may put itself into the background.
+    may_leave_strays: bool,
 }
 
 impl Server {
@@ -545,15 +556,18 @@ impl Server {
         Ok((0..limit).filter(|number| !open.contains(number)).collect())
     }
 
-    /// The highest number of an open file descriptor in any process of the server.
-    pub fn highest_descriptor(&self) -> Result<u64> {
-        let mut highest = 0;
+    /// The limit under which each process of the server can open at least `count` more file
+    /// descriptors.
+    pub fn fd_limit_for(&self, count: usize) -> Result<u64> {
+        let mut limit = 0;
         for process in usage::group(self.pid()?)? {
             let Some(pid) = Pid::from_raw(process.pid()) else { continue };
             let open = usage::open_descriptors(pid).unwrap_or_default();
-            highest = highest.max(open.into_iter().max().unwrap_or(0));
+            // It may have inherited some with high numbers.
+            let mut free = (0..).filter(|number| !open.contains(number));
+            limit = limit.max(free.nth(count).unwrap_or_default());
         }
-        Ok(highest)
+        Ok(limit)
     }
 
     /// Sets the soft `RLIMIT_NOFILE` of the running server. Returns the previous limit.
@@ -613,7 +627,11 @@ impl Server {
     pub fn wait(&mut self, limit: Duration) -> Result<(ExitStatus, Duration)> {
         let start = Instant::now();
         let process = self.process_mut()?;
-        ensure!(process.wait(limit)?, "the server has not ended after {}", seconds(limit));
+        ensure!(
+            process.wait(limit)?,
+            "the server has not ended after {}, and was killed",
+            seconds(limit)
+        );
         let time = start.elapsed();
         process.ended = true;
         let status = process.child.wait()?;
@@ -668,19 +686,20 @@ impl Server {
         let result = wait_until("the server to listen", timeout().max(TIMEOUT / 2), || {
             let listens = sockets::is_listening(address)?;
             let process = self.process_mut()?;
-            if process.has_ended()? {
-                let status = process.child.wait()?;
-                process.ended = true;
-                if listens && status.success() {
-                    bail!(
-                        "the command has ended, but something listens on {address}: it has put \
-                         the server into the background. Start the server in the foreground, so \
-                         that it can be observed and stopped"
-                    );
-                }
-                bail!("the server has ended before it listened on {address}: {status}");
+            if !process.has_ended()? {
+                return Ok(listens.then_some(()));
             }
-            Ok(listens.then_some(()))
+            let status = process.child.wait()?;
+            process.ended = true;
+            if status.success() {
+                // If it is in the background now, it may listen a little later.
+                let soon = Duration::from_secs(1);
+                let background = wait_until("the server in the background", soon, || {
+                    Ok(sockets::is_listening(address)?.then_some(()))
+                });
+                ensure!(background.is_err(), in_the_background(address));
+            }
+            bail!("the server has ended before it listened on {address}: {status}");
         });
         result.map_err(|error| anyhow!("{error:#}\n{}", self.log_tail()))?;
         server_event(&format!("listens on {address}"));
@@ -706,6 +725,14 @@ impl Server {
         let tail: Vec<_> = tail.into_iter().collect();
         format!("The log of {name} ends:\n    {}", tail.join("\n    "))
     }
+}
+
+/// A daemon calls fork and setsid, and its parent ends (daemon(3)).
+fn in_the_background(address: SocketAddr) -> String {
+    format!(
+        "the command has ended, but something listens on {address}: it has put the server into \
+         the background. Start the server in the foreground, so that it can be observed and stopped"
+    )
 }
 
 impl Process {
@@ -754,6 +781,9 @@ impl Drop for Process {
         let _ = kill_process_group(self.pid, Signal::KILL);
         let _ = self.child.wait();
         guard::remove(self.pid);
+        if self.may_leave_strays {
+            guard::kill_strays();
+        }
     }
 }
 

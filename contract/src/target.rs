@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::catalog::{Entry, Kind};
 use crate::command::Command;
@@ -204,7 +204,14 @@ impl Target {
     /// Does what a new client does to know that the server serves it.
     pub fn greet(&self, client: &Client) -> Result<()> {
         match self.probe.protocol {
-            Protocol::Chat => chat_client::read_greeting(client).map(drop),
+            Protocol::Chat if self.entry().is_some() => {
+                chat_client::read_greeting(client).map(drop)
+            }
+            Protocol::Chat => {
+                let line = client.line()?.context("the connection ended before a greeting")?;
+                ensure!(line.starts_with("* you are "), "the greeting is {line:?}");
+                Ok(())
+            }
             _ => client.exchange(1),
         }
     }

@@ -14,6 +14,9 @@ use crate::server::Launch;
 use crate::{Client, Server, Target, filter, timeout, wait_until};
 
 pub const CASES: &[Case] = &[
+    Case::new("burst", "clients that connect at the same moment are all served", burst)
+        .needs(&[Need::Process])
+        .quick(),
     Case::new(
         "out_of_descriptors",
         "with more clients than file descriptors, all are served in turn or refused",
@@ -88,6 +91,15 @@ impl Burst {
             Ok((self.served.len() + refused >= goal || self.waiting.is_empty()).then_some(()))
         })
     }
+}
+
+/// All connections are in the queue when the server is notified of the first.
+fn burst(target: &Target) -> Result<()> {
+    target.launch().serve(|server| {
+        let count = server.backlog().min(target.properties.max_concurrent).min(10);
+        let mut burst = server.while_stopped(|| Burst::connect(server, count))?;
+        burst.expect(count, false)
+    })
 }
 
 /// Connects more clients than the server has file descriptors for. Calls `meanwhile` while some of

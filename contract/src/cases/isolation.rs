@@ -65,6 +65,7 @@ pub const CASES: &[Case] = &[
         flooding_client,
     )
     .needs(&[Need::Concurrent, Need::Persistent]),
+    Case::new("many_clients", "each of 200 clients receives its own bytes", many_clients),
 ];
 
 /// A client with data in flight in both directions.
@@ -281,4 +282,26 @@ fn serves_another(server: &Server) -> Result<()> {
     transfer::run(slice::from_mut(&mut transfer))?;
     ensure!(transfer.is_done(), "the transfer is not complete");
     Ok(())
+}
+
+/// No client receives the bytes of another.
+fn many_clients(target: &Target) -> Result<()> {
+    const FIRST: u64 = 1000;
+    let properties = &target.properties;
+    let count = properties.max_concurrent.min(properties.idle_clients).min(200) as u64;
+    target.launch().serve(|server| {
+        let mut transfers = Vec::new();
+        for seed in 0..count {
+            // One after another, because a burst of connections is a matter of `accept`.
+            let mut transfer = Transfer::connect(server, seed, FIRST)?;
+            transfer::run(slice::from_mut(&mut transfer))?;
+            transfers.push(transfer);
+        }
+        if server.probe().persistent {
+            for transfer in &mut transfers {
+                transfer.extend(100_000 - FIRST);
+            }
+        }
+        transfer::run(&mut transfers)
+    })
 }

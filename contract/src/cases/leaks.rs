@@ -100,9 +100,10 @@ pub fn usage_at_rest(server: &Server) -> Result<Usage> {
     wait_until("the server's resources to stop changing", timeout(), || {
         thread::sleep(Duration::from_millis(100));
         let now = server.usage()?;
-        let same = now.zombies == 0
-            && (now.descriptors, now.threads, now.processes, now.memory)
-                == (last.descriptors, last.threads, last.processes, last.memory);
+        let counts = |usage: &Usage| {
+            (usage.descriptors, usage.threads, usage.processes, usage.zombies, usage.memory)
+        };
+        let same = counts(&now) == counts(&last);
         last = now;
         Ok(same.then_some(now))
     })

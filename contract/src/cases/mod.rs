@@ -80,6 +80,23 @@ pub fn promise(line: &str) -> &'static str {
     }
 }
 
+/// The lines that the cases of a line build on. If one of these is not kept, such a case may fail
+/// although its own line is kept: a server that loses data loses it after a half-close too.
+#[must_use]
+pub fn builds_on(line: &str) -> &'static [&'static str] {
+    match line {
+        "accept" | "closing" => &["integrity"],
+        "backpressure" | "idle" | "start" => &["integrity", "accept"],
+        "half_close" | "shutdown" => &["integrity", "accept", "backpressure"],
+        "isolation" => &["integrity", "accept", "backpressure", "half_close"],
+        "dead_peers" => &["integrity", "accept", "half_close"],
+        "fairness" | "limits" | "leaks" => &["integrity", "accept", "half_close", "isolation"],
+        "interruption" => &["integrity", "half_close", "accept"],
+        "log" => &["integrity", "shutdown"],
+        _ => &[],
+    }
+}
+
 /// The lines for servers of this kind.
 #[must_use]
 pub fn lines(kind: Kind) -> Lines {

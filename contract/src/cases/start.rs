@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 use crate::case::{Case, Need};
 use crate::server::Launch;
 use crate::target::Origin;
-use crate::wait::{TIMEOUT, seconds, timeout, wait_until};
+use crate::wait::{seconds, timeout, wait_until};
 use crate::{Client, Kind, Target, filter};
 
 pub const CASES: &[Case] = &[
@@ -79,9 +79,17 @@ pub const CASES: &[Case] = &[
         "SIGTERM ends the server at once while it waits for a name server",
         sigterm_during_lookup,
     )
-    .needs(&[Need::Workspace, crate::case::ROOT])
+    .needs(&[Need::Process, HOST, crate::case::ROOT])
     .exclusive(),
 ];
+
+const HOST: Need = Need::Property(
+    |target| match &target.origin {
+        Origin::Command(command) => command.has_host(),
+        _ => true,
+    },
+    "the command contains neither {addr} nor {host}",
+);
 
 pub const IN_USE: Case =
     Case::new("in_use", "an address in use ends the server with a message", in_use)
@@ -310,7 +318,15 @@ fn serves_or_ends(target: &Target, launch: impl Fn() -> Launch) -> Result<()> {
         Err(output) => {
             ensure!(!output.status.success(), "the server ended with status 0");
             if target.entry().is_none() {
-                return Ok(()); // a runtime may abort, as long as nobody was told that it serves
+                // A runtime may abort, as long as nobody was told that it serves.
+                let announced = (output.stdout.lines().chain(output.stderr.lines()))
+                    .find(|line| line.starts_with(&format!("{} listening on ", target.name)));
+                let announced = announced.unwrap_or_default();
+                ensure!(
+                    announced.is_empty(),
+                    "the server announced itself ({announced:?}) and then ended"
+                );
+                return Ok(());
             }
             ensure!(output.status.code() == Some(1), "the server ended with {}", output.status);
             ensure!(
@@ -348,16 +364,29 @@ fn many_inherited_descriptors(target: &Target) -> Result<()> {
 
 /// A name server that never answers: the resolver asks for several seconds.
 fn sigterm_during_lookup(target: &Target) -> Result<()> {
+    const NAME: &str = "slow.example.com";
     let silent = UdpSocket::bind("127.0.0.53:53").or_else(|_| UdpSocket::bind("127.0.0.9:53"));
     let silent = silent.context("cannot take the port of a name server")?;
     let configuration = format!("nameserver {}\n", silent.local_addr()?.ip());
-    let mut server =
-        target.launch_with(["slow.example.com:0"]).resolver(&configuration)?.spawn()?;
+    let launch = match &target.origin {
+        Origin::Command(command) => {
+            let (program, arguments) = command.with_host_name(NAME);
+            Launch::new(target.name.clone(), arguments).program(PathBuf::from(program))
+        }
+        _ => target.launch_with([format!("{NAME}:0")]),
+    };
+    let mut server = launch.resolver(&configuration)?.spawn()?;
     // It has asked when the question has arrived.
-    silent.set_read_timeout(Some(TIMEOUT))?;
-    silent.recv(&mut [0; 512]).context("the server asks no name server")?;
+    silent.set_read_timeout(Some(Duration::from_millis(20)))?;
+    let asks = wait_until("the server to ask the name server", timeout(), || {
+        Ok((silent.recv(&mut [0; 512]).is_ok() || server.has_ended()?).then_some(()))
+    });
+    if target.entry().is_none() && (asks.is_err() || server.has_ended()?) {
+        return Ok(()); // it takes only IP addresses, or asks in another way
+    }
+    asks?;
     server.signal(rustix::process::Signal::TERM)?;
-    let (status, time) = server.wait(TIMEOUT)?;
+    let (status, time) = server.wait(timeout().max(Duration::from_secs(2)))?;
     ensure!(time < Duration::from_secs(2), "the server took {} to end: {status}", seconds(time));
     Ok(())
 }

@@ -5,7 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::room::{HAS_IDLE_TIMEOUT, Member};
+use crate::case::Need;
 use crate::chat_client::join_many;
+use crate::wait::seconds;
 use crate::{Case, ChatClient, Target};
 
 pub const CASES: &[Case] = &[
@@ -18,13 +21,16 @@ pub const CASES: &[Case] = &[
     Case::new("active_client_stays", "an active client stays", active_client_stays),
     Case::new("receiving_is_idle", "a client that only receives is idle", receiving_is_idle),
     Case::new("two_hundred_at_once", "200 clients receive their goodbye", two_hundred_at_once),
-    Case::new(
-        "input_before_deadline",
-        "input that arrived in time counts, even if it is read late",
-        input_before_deadline,
-    ),
+    INPUT_BEFORE_DEADLINE,
     Case::new("never", "with IDLE 0 a client may be idle for ever", never),
 ];
+
+pub const INPUT_BEFORE_DEADLINE: Case = Case::new(
+    "input_before_deadline",
+    "input that arrived in time counts, even if it is read late",
+    input_before_deadline,
+)
+.needs(&[Need::Process, HAS_IDLE_TIMEOUT]);
 
 const GOODBYE: &str = "* idle for 1 s, goodbye";
 const IDLE: Duration = Duration::from_secs(1);
@@ -124,21 +130,23 @@ fn two_hundred_at_once(target: &Target) -> Result<()> {
 /// The server was stopped for longer than IDLE, so its timer has expired. But input has arrived
 /// before, and the server has to read that first.
 fn input_before_deadline(target: &Target) -> Result<()> {
+    let idle = target.properties.idle_timeout.unwrap_or(IDLE);
     target.with_argument("1").launch().serve(|server| {
         for _ in 0..3 {
-            let client = ChatClient::join(server)?;
+            let mut member = Member::join(server)?;
             server.while_stopped(|| {
-                client.send_line("/who")?;
-                thread::sleep(2 * IDLE);
+                member.send_line("/who")?;
+                thread::sleep(2 * idle);
                 Ok(())
             })?;
-            let line = client.next_line()?;
+            let line = member.line()?;
             ensure!(
                 line.starts_with("* here: "),
-                "the server was stopped for 2 s, and the client, which was not idle, received \
-                 {line:?}"
+                "the server was stopped for {}, and the client, which was not idle, received \
+                 {line:?}",
+                seconds(2 * idle)
             );
-            client.finish()?;
+            member.leave()?;
         }
         Ok(())
     })

@@ -38,6 +38,7 @@ pub const LINES: super::Lines = &[
 
 /// What even the smallest chat server keeps.
 pub const SMALL: super::Lines = &[
+    ("chat_idle_timeout", &[idle_timeout::INPUT_BEFORE_DEADLINE]),
     ("chat_room", room::CASES),
     ("shutdown", &[super::shutdown::SIGTERM_NO_CLIENT]),
     ("start", &[start::IN_USE]),
