@@ -8,9 +8,9 @@
 //! - `Reproduce`: the commands that show the symptom;
 //! - `Correct`: the place where a server of this workspace does it right.
 //!
-//! Do not copy code from this package. `cargo test pitfalls` runs, against each program, the case
-//! of the contract that its mistake must break. The test passes when that case fails for the
-//! expected reason.
+//! Do not copy code from this package. `cargo test pitfalls` runs one case of the servers' test
+//! suite (the contract) against each program: the case that its mistake breaks. The test passes
+//! when that case fails for the expected reason.
 
 pub mod ring;
 
@@ -78,10 +78,10 @@ fn spawn(
     }
 }
 
-/// Serves all connections in one thread, like `epoll-echo`.
-/// `new` gets a non-blocking socket and returns the state of its connection. `on_ready` gets that
-/// state when epoll reports an event, and returns whether to keep the connection. An error of
-/// `on_ready` closes the connection.
+/// Serves all connections in one thread, like `epoll-echo`. `new` gets a non-blocking socket and
+/// returns the state of its connection. `on_ready` gets that state when epoll reports an event, and
+/// returns whether to keep the connection. An error of `on_ready` closes the connection. An error
+/// of `new` ends the server.
 ///
 /// # Errors
 /// The server cannot listen on `addr`, or cannot create an epoll instance.
@@ -175,8 +175,8 @@ fn register<C: AsFd>(
     Ok(client)
 }
 
-/// Serves all connections with four threads that wait on one epoll instance. Each thread takes one
-/// event at a time.
+/// Accepts in the main thread, and serves the connections in four threads that wait on one epoll
+/// instance. Each thread takes one event at a time.
 ///
 /// `add` registers a new connection. `on_ready` gets the file descriptor of each event.
 ///
@@ -302,8 +302,8 @@ pub fn enable_sigio(socket: &impl AsRawFd) -> nix::Result<()> {
 /// Submits a POSIX AIO operation and waits until it is complete, or for at most `timeout`.
 ///
 /// `submit` is `aio_read` or `aio_write`. Returns the buffer and the number of bytes, or `None`
-/// after `timeout`. The operation is then still in progress, and its buffer is leaked, because the
-/// library may write to it at any time.
+/// after `timeout`. The operation is then still in progress. Its buffer and control block are
+/// leaked, because the library still uses them.
 ///
 /// # Errors
 /// The error of the read or write.
@@ -371,8 +371,8 @@ pub fn send_line(mut stream: &TcpStream, line: &str) {
     }
 }
 
-/// Closes a connection after output, so that all of it reaches the peer (lingering close): ends the
-/// output, and discards input until EOF, but for at most a second.
+/// Prepares a connection for close(2), so that all output reaches the peer (lingering close): sends
+/// FIN, and discards input until EOF, for at most a second.
 ///
 /// # Errors
 /// The connection has failed.
@@ -391,8 +391,8 @@ pub fn close_lingering(mut stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// Returns the complete lines of `unfinished` followed by `bytes`, each prefixed with `name`. The rest
-/// stays in `unfinished`.
+/// Appends `bytes` to `unfinished`, removes the complete lines from it, and returns them, each with
+/// the prefix `name: `. The rest stays in `unfinished`.
 pub fn take_lines(name: &str, unfinished: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
     unfinished.extend(bytes);
     let end = unfinished.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);

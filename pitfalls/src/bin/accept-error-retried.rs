@@ -1,14 +1,14 @@
-//! Mistake: an error of `accept` that the server does not know is treated as "this connection
-//! failed", and the next one is accepted at once.
+//! Mistake: the server treats every error of `accept` that it does not know as the failure of one
+//! connection, and calls `accept` again at once.
 //!
 //! Symptom: under a security module or in a sandbox that forbids `accept`, the server uses a full
 //! core. If it logs each error, it also fills the disk.
 //!
 //! Rule: accept(2) lists the errors that belong to a connection (ECONNABORTED, EPROTO and those of
 //! the network). They take the connection from the queue. Other errors, such as EMFILE, EACCES and
-//! ENOSYS, take nothing, and the next call fails again at once. (accept(2) gives EPERM for the
-//! refusal of a firewall. Today it comes from a security module or a seccomp filter, before the
-//! queue is touched.)
+//! ENOSYS, take nothing, and the next call fails again at once. (accept(2) says that EPERM comes
+//! from a firewall. Today it comes from a security module or a seccomp filter, and the connection
+//! stays in the queue.)
 //!
 //! Reproduce (with `strace`):
 //! 1. `strace -f -qq -o /dev/null -e trace=accept4 -e inject=accept4:error=EPERM cargo run -p

@@ -6,9 +6,8 @@
 //!
 //! Rule: glibc performs `aio_read` in a helper thread that blocks in read(2). close(2) does not
 //! wake that thread, and the blocked read keeps the connection open. glibc identifies requests by
-//! the number of the file descriptor. The requests of the next client therefore wait behind the old
-//! one, and a request for the old client that has not started yet reads from the socket of the next
-//! client.
+//! the number of the file descriptor. So the requests of the next client wait behind the old
+//! request. If the old request has not started yet, it reads from the socket of the next client.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin aio-close-in-flight 127.0.0.1:7001 1`

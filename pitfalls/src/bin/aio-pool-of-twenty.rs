@@ -1,6 +1,6 @@
 //! Mistake: the server uses POSIX AIO with glibc's default number of helper threads.
 //!
-//! Symptom: when more than twenty clients are connected and idle, they receive no replies.
+//! Symptom: while twenty clients are connected and idle, any other client gets no reply.
 //!
 //! Rule: glibc's `aio_read(3)` runs in a helper thread that blocks in read(2), and by default there
 //! are at most twenty of them. A request without a free helper waits until another request is

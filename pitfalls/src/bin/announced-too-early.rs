@@ -3,8 +3,8 @@
 //! Symptom: a script or a supervisor waits for that line, sends requests, and finds that the server
 //! has exited.
 //!
-//! Rule: the program that starts a server takes the line (or the notification of `sd_notify(3)`,
-//! or, for a daemon that forks, the exit of its parent) as the promise that the server serves. So
+//! Rule: the program that starts a server takes the line as a promise that the server serves.
+//! (Other promises are `sd_notify(3)`, and the exit of the parent of a daemon that forks.) So
 //! announce the server last.
 //!
 //! Reproduce:

@@ -53,7 +53,8 @@ fn main() -> ExitCode {
                     ready.store(true, Ordering::Relaxed); // no signal will report the rest
                     true
                 });
-                // <- the mistake: nothing reads from these connections before the next signal
+                // <- the mistake: nothing reads from a connection accepted here before the next
+                // signal
                 loop {
                     match accept(&listener) {
                         Accepted::Connection(stream, peer) => {

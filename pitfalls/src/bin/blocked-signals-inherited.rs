@@ -1,6 +1,7 @@
 //! Mistake: the server relies on SIGTERM not being blocked when it starts.
 //!
-//! Symptom: when a certain parent (a supervisor) starts the server, SIGTERM has no effect.
+//! Symptom: SIGTERM has no effect if the parent of the server, such as a supervisor, has blocked
+//! it.
 //!
 //! Rule: execve(2) keeps the signal mask. A parent with threads often blocks signals, and a child
 //! that it starts has them blocked too. Installing a handler does not unblock the signal. (An

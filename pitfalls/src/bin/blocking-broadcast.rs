@@ -3,8 +3,8 @@
 //! Symptom: when one client stops reading (its terminal is suspended, its machine sleeps), no
 //! client receives anything any more.
 //!
-//! Rule: write(2) on a blocking socket waits until the send buffer has room. It gets room only when
-//! the peer reads, and a peer may never read.
+//! Rule: write(2) on a blocking socket waits until the send buffer has room. The buffer gets room
+//! only when the peer reads, and a peer may never read.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin blocking-broadcast`

@@ -64,7 +64,7 @@ fn main() -> ExitCode {
                     true
                 });
             }
-            // Stands for any work here. Without it the signal would be lost too, but rarely.
+            // Stands for any work here. Without it the wake-up would also be missed, but rarely.
             thread::sleep(Duration::from_millis(1));
             pause(); // <- the mistake
         }

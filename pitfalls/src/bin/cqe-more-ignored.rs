@@ -4,8 +4,9 @@
 //! of file descriptors. From then on it accepts no connection, although its clients have left.
 //!
 //! Rule: a multishot operation continues as long as its completions have the flag
-//! `IORING_CQE_F_MORE`. A completion without it is the last one. It comes after an error, but it
-//! can come at any time (`io_uring_prep_multishot_accept(3)`). Then submit the operation again.
+//! `IORING_CQE_F_MORE`. A completion without it is the last one. An error produces such a
+//! completion, but it can also come without one (`io_uring_prep_multishot_accept(3)`). Then submit
+//! the operation again.
 //!
 //! Reproduce (with OpenBSD's `nc`):
 //! 1. `cargo build -p pitfalls`

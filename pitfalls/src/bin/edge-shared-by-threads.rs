@@ -14,8 +14,9 @@
 //! 2. In a second terminal: `seq 1000000 | timeout 5 nc 127.0.0.1 7000 | sort -nc`. `sort` reports
 //!    a line that is out of order.
 //!
-//! Correct: `reactor-chat/src/main.rs` uses one-shot events. In
-//! `epoll-echo/src/bin/epoll-echo-edge.rs` only one thread waits on the epoll instance.
+//! Correct: `reactor-chat/src/connection.rs` uses one-shot events, and a worker claims a connection
+//! before it uses it. In `epoll-echo/src/bin/epoll-echo-edge.rs` only one thread waits on the epoll
+//! instance.
 
 use std::collections::BTreeMap;
 use std::io;

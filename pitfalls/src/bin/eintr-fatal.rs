@@ -4,8 +4,9 @@
 //! attaches to it, or when a signal arrives for which it has a handler.
 //!
 //! Rule: select(2), poll(2) and `epoll_wait(2)` fail with EINTR after a signal handler has run,
-//! with `SA_RESTART` too. `epoll_wait` also fails with EINTR after SIGSTOP and SIGCONT, without any
-//! handler (signal(7)). EINTR means that nothing is ready yet: wait again.
+//! even if it was installed with `SA_RESTART`. `epoll_wait` also fails with EINTR after SIGSTOP and
+//! SIGCONT, without any handler (signal(7)). EINTR means that the wait was interrupted, not that it
+//! failed: wait again.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin eintr-fatal`

@@ -1,4 +1,4 @@
-//! Mistake: a server that uses `select` limits the number of clients, not the number of the file
+//! Mistake: a server that uses `select` limits the number of clients, not the value of the file
 //! descriptor.
 //!
 //! Symptom: the server ends at about the thousandth client. A server in C writes past the end of

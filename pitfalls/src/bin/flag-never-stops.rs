@@ -2,7 +2,7 @@
 //!
 //! Symptom: `kill` and Ctrl-C have no effect until the next client connects.
 //!
-//! Rule: signal(2) of glibc and most libraries install handlers with `SA_RESTART`, so accept(2)
+//! Rule: glibc's signal(2) and most libraries install handlers with `SA_RESTART`, so accept(2)
 //! continues after the handler has run. std's `accept` repeats the call even without `SA_RESTART`.
 //! And even if `accept` returned, a signal could still arrive between the check of the flag and the
 //! call.

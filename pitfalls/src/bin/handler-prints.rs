@@ -8,8 +8,8 @@
 //! signal-safety(7) lists. printf, malloc and std's `println!` are not among them.
 //!
 //! Reproduce: `(sleep 1; cargo run -p pitfalls --bin handler-prints) | true`. Here the handler is
-//! that of SIGPIPE, and the signal is raised by the server's own `println!`, because nothing reads
-//! the pipe. So the failure occurs every time.
+//! that of SIGPIPE, and the `println!` in `announce` raises the signal, because nothing reads the
+//! pipe. So the failure occurs every time.
 //!
 //! Correct: the handler in `sigio-echo/src/main.rs` (signal-hook's) sets a flag and does nothing
 //! else. The handler of `stop_socket` in `common/src/signals.rs` writes one byte to a socket.

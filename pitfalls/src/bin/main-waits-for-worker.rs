@@ -4,8 +4,8 @@
 //! Symptom: a slow job delays all clients, as if there were no workers.
 //!
 //! Rule: the thread that waits for events must wait for nothing else. A worker reports its result
-//! through an eventfd or a socket pair that the loop waits for. Or it arms the connection again
-//! itself.
+//! through an eventfd or a socket pair that the loop waits for. Or the worker itself arms the
+//! connection again.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin main-waits-for-worker`

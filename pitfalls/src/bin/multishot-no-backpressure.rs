@@ -4,9 +4,9 @@
 //! (Here each client has a ring of its own, so only this growth shows.)
 //!
 //! Rule: a multishot receive continues as long as there are buffers. It does not know that the
-//! server has output pending for this client. So cancel the receive while output is pending. To
-//! keep the buffers until their bytes are sent is not enough if all clients share the buffers: one
-//! client that does not read then uses up those of the others.
+//! server has output pending for this client. So cancel the receive while output is pending, or
+//! submit single receives. To keep the buffers until their bytes are sent is not enough if all
+//! clients share the buffers: one client that does not read then uses up those of the others.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin multishot-no-backpressure`

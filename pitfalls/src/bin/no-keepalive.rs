@@ -27,8 +27,8 @@ use socket2::SockRef;
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
-        // `listen` enables it for the listener, and accepted sockets inherit that. Without the
-        // call, it would be off, as by this line.
+        // `listen` enables it for the listener, and accepted sockets inherit that. This line undoes
+        // that: it is off, as in a server that never enables it.
         SockRef::from(&listener).set_keepalive(false)?; // <- the mistake
         exit_on_stop()?;
         announce(listener.local_addr()?);

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         exit_on_stop()?;
         announce(listener.local_addr()?);
         loop {
-            // If it fails with EINTR, `accept` returns `WouldBlock`.
+            // If it fails with EINTR, `accept` finds nothing, or takes a connection that was left.
             let _ = epoll.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE);
             let mut accepted = accept(&listener); // <- the mistake: once per event
             while matches!(accepted, Accepted::Pause) {

@@ -1,4 +1,4 @@
-//! Mistake: at EOF the server closes the connection while it still has output for it.
+//! Mistake: at EOF the server closes the connection although it still has output for the client.
 //!
 //! Symptom: a client that half-closes does not get the last reply. A short reply is lost entirely.
 //!

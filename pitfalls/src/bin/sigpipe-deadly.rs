@@ -3,10 +3,11 @@
 //! Symptom: the server is gone, without a line in its log, after a client left before it received
 //! its replies.
 //!
-//! Rule: the first write(2) after the peer has reset a connection fails with ECONNRESET. The next
-//! one fails with EPIPE and raises SIGPIPE, which by default ends the process. send(2) with
-//! `MSG_NOSIGNAL` does not raise it. A server in C must ignore SIGPIPE. A Rust program starts with
-//! SIGPIPE ignored, but a library can restore the default action, as this program does.
+//! Rule: after a reset, the first write(2) fails with ECONNRESET and the next one with EPIPE. If
+//! the peer has sent FIN before the RST, as here, the first one fails with EPIPE. EPIPE raises
+//! SIGPIPE, which by default ends the process. send(2) with `MSG_NOSIGNAL` does not raise it. A
+//! server in C must ignore SIGPIPE. A Rust program starts with SIGPIPE ignored, but a library can
+//! restore the default action, as this program does.
 //!
 //! Reproduce:
 //! 1. `cargo run -p pitfalls --bin sigpipe-deadly`

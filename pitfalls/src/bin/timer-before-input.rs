@@ -3,8 +3,9 @@
 //! Symptom: clients that sent something in time are disconnected as idle, after the server was
 //! stopped for a while (SIGSTOP, a debugger, a machine that swaps).
 //!
-//! Rule: while a process does not run, time passes and data arrives. When it runs again, both are
-//! due. An idle deadline counts only if no input is waiting, so check for input first.
+//! Rule: while a process does not run, time passes and data arrives. When it runs again, the
+//! deadline has passed, and the data is there too. An idle deadline counts only if no input is
+//! waiting, so check for input first.
 //!
 //! Reproduce:
 //! 1. Start `cargo run -p pitfalls --bin timer-before-input 127.0.0.1:7001 5`
