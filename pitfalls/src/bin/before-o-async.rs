@@ -1,5 +1,4 @@
-//! Mistake: after the server has set `O_ASYNC` on a new connection, it waits for a signal without
-//! trying to read first.
+//! Mistake: the server sets `O_ASYNC` on a new connection, and then does not try to read.
 //!
 //! Symptom: a client that sends its data at once, before the server has set `O_ASYNC`, gets no
 //! reply until the next signal, such as that of another client.
