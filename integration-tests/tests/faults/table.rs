@@ -7,8 +7,10 @@
 /// status 1, or the call is not essential and the server serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// Tries again, or goes on as if nothing had happened. No client notices.
+    /// Tries again. No client notices.
     Retries,
+    /// Ignores the error: nothing depends on the call. No client notices.
+    Ignores,
     /// Closes the connection that the call was about, and no other.
     Closes,
     /// Skips the connection that was being accepted, and takes the next one.
@@ -25,7 +27,8 @@ impl Response {
     /// The words of the page.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Retries => "continues; no client notices",
+            Self::Retries => "tries again; no client notices",
+            Self::Ignores => "ignores the error; no client notices",
             Self::Closes => "closes that connection",
             Self::Skips => "takes the next connection",
             Self::Pauses => {
@@ -103,7 +106,6 @@ impl Row {
             "pselect6" => "select",
             "clone3" => "pthread_create",
             "clone" => "fork",
-            "wait4" => "waitpid",
             call => call,
         }
     }
@@ -128,6 +130,8 @@ const POLLS: &[&str] = &["poll-echo", "aio-echo", "proactor-chat"];
 
 /// Servers on POSIX AIO.
 const AIO: &[&str] = &["aio-echo", "proactor-chat"];
+/// Servers that set `O_ASYNC` on each connection.
+const SIGIO: &[&str] = &["sigio-echo", "sigio-echo-realtime"];
 /// The servers that write from several places in memory.
 const VECTORED: &[&str] = &["reactor-chat", "proactor-chat-simulated"];
 
@@ -161,18 +165,19 @@ pub const ROWS: &[Row] = &[
     row("clone3", &["EAGAIN", "ENOMEM"], Response::Refuses, "no thread can be started for the connection").only(&["blocking-echo"]),
     row("clone3", &["EAGAIN"], Response::Refuses, "glibc cannot start the helper thread that the connection needs").only(AIO),
     row("clone", &["EAGAIN", "ENOMEM", "ENOSYS"], Response::Refuses, "no process can be started for the connection").only(&["blocking-echo-fork"]),
-    row("epoll_ctl", &["ENOSPC", "ENOMEM", "EPERM"], Response::Refuses, "the user's limit on watched descriptors (fs.epoll.max_user_watches), or no memory; the sweep lets the ADD of a connection fail").except(&["reactor-chat"]),
-    row("epoll_pwait", &["EINTR"], Response::Retries, "a signal handler ran; the crate `polling` calls again"),
-    row("epoll_pwait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server cannot wait any more"),
+    row("epoll_ctl", &["ENOSPC", "ENOMEM", "EPERM"], Response::Refuses, "the user's limit on watched file descriptors (fs.epoll.max_user_watches), or no memory, when a new connection is added (`EPOLL_CTL_ADD`)").except(&["reactor-chat"]),
+    row("fcntl", &["ENOMEM"], Response::Refuses, "the kernel has no memory for the registration that `F_SETFL` with O_ASYNC makes").only(SIGIO),
+    row("epoll_pwait", &["EINTR"], Response::Retries, "a signal handler ran; the crate `polling`, which makes the call, repeats it").only(&["reactor-chat"]),
+    row("epoll_pwait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server cannot wait any more").only(&["reactor-chat"]),
     row("rt_sigtimedwait", &["EINTR", "EAGAIN"], Response::Retries, "a signal handler ran, or the time is over").first(6),
     row("clock_nanosleep", &["EINTR"], Response::Retries, "std sleeps for the rest of the time"),
     row("epoll_wait", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued"),
     row("epoll_wait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server cannot wait any more"),
     row("poll", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued").only(POLLS),
-    row("poll", &["ENOMEM"], Response::Retries, "the kernel copies the list at each call and can lack the memory; the server waits and calls again").only(&["poll-echo"]).first(6),
-    row("poll", &["EINVAL"], Response::Retries, "the list is longer than RLIMIT_NOFILE, which was lowered after the start").only(&["poll-echo"]).first(6),
+    row("poll", &["ENOMEM"], Response::Retries, "the kernel has no memory for its copy of the list; until poll succeeds, the server tries all sockets every 100 ms").only(&["poll-echo"]).first(6),
+    row("poll", &["EINVAL"], Response::Retries, "the list is longer than RLIMIT_NOFILE, because the limit was lowered while the server ran (prlimit); until poll succeeds, the server tries all sockets every 100 ms").only(&["poll-echo"]).first(6),
     row("pselect6", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued"),
-    row("pselect6", &["ENOMEM"], Response::Retries, "the kernel copies the sets at each call and can lack the memory; the server waits and calls again").first(6),
+    row("pselect6", &["ENOMEM"], Response::Retries, "the kernel has no memory for its copy of the sets; until select succeeds, the server tries all sockets every 100 ms").first(6),
     row("pselect6", &["EBADF", "EINVAL"], Response::Ends, "a programming error: the server cannot wait any more"),
     row("recvfrom", OF_THE_PEER, Response::Closes, "the connection is lost, and its unread bytes with it").on_stop_socket().except(AIO),
     row("recvfrom", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
@@ -183,9 +188,8 @@ pub const ROWS: &[Row] = &[
     row("sendto", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
     row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc reads; the connection is lost (in aio-echo the same call reads the server's own signal descriptor, so it is not injected there)").only(&["proactor-chat"]),
     row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc writes; the connection is lost").only(AIO),
-    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Retries, "a line of the log is lost").except(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat"]),
-    row("shutdown", &["ENOTCONN"], Response::Retries, "the peer has reset the connection meanwhile"),
-    row("wait4", &["EINTR", "ECHILD"], Response::Retries, "the parent collects its children at the next SIGCHLD or connection"),
+    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Ignores, "the call writes to the log, on stderr; that line is lost").except(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat"]),
+    row("shutdown", &["ENOTCONN"], Response::Ignores, "the peer has reset the connection in the meantime"),
     row("io_uring_enter", &["EINTR", "EBUSY", "EAGAIN"], Response::Retries, "a signal handler ran, the completion queue is full, or the kernel lacks memory for a request").first(4),
 ];
 
@@ -194,24 +198,28 @@ pub const ROWS: &[Row] = &[
 pub const NOT_INJECTED: &[(&str, &str)] = &[
     (
         "close",
-        "Linux releases the descriptor also when `close` returns an error; an injected error would keep it open, which the kernel never does",
+        "Linux releases the file descriptor even if `close` returns an error. An injected error would leave it open, which the kernel never does",
     ),
     (
         "brk mmap mprotect munmap mremap madvise",
-        "the allocator and the C library: a failure is an out-of-memory abort of Rust's allocator, or is hidden by the library. The contract's `limits` cases run servers with a bounded address space instead",
+        "the allocator and the C library make them. If one fails, Rust's allocator aborts the process, or the library hides the failure. The contract's `limits` cases run servers with a limited address space instead",
     ),
     (
-        "execve access openat newfstatat read pread64 prlimit64 arch_prctl set_tid_address set_robust_list rseq sched_getaffinity sched_yield getrandom gettid getpid getppid uname",
+        "execve access openat newfstatat read prlimit64 arch_prctl set_tid_address set_robust_list rseq sched_getaffinity sched_yield getrandom gettid getpid getppid uname",
         "the loader and the start of a thread, before any code of the server; reads of a self-pipe cannot fail",
     ),
     (
-        "rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack tgkill kill",
+        "rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack",
         "they fail only for invalid arguments",
+    ),
+    (
+        "tgkill kill",
+        "the server sends a standard signal to itself. So the target exists (no ESRCH), the sender is permitted (no EPERM), and the signal does not queue (EAGAIN occurs only with real-time signals)",
     ),
     ("exit exit_group", "they do not return"),
     (
         "fcntl ioctl getsockname getsockopt setsockopt",
-        "after the start they are calls on an open socket with constant arguments, which fail only for invalid ones",
+        "after the start they are calls on an open socket with constant arguments, and fail only for invalid ones. There are two exceptions. `F_SETFL` with O_ASYNC is in the table. proactor-chat duplicates a file descriptor (`F_DUPFD_CLOEXEC`) before it accepts a client, which needs two: on EMFILE it pauses accepting, as after accept. If only the second duplicate fails, it refuses the client",
     ),
     (
         "rt_sigsuspend pause restart_syscall",
@@ -245,7 +253,10 @@ pub const NOT_INJECTED: &[(&str, &str)] = &[
         "epoll_ctl",
         "in reactor-chat: the crate `polling` makes this call for each change of interest and for its timer, and strace cannot tell the ADD of a connection, which can fail, from a MOD, which cannot (see below). The server refuses a connection whose ADD fails",
     ),
-    ("pwrite64", "glibc's AIO tries it first; on a socket it always fails with ESPIPE"),
+    (
+        "pread64 pwrite64",
+        "glibc's AIO tries them before `read` and `write`; on a socket they always fail with ESPIPE",
+    ),
 ];
 
 /// Faults that are not injected although a man page lists the error, with the reason.
