@@ -82,7 +82,9 @@ fn a_callback_never_runs_inside_of_call() -> Result<()> {
         caller.close();
     }
     drop(done);
-    ensure!(accepted == 64, "{accepted} calls were accepted");
+    // There is room for 64 calls, and for one more if the first answer has already arrived: its
+    // callback has left the table, and waits for the lock.
+    ensure!((64..=65).contains(&accepted), "{accepted} calls were accepted");
     for _ in 0..accepted {
         all_done.recv_timeout(TIMEOUT).context("a callback was not called")?;
     }

@@ -13,15 +13,15 @@
 //!      work                (3) ┘ outbox of 7 ─────────▶ MSG jobs 1 4
 //! ```
 //!
-//! How a message travels: (1) Each subscriber has sent the broker a pattern of subjects. (2) A
-//! publisher sends a message with a subject to the broker, and continues. (3) The broker appends
-//! the message to the outbox of each subscriber whose pattern matches. The members of a queue group
-//! share the messages: each goes to one member. (4) One thread per client sends what is in its
-//! outbox.
+//! How a message travels: (1) Each subscriber has sent the broker a pattern of subjects. The broker
+//! keeps it with the connection, here 5, 6 or 7. (2) A publisher sends a message with a subject to
+//! the broker, and continues. (3) The broker appends the message to the outbox of each subscriber
+//! whose pattern matches. The members of a queue group share the messages: each goes to one member.
+//! (4) One thread per client sends what is in the outbox.
 //!
 //! The catch: a subscriber can be slower than a publisher. (5) Once 64 MiB are pending for it, the
 //! publisher has to wait: this is the backpressure. But a subscriber that does not read at all must
-//! not stop the others. If the broker cannot send it anything for 2 s, it disconnects it.
+//! not stop the others. If nothing can be sent to it for 2 s, the broker disconnects it.
 //!
 //! Run: `cargo run -p communication-modes --bin publish-subscribe`, or as separate processes. A
 //! real `nats-server` can take the place of the first:
@@ -33,10 +33,9 @@
 //! $ cargo run -p communication-modes --bin publish-subscribe publish 127.0.0.1:4222 sport.chess draw
 //! ```
 //!
-//! Use it when: a message is for many receivers, or for any one of a group, and the receivers
-//! change.
+//! Use it when: a message is for many receivers, or for any one of a group, and receivers change.
 //! Limits: delivery is at most once. A subscriber that is not connected misses the message, and the
-//! publisher is not told. All messages pass through one broker. Next: a cluster of nats-servers,
+//! publisher gets no error. All messages pass through one broker. Next: a cluster of nats-servers,
 //! which can also store messages (`JetStream`), with async-nats or nats-py.
 //! Compare with: `reactor-chat` (one room; here each subject is a room).
 
@@ -208,14 +207,14 @@ impl Broker {
         // The lock is held until the message is in all outboxes. So all clients get the messages in
         // the same order.
         let mut subscriptions = lock(&self.subscriptions);
-        let takers = subscriptions.route(subject, except);
-        for (taker, sid) in &takers {
+        let receivers = subscriptions.route(subject, except);
+        for (receiver, sid) in &receivers {
             let head = format!("MSG {subject} {sid} {reply}{size}\r\n");
-            taker.push(&[head.as_bytes(), payload, b"\r\n"]); // (3)
+            receiver.push(&[head.as_bytes(), payload, b"\r\n"]); // (3)
         }
         drop(subscriptions);
-        for (taker, _) in &takers {
-            taker.wait_for_room(); // (5)
+        for (receiver, _) in &receivers {
+            receiver.wait_for_room(); // (5)
         }
     }
 }

@@ -108,7 +108,7 @@ impl<C> Subscriptions<C> {
                 groups.entry(subscription.queue.clone()).or_default().push(subscription);
             }
         }
-        let mut takers = Vec::new();
+        let mut receivers = Vec::new();
         for (queue, mut members) in groups {
             if queue.is_some() {
                 members.sort_by_key(|it| it.last);
@@ -117,11 +117,11 @@ impl<C> Subscriptions<C> {
             for member in members {
                 member.delivered += 1;
                 member.last = self.messages;
-                takers.push((Arc::clone(&member.client), member.sid.clone()));
+                receivers.push((Arc::clone(&member.client), member.sid.clone()));
             }
         }
         self.all.retain(|it| it.delivered < it.max);
-        takers
+        receivers
     }
 }
 
@@ -130,8 +130,9 @@ mod tests {
     use super::*;
 
     fn route(table: &mut Subscriptions<char>, subject: &str, except: Option<&Arc<char>>) -> String {
-        let takers = table.route(subject, except);
-        let names: Vec<_> = takers.iter().map(|(client, sid)| format!("{client}{sid}")).collect();
+        let receivers = table.route(subject, except);
+        let names: Vec<_> =
+            receivers.iter().map(|(client, sid)| format!("{client}{sid}")).collect();
         names.join(" ")
     }
 

@@ -92,7 +92,7 @@ fn loss_while_calls_wait() -> Result<()> {
     Ok(())
 }
 
-/// Half of an answer can look like a whole one.
+/// A part of an answer can look like a complete answer.
 fn an_answer_that_is_cut_off() -> Result<()> {
     for cut in ["1 the balance is 1000", "1 ", "1"] {
         let (status, printed) = call(&["1:a"], move |mut peer| {

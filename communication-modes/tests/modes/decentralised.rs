@@ -91,9 +91,10 @@ fn a_node_that_leaves_says_so() -> Result<()> {
     c.kill()?;
     b.signal(Signal::SIGTERM)?;
     ensure!(b.wait()?.success());
-    // a learns of it before it notices that c, which was killed earlier, is gone.
+    // c was killed, so a must find out by pings, which takes 3 s. b has reported its end, so a knows
+    // of it earlier, although b ended later.
     a.expect(&format!("{} left", b.addr))?;
-    ensure!(!a.has(&format!("{} left", c.addr)), "b's leaving was noticed and not reported");
+    ensure!(!a.has(&format!("{} left", c.addr)), "b did not report its end");
     a.expect(&format!("{} left", c.addr)).map(drop)
 }
 
@@ -118,7 +119,8 @@ fn a_node_that_is_restarted() -> Result<()> {
     let mut a = server("decentralised", &["node", &closed.addr])?;
     let b = node(&[&a])?;
     all_know_all(&[&a, &b])?;
-    // Before the others have noticed, and after. Each life must be recognized as later than the last.
+    // Restarted before and after the others have noticed its end. They must accept each new start as
+    // newer than the one before.
     for is_noticed in [false, true, true, false, true, false, false] {
         a.kill()?;
         if is_noticed {
@@ -190,7 +192,7 @@ fn invalid_questions() -> Result<()> {
     a.expect("in the middle of a line").map(drop)
 }
 
-/// The first of two lines can look like a whole answer.
+/// The first of two lines can look like a complete answer.
 fn an_answer_that_is_cut_off() -> Result<()> {
     for answer in ["", "127.0.0.1:1 says x", "127.0.0.1:1 says x\n"] {
         let listener = Listener::new()?;

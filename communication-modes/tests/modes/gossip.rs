@@ -56,7 +56,7 @@ fn rate(process: &Process, duration: Duration) -> Result<f64> {
 
 /// One of three nodes ends and is started again with a wrong clock. It joins within five seconds, and
 /// after that the nodes send at most twice as many datagrams as before. Then it ends and is
-/// started with the right clock: the same must hold if an earlier life had a clock that was ahead.
+/// started with the right clock. The same must hold then, also if the clock had been ahead before.
 fn wrong_clock(offset: &str, signal: Signal) -> Result<()> {
     in_namespace(|| {
         let a = node(&[])?;

@@ -112,8 +112,8 @@ fn a_dead_backend_is_reported() -> Result<()> {
     Ok(())
 }
 
-/// Out of file descriptors, it serves as many connections as it can completely, and the others later.
-/// It does not mistake its own lack for the death of a backend.
+/// When file descriptors run out, it serves as many connections as it can, and the others later. It
+/// does not mark the backend as down.
 fn out_of_file_descriptors() -> Result<()> {
     let alive = backend()?;
     let ours = program("intermediary").to_string_lossy();

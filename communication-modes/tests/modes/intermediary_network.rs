@@ -24,9 +24,9 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// A connect to a dead local port can connect the socket to itself. Here the kernel has one port only
-/// to choose from, so that it always does. The client must not get its own bytes back, and the backend
-/// must be able to bind the port again.
+/// If a backend on this machine is dead, `connect` to its port can connect the socket to itself. Here
+/// this always happens, because the kernel has only one port to choose from. The client must not get
+/// its own bytes back, and the backend must be able to bind the port again.
 fn a_connection_to_itself() -> Result<()> {
     in_namespace(|| {
         fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000")?;
@@ -91,7 +91,7 @@ fn all_addresses_of_a_name() -> Result<()> {
     Ok(())
 }
 
-/// A host that has vanished refuses nothing: the connect times out.
+/// A host that cannot be reached does not refuse a connection: the connect times out.
 fn a_backend_behind_a_cut_cable() -> Result<()> {
     in_namespace(|| {
         let island = Island::new()?;
