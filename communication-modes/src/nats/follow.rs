@@ -48,16 +48,26 @@ pub fn follow(
     let mut client = Client::connect(servers)?;
     let stop = stop_socket()?; // until here, a signal ends the process at once
     loop {
-        let sid = client.subscribe(subject, queue)?;
-        client.flush()?;
-        info!("subscribed to {subject}");
-        match receive(&mut client, &stop, &mut on_message)? {
-            End::Stopped => return drain(&mut client, &sid, &stop, &mut on_message),
-            End::Lost(error) => warn!("the server is lost: {error:#}"),
-        }
+        let loss = match begin(&mut client, subject, queue) {
+            Ok(sid) => match receive(&mut client, &stop, &mut on_message)? {
+                End::Stopped => return drain(&mut client, &sid, &stop, &mut on_message),
+                End::Lost(error) => error,
+            },
+            Err(error) if error.is::<io::Error>() => error,
+            Err(error) => return Err(error),
+        };
+        warn!("the server is lost: {loss:#}");
         let Some(next) = reconnect(servers, &stop)? else { return Ok(()) };
         client = next;
     }
+}
+
+/// Subscribes, and waits until the server has handled that. Returns the ID of the subscription.
+fn begin(client: &mut Client, subject: &str, queue: Option<&str>) -> anyhow::Result<String> {
+    let sid = client.subscribe(subject, queue)?;
+    client.flush()?;
+    info!("subscribed to {subject}");
+    Ok(sid)
 }
 
 /// Why [`wait`] returned.

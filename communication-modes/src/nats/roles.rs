@@ -34,7 +34,11 @@ pub fn respond(servers: &str, subject: &str, text: &str) -> anyhow::Result<()> {
         // Another client has chosen the subject of the reply. An invalid one must not end this
         // program.
         Some(reply) if check_subject(&reply).is_ok() => {
-            client.publish(&reply, None, text.as_bytes())
+            match client.publish(&reply, None, text.as_bytes()) {
+                // The connection is lost. The next wait for a message reports that.
+                Err(error) if error.is::<io::Error>() => Ok(()),
+                result => result,
+            }
         }
         _ => Ok(()),
     })

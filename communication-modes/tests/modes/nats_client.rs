@@ -103,6 +103,7 @@ fn the_server_comes_back(kind: Kind) -> Result<()> {
     let mut subscriber = start(MODE, &["subscribe", &broker.addr, "a"])?;
     subscriber.expect("subscribed to a")?;
     let broker = broker.restart()?;
+    subscriber.expect("the server is lost")?;
     subscriber.expect("subscribed to a")?;
     succeeds(&run(MODE, &["publish", &broker.addr, "a", "hello"])?)?;
     subscriber.expect("a: hello")?;

@@ -11,6 +11,7 @@ use crate::support::{fails, join, run, start, succeeds, text, trials};
 pub fn trials() -> Vec<Trial> {
     trials!("nats_client_faults":
         messages_before_a_pong messages_after_the_signal a_second_signal a_stale_connection
+        a_loss_while_subscribing a_loss_while_replying
         a_server_that_refuses no_server not_a_server a_silent_server servers_as_users_write_them
         invalid_arguments text_is_escaped
     )
@@ -92,7 +93,41 @@ fn a_stale_connection() -> Result<()> {
     Ok(())
 }
 
-/// The same for a server that closes the connection before the client has sent anything.
+fn a_loss_while_subscribing() -> Result<()> {
+    let listener = Listener::new()?;
+    let subscriber = start(MODE, &["subscribe", &listener.addr, "a"])?;
+    for is_lost in [true, false] {
+        let mut peer = listener.accept()?;
+        greet(&mut peer)?;
+        peer.lines(&["SUB a 1", "PING"])?;
+        if is_lost {
+            peer.reset()?;
+            subscriber.expect("the server is lost")?;
+        } else {
+            peer.send("PONG\r\n")?;
+            subscriber.expect("subscribed to a")?;
+        }
+    }
+    Ok(())
+}
+
+/// A responder continues with the next server, also if it was writing when it lost the last one.
+fn a_loss_while_replying() -> Result<()> {
+    let listener = Listener::new()?;
+    let responder = start(MODE, &["respond", &listener.addr, "a", "x"])?;
+    for _ in 0..3 {
+        let mut peer = listener.accept()?;
+        greet(&mut peer)?;
+        peer.lines(&["SUB a 1", "PING"])?;
+        peer.send("PONG\r\n".to_owned() + &"MSG a 1 b 0\r\n\r\n".repeat(100))?;
+        peer.lines(&["PUB b 1"])?;
+        peer.reset()?;
+        responder.expect("the server is lost")?;
+    }
+    Ok(())
+}
+
+/// A server that sends the reason and closes the connection, before the client has sent anything.
 fn a_server_that_refuses() -> Result<()> {
     for reset in [false, true] {
         let listener = Listener::new()?;
