@@ -191,11 +191,12 @@ const CLAIMS: &[Claim] = &[
     claim(README, "at {} epoll's CPU", busy("aio-echo", RATIO)),
     claim(README, "{} system calls per message", busy("aio-echo", CALLS)),
     // The list of costs.
-    claim(COSTS, "costs select and poll {} times as much", cpu("select-echo", "1+900"))
+    claim(COSTS, "select and poll take {} times as much CPU", cpu("select-echo", "1+900"))
         .over(EPOLL_900),
-    claim(COSTS, "costs select and poll {} times as much", cpu("poll-echo", "1+900"))
+    claim(COSTS, "select and poll take {} times as much CPU", cpu("poll-echo", "1+900"))
         .over(EPOLL_900),
-    claim(COSTS, "costs poll {} times as much", cpu("poll-echo", "1+5000")).over(EPOLL_5000),
+    claim(COSTS, "connections, poll takes {} times as much", cpu("poll-echo", "1+5000"))
+        .over(EPOLL_5000),
     claim(COSTS, "epoll's cost does not grow", growth("epoll-echo", "1+5000")).is(1.0),
     claim(COSTS, "select, poll, and epoll cost the same", busy("select-echo", RATIO)).is(1.0),
     claim(COSTS, "select, poll, and epoll cost the same", busy("poll-echo", RATIO)).is(1.0),
@@ -224,10 +225,11 @@ const CLAIMS: &[Claim] = &[
     claim(COSTS, "against {} µs for epoll", pause("waits", "p50")).within(0.01),
     claim(COSTS, "takes a whole core", pause("none", "CPU when idle")).is(100.0),
     claim(COSTS, "Waiting costs nothing", pause("waits", "CPU when idle")).is(0.0),
-    claim(COSTS, "cost {} of one that", chat(CHAT_100, "reactor-chat", CHAT_CPU)).over(TOKIO_100),
-    claim(COSTS, "1000 clients down to {}", chat(CHAT_1000, "proactor-chat-uring", CHAT_CPU))
+    claim(COSTS, "take {} of the CPU of one that", chat(CHAT_100, "reactor-chat", CHAT_CPU))
+        .over(TOKIO_100),
+    claim(COSTS, "1000 clients as little as {}", chat(CHAT_1000, "proactor-chat-uring", CHAT_CPU))
         .over(TOKIO_1000),
-    claim(COSTS, "on POSIX AIO, which costs more", chat(CHAT_1000, "proactor-chat", CHAT_CPU))
+    claim(COSTS, "on POSIX AIO, which takes more", chat(CHAT_1000, "proactor-chat", CHAT_CPU))
         .over(TOKIO_1000)
         .is(1.3),
     claim(COSTS, "cost at most {} % more", baseline("epoll-echo")).at_most_percent_more(),

@@ -119,9 +119,9 @@ impl Server {
                 // A signal handler ran. SA_RESTART has no effect on this call (signal(7)).
                 // Pitfall: eintr-fatal
                 Err(Errno::EINTR) => continue,
-                // The kernel has no memory for its copy of the list (ENOMEM), or somebody has
-                // lowered RLIMIT_NOFILE below the length of the list (EINVAL). The server goes on
-                // as if all sockets were ready. Trying all of them is safe, because no call blocks.
+                // The kernel has no memory for its copy of the list (ENOMEM), or another
+                // process has lowered RLIMIT_NOFILE below the length of the list (EINVAL). The server
+                // continues as if all sockets were ready. Trying all of them is safe, because no call blocks.
                 Err(error @ (Errno::ENOMEM | Errno::EINVAL)) => {
                     if !wait_failed {
                         warn!("poll: {error}; trying all sockets every {WAIT_RETRY:?}");

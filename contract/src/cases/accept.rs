@@ -249,8 +249,8 @@ fn waits_for_a_descriptor(target: &Target, server: &Server, usual: Option<u64>) 
 }
 
 /// A security module or a seccomp filter makes `accept` fail, and the connection stays in the
-/// queue. A server that takes this for the failure of one connection, and goes on with the next
-/// one, spins.
+/// queue. A server that takes this for the failure of one connection, and continues with
+/// the next one, spins.
 fn accept_fails(target: &Target) -> Result<()> {
     target.quiet().launch().filter(filter::no_accept()?).serve(|server| {
         let count = server.backlog().clamp(1, 3);
