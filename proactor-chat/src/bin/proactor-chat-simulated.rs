@@ -23,7 +23,7 @@
 //! - It reads once per client and turn, not until EAGAIN: a flood would delay the other clients.
 //! - Workers reply instead of registering sockets for writing, and know nothing about sockets.
 //! - The main thread writes at once, and waits for EPOLLOUT only if the socket is full. This saves
-//!   two system calls per delivery.
+//!   two system calls per write.
 //!
 //! This is a Proactor although it uses epoll: a Proactor's handler gets what has been read, and cannot
 //! tell by whom. The same workers serve `proactor-chat-uring`, where the kernel completes the reads.
