@@ -89,7 +89,7 @@ impl Gossip {
             self.announce(seeds, now);
             while self.timers.peek().is_some_and(|Reverse((due, _))| *due <= now) {
                 let Some(Reverse((_, timer))) = self.timers.pop() else { break };
-                // (4), (5). An error says that the timer is late. foca copes with that.
+                // (4), (5). If the timer is late, foca returns an error, and continues.
                 let _ = self.foca.handle_timer(timer, &mut self.requests);
             }
             self.fulfill(now);
@@ -165,9 +165,9 @@ impl Gossip {
         known.max_by_key(|node| node.generation).cloned()
     }
 
-    /// Answers a node whose generation is lower than that of `latest`, with the address it has:
-    /// reports `latest` to it as down. foca's own answer would only be "you are down", without the
-    /// generation after which the node must continue.
+    /// Answers a node that has the address of `latest` and a lower generation: reports `latest` to it
+    /// as down. foca's own answer, "you are down", does not contain the generation after which the
+    /// node must continue.
     fn refuse(&self, sender: &Node, latest: Node) {
         let header = Header {
             src: self.foca.identity().clone(),

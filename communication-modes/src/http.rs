@@ -2,9 +2,9 @@
 //! per connection.
 //!
 //! httparse parses heads and chunk sizes. The rules that decide where a message ends are in
-//! `src/http/framing.rs`. If the end of a message is ambiguous, two parties can read it
-//! differently: one takes for a second message what is part of the first for the other (request
-//! smuggling). Therefore such a message is never accepted.
+//! `src/http/framing.rs`. If the end of a message is ambiguous, two parties can see it in different
+//! places. One of them then reads a part of the message as the next message (request smuggling).
+//! Therefore an ambiguous message is never accepted.
 
 mod body;
 mod framing;

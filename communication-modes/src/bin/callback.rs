@@ -40,7 +40,7 @@
 //!
 //! Use it when: the caller has other work to do, or many requests share one connection.
 //! Limits: a callback that blocks delays all others. The steps of one task are spread over several
-//! callbacks; with `async` and `await` they stand in order again. Next: hyper (HTTP/2), tonic
+//! callbacks. `async` and `await` bring them into order again. Next: hyper (HTTP/2), tonic
 //! (gRPC).
 //! Compare with: `communication-modes/src/bin/synchronous.rs` (the caller waits).
 
