@@ -162,7 +162,7 @@ pub enum WriterStep {
     Write,
     /// Stop. All output has been written. The next line puts the client into [`Effects::write`].
     Wait,
-    /// Shut down writing, and go on to read: the client is departing and has everything.
+    /// Shut down writing, and continue to read: the client is departing and has received everything.
     ShutDown,
     /// Close the connection.
     Close,

@@ -178,7 +178,7 @@ pub fn expect_low_cpu(server: &Server) -> Result<()> {
     bail!("the server used {} ms of processor time in a second", used.as_millis())
 }
 
-/// The clients for which there is space are served on, whatever happens to the others.
+/// The clients for which there is space are still served, whatever happens to the others.
 fn full(target: &Target) -> Result<()> {
     limited(target).serve(|server| {
         let inside = connect_many(server, capacity(target, server)?.min(100))?;

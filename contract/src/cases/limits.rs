@@ -11,7 +11,7 @@ use crate::{Client, Server, Target, Transfer, timeout, transfer, wait_until};
 pub const CASES: &[Case] = &[
     Case::new(
         "refuses_surplus",
-        "clients beyond the limit are refused, and the others are served on",
+        "clients beyond the limit are refused, and the others are still served",
         refuses_surplus,
     )
     .needs(&[
