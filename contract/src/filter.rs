@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
 
 use crate::case::Need;
 
@@ -24,9 +27,31 @@ pub fn no_clone() -> Result<BpfProgram> {
     fail(&[libc::SYS_clone, libc::SYS_clone3], libc::EAGAIN)
 }
 
+/// The largest stack for signal handlers, in bytes, with its guard page.
+const SIGNAL_STACK: u64 = 16 * 1024;
+
+/// No thread can map its stack, as in a process that has as many mappings as it may have.
+pub fn no_stacks() -> Result<BpfProgram> {
+    let stack = libc::MAP_STACK as u64;
+    // The flags are the fourth argument of mmap.
+    let is_stack =
+        SeccompCondition::new(3, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(stack), stack)?;
+    // The main thread has a stack for signal handlers already when the program begins. It is small.
+    let is_large =
+        SeccompCondition::new(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Gt, SIGNAL_STACK)?;
+    let rule = SeccompRule::new(vec![is_stack, is_large])?;
+    fail_if(BTreeMap::from([(libc::SYS_mmap, vec![rule])]), libc::ENOMEM)
+}
+
 fn fail(calls: &[libc::c_long], error: libc::c_int) -> Result<BpfProgram> {
     // Without conditions, a rule matches every call.
-    let rules: BTreeMap<_, _> = calls.iter().map(|&call| (call, Vec::new())).collect();
+    fail_if(calls.iter().map(|&call| (call, Vec::new())).collect(), error)
+}
+
+fn fail_if(
+    rules: BTreeMap<libc::c_long, Vec<SeccompRule>>,
+    error: libc::c_int,
+) -> Result<BpfProgram> {
     let architecture = std::env::consts::ARCH.try_into().context("no filter for this machine")?;
     let filter = SeccompFilter::new(
         rules,

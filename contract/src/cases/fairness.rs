@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::case::{Case, Need};
 use crate::{Client, Flood, Server, Target, Transfer, timeout, transfer};
@@ -74,7 +74,9 @@ fn beside_two_floods(target: &Target) -> Result<()> {
             return beside_many_requests(server);
         }
         let is_echo = server.probe().is_echo();
-        let floods = [Flood::start(server)?, Flood::start(server)?];
+        let first = Flood::start(server)?;
+        let second = Flood::start(server).context("beside one flood")?;
+        let floods = [first, second];
         let progress = |flood: &Flood| if is_echo { flood.received() } else { flood.sent() };
         let total = || floods.iter().map(progress).sum::<u64>();
         let goal = if is_echo { FLOOD } else { REQUESTS };

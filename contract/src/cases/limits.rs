@@ -1,12 +1,20 @@
 //! A client for which the model has no space is refused with a log line and a close, or waits for
 //! its turn. No client hangs.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{self, Command};
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use anyhow::{Context, Result, ensure};
+use rustix::process::Resource;
 
 use super::accept::Burst;
-use crate::case::{Case, MANY_DESCRIPTORS, Need};
+use super::start;
+use crate::case::{Case, MANY_DESCRIPTORS, Need, ROOT};
 use crate::client::{Reply, connect_idle};
-use crate::{Client, Server, Target, Transfer, timeout, transfer, wait_until};
+use crate::server::Launch;
+use crate::{Client, Server, Target, Transfer, binaries, filter, timeout, transfer, wait_until};
 
 pub const CASES: &[Case] = &[
     Case::new(
@@ -44,7 +52,34 @@ pub const CASES: &[Case] = &[
         Need::Process,
         Need::Property(|target| target.properties.uses_signals, "the server does not use signals"),
     ]),
+    FEW_THREADS,
+    NO_STACKS,
+    NO_ADDRESS_SPACE,
 ];
+
+/// For every kind of server.
+pub const FEW_THREADS: Case = Case::new(
+    "few_threads",
+    "with 12 threads or processes allowed, a client is served for good or refused",
+    few_threads,
+)
+.needs(&[Need::Workspace, ROOT]);
+
+/// For every kind of server.
+pub const NO_STACKS: Case = Case::new(
+    "no_stacks",
+    "if no thread can map its stack, a client is served for good or refused",
+    no_stacks,
+)
+.needs(&[Need::Workspace, filter::SECCOMP]);
+
+/// For every kind of server.
+pub const NO_ADDRESS_SPACE: Case = Case::new(
+    "no_address_space",
+    "when its address space is used up, the server serves the clients that it has",
+    no_address_space,
+)
+.needs(&[Need::Workspace]);
 
 /// Clients beyond the limit see a close, the others are served, and when one disconnects there is
 /// space for another.
@@ -140,5 +175,90 @@ fn short_signal_queue(target: &Target) -> Result<()> {
             .map(|(seed, client)| Ok(Transfer::new(client, seed, 200_000)?.then_half_close()))
             .collect::<Result<_>>()?;
         transfer::run(&mut transfers)
+    })
+}
+
+/// A container (`pids.max`) or a user (`RLIMIT_NPROC`) may have few threads. glibc queues an AIO
+/// operation without a thread for it, and does not report that.
+fn few_threads(target: &Target) -> Result<()> {
+    const THREADS: u64 = 12;
+    // The limit does not apply to root, and it counts the threads of all processes of a user. So
+    // each server is a user of its own, who may not be able to reach the folder of the binaries.
+    static USERS: AtomicU32 = AtomicU32::new(0);
+    let user = 20_000 + (process::id() * 64 + USERS.fetch_add(1, Ordering::Relaxed)) % 40_000;
+    let folder = tempfile::tempdir()?;
+    let binary = folder.path().join(&target.name);
+    // Not `fs::copy`: a child that this process forks meanwhile would have the file open for writing,
+    // and exec would fail with ETXTBSY.
+    let copied = Command::new("cp").arg(binaries::path(&target.name)?).arg(&binary).status()?;
+    ensure!(copied.success(), "cp: {copied}");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+    let launch = target.quiet().launch().program(binary).user(user);
+    serves_or_refuses(target, launch.limit(Resource::Nproc, THREADS))
+}
+
+/// Linux limits the number of mappings of a process (`vm.max_map_count`). A thread needs four.
+fn no_stacks(target: &Target) -> Result<()> {
+    serves_or_refuses(target, target.quiet().launch().filter(filter::no_stacks()?))
+}
+
+/// Checks that the server does not start, or that a client is either served, also later, or refused.
+fn serves_or_refuses(target: &Target, launch: Launch) -> Result<()> {
+    let clients = if target.properties.max_concurrent == usize::MAX { 30 } else { 1 };
+    let Some(mut server) = start::start_or_end(target, launch)? else { return Ok(()) };
+    let result = (|| {
+        let (inside, refused) = connect_until_refused(&server, clients)?;
+        // Resources that a refused client has used are free again.
+        inside.iter().try_for_each(|client| client.exchange(2)).context("a client with a place")?;
+        if refused > 0 {
+            let log = server.log()?;
+            ensure!(log.contains("refused"), "the log does not say that it refused clients");
+        }
+        Ok(())
+    })();
+    server.check_result(result)
+}
+
+/// Connects up to `count` clients, of which some are served and the others refused. None waits. A
+/// few refusals are enough, because a server may hope for a moment that another client leaves.
+fn connect_until_refused(server: &Server, count: usize) -> Result<(Vec<Client>, usize)> {
+    const REFUSALS: usize = 3;
+    let (mut inside, mut refused) = (Vec::new(), 0);
+    for number in 1..=count {
+        let client = Client::connect(server)?;
+        // It fails if the server has closed the connection already.
+        let _ = client.send_request(1);
+        let reply = client.expect_response_or_end(1);
+        match reply.with_context(|| format!("client {number} of {count}"))? {
+            Reply::Response => inside.push(client),
+            Reply::Closed => refused += 1,
+        }
+        if refused == REFUSALS {
+            break;
+        }
+    }
+    Ok((inside, refused))
+}
+
+/// The server has memory for some clients more, and not for 100 with buffers or threads.
+fn no_address_space(target: &Target) -> Result<()> {
+    const LEFT: u64 = 3 << 20;
+    let clients = target.properties.max_concurrent.min(100);
+    target.quiet().launch().serve(|server| {
+        let first = Client::connect(server)?;
+        first.exchange(1)?;
+        server.set_limit(Resource::As, Some(server.address_space()? + LEFT))?;
+        let (inside, _) = connect_until_refused(server, clients - 1)?;
+        first.exchange(2).context("the first client")?;
+        drop(first);
+        inside.iter().try_for_each(|client| client.exchange(2)).context("a client with a place")?;
+        drop(inside);
+        server.set_limit(Resource::As, None)?;
+        // The server may not have noticed yet that the clients have disconnected.
+        wait_until("a new client to be served with address space", timeout(), || {
+            let client = Client::connect(server)?;
+            let _ = client.send_request(3);
+            Ok((client.expect_response_or_end(3)? == Reply::Response).then_some(()))
+        })
     })
 }

@@ -16,7 +16,7 @@ use crate::case::{Case, Need};
 use crate::server::Launch;
 use crate::target::Origin;
 use crate::wait::{seconds, timeout, wait_until};
-use crate::{Client, Kind, Target, filter};
+use crate::{Client, Kind, Server, Target, filter};
 
 pub const CASES: &[Case] = &[
     IN_USE,
@@ -294,54 +294,51 @@ fn serves_without_stdout(target: &Target, stdout: Option<OwnedFd>) -> Result<()>
 /// Checks that the server either serves, or ends with status 1 and one line on stderr before it
 /// has announced itself.
 fn serves_or_ends(target: &Target, launch: impl Fn() -> Launch) -> Result<()> {
-    let mut server = match launch().start_or_output() {
-        // A wrapper, such as a shell that tries again to fork, has not announced anything either.
-        Err(_) if target.entry().is_none() => return Ok(()),
-        result => result?,
-    };
-    match &mut server {
-        Ok(server) => {
-            // It has announced itself, so it has to serve a client now or later.
-            let client = Client::connect(server);
-            if let Ok(client) = &client {
-                let _ = client.send_request(1);
-            }
-            // Once it waits for events, it has done all that can fail. Not every server waits.
-            let _ = wait_until("the server to wait", Duration::from_millis(200), || {
-                Ok((server.has_ended()? || server.is_asleep()?).then_some(()))
-            });
-            server
-                .check_result(Ok(()))
-                .context("the server announced itself, or listened, and then ended")?;
-            client.map(drop)
-        }
-        Err(output) => {
-            ensure!(!output.status.success(), "the server ended with status 0");
-            if target.entry().is_none() {
-                // A runtime may abort, as long as nobody was told that it serves.
-                let announced = (output.stdout.lines().chain(output.stderr.lines()))
-                    .find(|line| line.starts_with(&format!("{} listening on ", target.name)));
-                let announced = announced.unwrap_or_default();
-                ensure!(
-                    announced.is_empty(),
-                    "the server announced itself ({announced:?}) and then ended"
-                );
-                return Ok(());
-            }
-            ensure!(output.status.code() == Some(1), "the server ended with {}", output.status);
-            ensure!(
-                output.stdout.is_empty(),
-                "the server announced itself and then ended: {:?}",
-                output.stdout
-            );
-            let lines = output.stderr.lines().count();
-            ensure!(lines >= 1, "the server ended without a message");
-            let panicked = output.stderr.contains("panicked");
-            ensure!(!panicked, "the server panicked: {:?}", output.stderr);
-            Ok(())
-        }
+    let Some(mut server) = start_or_end(target, launch())? else { return Ok(()) };
+    // It has announced itself, so it has to serve a client now or later.
+    let client = Client::connect(&server);
+    if let Ok(client) = &client {
+        let _ = client.send_request(1);
     }
-    .with_context(|| target.name.clone())
+    // Once it waits for events, it has done all that can fail. Not every server waits.
+    let _ = wait_until("the server to wait", Duration::from_millis(200), || {
+        Ok((server.has_ended()? || server.is_asleep()?).then_some(()))
+    });
+    server
+        .check_result(Ok(()))
+        .context("the server announced itself, or listened, and then ended")?;
+    client.map(drop).with_context(|| target.name.clone())
+}
+
+/// Starts the server. Returns `None` if it ended instead, with status 1 and one line on stderr, and
+/// without having announced itself.
+pub fn start_or_end(target: &Target, launch: Launch) -> Result<Option<Server>> {
+    let output = match launch.start_or_output() {
+        // A wrapper, such as a shell that tries again to fork, has not announced anything either.
+        Err(_) if target.entry().is_none() => return Ok(None),
+        result => match result? {
+            Ok(server) => return Ok(Some(server)),
+            Err(output) => output,
+        },
+    };
+    ensure!(!output.status.success(), "the server ended with status 0");
+    if target.entry().is_none() {
+        // A runtime may abort, as long as nobody was told that it serves.
+        let announced = (output.stdout.lines().chain(output.stderr.lines()))
+            .find(|line| line.starts_with(&format!("{} listening on ", target.name)));
+        let announced = announced.unwrap_or_default();
+        ensure!(announced.is_empty(), "the server announced itself ({announced:?}) and then ended");
+        return Ok(None);
+    }
+    ensure!(output.status.code() == Some(1), "the server ended with {}", output.status);
+    ensure!(
+        output.stdout.is_empty(),
+        "the server announced itself and then ended: {:?}",
+        output.stdout
+    );
+    ensure!(output.stderr.lines().count() >= 1, "the server ended without a message");
+    ensure!(!output.stderr.contains("panicked"), "the server panicked: {:?}", output.stderr);
+    Ok(None)
 }
 
 /// stdin, stdout and stderr are open; each server needs a few more.

@@ -121,6 +121,7 @@ pub const THREADED: &[&str] = &[
     "blocking-echo-fork",
     "blocking-echo-pool",
     "aio-echo",
+    "uring-echo-threads",
     "reactor-chat",
     "proactor-chat",
 ];

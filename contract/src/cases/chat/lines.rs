@@ -12,6 +12,7 @@ use crate::case::{Case, MANY_DESCRIPTORS, Need};
 use crate::cases::accept::{expect_low_cpu, limited};
 use crate::cases::idle::expect_no_wakeups;
 use crate::cases::leaks::rounds;
+use crate::cases::limits;
 use crate::cases::log::expect_line;
 use crate::cases::shutdown::{self, ends, no_client};
 use crate::chat_client::{join_many, read_greeting};
@@ -103,6 +104,9 @@ pub const LIMITS: &[Case] = &[
     )
     .needs(&[HAS_LIMIT, MANY_DESCRIPTORS])
     .exclusive(),
+    limits::FEW_THREADS,
+    limits::NO_STACKS,
+    limits::NO_ADDRESS_SPACE,
 ];
 
 const HAS_LIMIT: Need = Need::Property(
