@@ -77,6 +77,10 @@ const MAX_DISCARDED: usize = 1024 * 1024;
 /// is not yet read.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
+/// The most clients that [`Room::expire`] returns at once, so that the server writes and serves others
+/// before the next ones leave. Each of them is a line for everybody who stays.
+const MAX_DISMISSED: usize = 64;
+
 /// The address on which a chat server listens.
 pub const CHAT_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7001", meaning: LISTEN_ON };
 

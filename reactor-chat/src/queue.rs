@@ -4,10 +4,11 @@
 //! because the more lines have been read, the more of them one write can take. Two rules keep this
 //! fair:
 //!
-//! - **Reads have a budget**, [`INPUT_BUDGET`]. Without a budget, three workers could read so much
+//! - **Input has a budget**, [`INPUT_BUDGET`]. Without a budget, three workers could read so much
 //!   before they write that the room would take a client for one that does not read. When the budget
 //!   is used up, workers only write. The main thread renews it when no worker reads or writes, and no
 //!   socket with pending output is writable: then all output has been written, or its socket is full.
+//!   A computation needs budget too, because the rest of its client's input is processed after it.
 //! - **One worker does not compute.** So reads and writes never wait for computations.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -106,8 +107,8 @@ impl Queue {
         if state.copying == 0 && state.writes.is_empty() {
             state.input_budget = INPUT_BUDGET;
         }
-        let reads = state.reads.len().min(state.input_budget / READ_SIZE);
-        let requests = reads + state.writes.len();
+        let inputs = state.reads.len() + state.jobs.len();
+        let requests = inputs.min(state.input_budget / READ_SIZE) + state.writes.len();
         let wake = requests.min(state.sleeping);
         drop(state);
         for _ in 0..wake {
@@ -127,13 +128,13 @@ impl Queue {
             if let Some(request) = state.take_read_or_write() {
                 return request;
             }
-            if state.copying == 0 && !state.reads.is_empty() {
-                // Only the budget keeps these reads waiting. The main thread knows whether sockets
-                // are writable, and renews the budget if none is.
-                self.wake_main();
-            }
             if let Some(request) = state.take_job(self.workers - 1) {
                 return request;
+            }
+            if state.copying == 0 && state.waits_for_budget() {
+                // The main thread knows whether sockets are writable, and renews the budget if none
+                // is.
+                self.wake_main();
             }
             state.sleeping += 1;
             state = self.not_empty.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +142,7 @@ impl Queue {
         }
     }
 
-    /// Worker: returns the part of the budget that a read did not use.
+    /// Worker: returns the part of the budget that a read or a computation did not use.
     pub fn return_budget(&self, bytes: usize) {
         lock(&self.state).input_budget += bytes;
     }
@@ -180,8 +181,17 @@ impl State {
         }
     }
 
+    fn has_budget(&self) -> bool {
+        self.input_budget >= READ_SIZE
+    }
+
+    fn waits_for_budget(&self) -> bool {
+        let has_input = !self.reads.is_empty() || !self.jobs.is_empty();
+        has_input && !self.has_budget()
+    }
+
     fn take_read_or_write(&mut self) -> Option<Request> {
-        if self.input_budget >= READ_SIZE {
+        if self.has_budget() {
             if let Some(key) = self.reads.pop_front() {
                 self.queued_reads.remove(&key);
                 self.input_budget -= READ_SIZE;
@@ -195,10 +205,11 @@ impl State {
     }
 
     fn take_job(&mut self, most: usize) -> Option<Request> {
-        if self.computing == most {
+        if self.computing == most || !self.has_budget() {
             return None;
         }
         let job = self.jobs.pop_front()?;
+        self.input_budget -= READ_SIZE;
         self.computing += 1;
         Some(Request::Compute(job))
     }

@@ -150,7 +150,9 @@ impl Worker {
         lock(&self.server.room).reply(connection.id, &result, &mut self.effects);
         let is_computing =
             self.server.process(connection, job.rest.as_deref(), &mut self.effects)?;
-        self.server.queue.charge(self.effects.take_charge(0));
+        let length = job.rest.as_ref().map_or(0, Vec::len);
+        self.server.queue.return_budget(READ_SIZE - length);
+        self.server.queue.charge(self.effects.take_charge(length) - length);
         self.apply_effects()?;
         if is_computing {
             return Ok(());

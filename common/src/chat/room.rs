@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::text::{Line, LineSplitter, clean, is_valid_name};
 use super::{
-    Computation, Effects, Id, Input, LINGER_TIME, MAX_DISCARDED, MAX_LINE, MAX_NUMBER, MAX_PENDING,
-    Output, SECOND_LOOK, WriterStep,
+    Computation, Effects, Id, Input, LINGER_TIME, MAX_DISCARDED, MAX_DISMISSED, MAX_LINE,
+    MAX_NUMBER, MAX_PENDING, Output, SECOND_LOOK, WriterStep,
 };
 
 /// The chat room: its clients, and what the rules need to know of them.
@@ -236,8 +236,8 @@ impl Room {
         self.next_deadline
     }
 
-    /// Closes the connections of departing clients whose time is over, and returns the clients that
-    /// seem idle.
+    /// Closes the connections of departing clients whose time is over, and returns clients that seem
+    /// idle: a limited number, so that the server writes before more of them leave.
     ///
     /// The room knows only what was passed to [`Room::input`]. So the server must look whether
     /// input of these clients has arrived in the meantime and waits in the socket or in a queue. It
@@ -258,6 +258,9 @@ impl Room {
                 continue;
             }
             if member.seems_idle {
+                if idle.len() == MAX_DISMISSED {
+                    continue; // its deadline stays, so the server calls again at once
+                }
                 idle.push(id);
             }
             member.seems_idle = true;
