@@ -661,6 +661,30 @@ fn an_idle_client_is_dismissed() {
     assert_eq!(scene.room.next_deadline(), None);
 }
 
+/// Each client that leaves is a line for all others. If all left in one call, the lines could exceed
+/// what may be pending for a client that does read.
+#[test]
+fn idle_clients_leave_a_few_at_a_time() {
+    let (mut scene, ids) = scene_of::<200>();
+    scene.now += 299 * SECOND;
+    scene.send(ids[0], "x");
+    scene.now += SECOND;
+    assert_eq!(scene.room.expire(scene.now, &mut scene.effects), [], "the first look");
+    scene.now += SECOND_LOOK;
+    let mut left = 199;
+    while left > 0 {
+        assert!(scene.room.next_deadline().is_some_and(|deadline| deadline <= scene.now));
+        let idle = scene.room.expire(scene.now, &mut scene.effects);
+        assert_eq!(idle.len(), left.min(MAX_DISMISSED));
+        left -= idle.len();
+        for id in idle {
+            scene.room.dismiss(id, scene.now, &mut scene.effects);
+        }
+        scene.read(ids[0]);
+    }
+    assert!(scene.room.next_deadline().is_some_and(|deadline| deadline > scene.now));
+}
+
 /// The process was stopped for longer than a client may be idle. The client was not idle: its input
 /// arrived meanwhile.
 #[test]
@@ -735,3 +759,5 @@ fn a_departing_client_is_closed_in_time() {
         assert_eq!(scene.room.next_deadline(), None);
     }
 }
+
+mod fuzz;
