@@ -309,14 +309,16 @@ impl Launch {
             Readiness::Listens(address) | Readiness::Runs(address) => Some(address),
             Readiness::Announces => None,
         };
-        let log = if announces {
-            Capture::File(tempfile::tempfile()?)
+        let (log, child_stdout) = if announces {
+            (Capture::File(tempfile::tempfile()?), stdout.try_clone()?.into())
         } else {
+            // Both in the log, as for a server that is served.
             let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+            let child_stdout = Stdio::from(writer.try_clone()?);
             self.stderr.get_or_insert(writer);
-            Capture::pipe(reader)?
+            (Capture::pipe(reader)?, child_stdout)
         };
-        let mut server = self.spawn_with(stdout.try_clone()?.into(), log)?;
+        let mut server = self.spawn_with(child_stdout, log)?;
         let stdout = Capture::File(stdout);
         let outcome = wait_until("the server to listen or to end", timeout(), || {
             if server.has_ended()? {

@@ -6,16 +6,17 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::pipe::PipeFlags;
 use socket2::{Domain, Socket, Type};
 
 use crate::case::{Case, Need};
 use crate::server::Launch;
 use crate::target::Origin;
-use crate::wait::{seconds, timeout, wait_until};
+use crate::wait::{TIMEOUT, seconds, timeout, wait_until};
 use crate::{Client, Kind, Server, Target, filter};
 
 pub const CASES: &[Case] = &[
@@ -300,10 +301,22 @@ fn serves_or_ends(target: &Target, launch: impl Fn() -> Launch) -> Result<()> {
     if let Ok(client) = &client {
         let _ = client.send_request(1);
     }
-    // Once it waits for events, it has done all that can fail. Not every server waits.
-    let _ = wait_until("the server to wait", Duration::from_millis(200), || {
-        Ok((server.has_ended()? || server.is_asleep()?).then_some(()))
+    // Once it waits for events, it has done all that can fail. Not every server waits. A command may
+    // have listened before it does what fails, so it gets time to respond, or to print the backtrace
+    // of a panic.
+    let is_command = target.entry().is_none();
+    let limit = Duration::from_millis(if is_command { 3000 } else { 200 });
+    let (start, grace) = (Instant::now(), Duration::from_millis(300));
+    let _ = wait_until("the server to wait", limit, || {
+        let responds = client.as_ref().is_ok_and(|it| it.has_response().unwrap_or(false));
+        let may_sleep = !is_command || start.elapsed() > grace;
+        let waits = responds || may_sleep && server.is_asleep()?;
+        Ok((waits || server.has_ended()?).then_some(()))
     });
+    if is_command && server.has_ended()? {
+        let (status, _) = server.wait(TIMEOUT)?;
+        return expect_not_announced(target, status, &server.log()?);
+    }
     server
         .check_result(Ok(()))
         .context("the server announced itself, or listened, and then ended")?;
@@ -323,11 +336,8 @@ pub fn start_or_end(target: &Target, launch: Launch) -> Result<Option<Server>> {
     };
     ensure!(!output.status.success(), "the server ended with status 0");
     if target.entry().is_none() {
-        // A runtime may abort, as long as nobody was told that it serves.
-        let announced = (output.stdout.lines().chain(output.stderr.lines()))
-            .find(|line| line.starts_with(&format!("{} listening on ", target.name)));
-        let announced = announced.unwrap_or_default();
-        ensure!(announced.is_empty(), "the server announced itself ({announced:?}) and then ended");
+        let log = format!("{}\n{}", output.stdout, output.stderr);
+        expect_not_announced(target, output.status, &log)?;
         return Ok(None);
     }
     ensure!(output.status.code() == Some(1), "the server ended with {}", output.status);
@@ -339,6 +349,16 @@ pub fn start_or_end(target: &Target, launch: Launch) -> Result<Option<Server>> {
     ensure!(output.stderr.lines().count() >= 1, "the server ended without a message");
     ensure!(!output.stderr.contains("panicked"), "the server panicked: {:?}", output.stderr);
     Ok(None)
+}
+
+/// A command may listen before it does what fails, and its runtime may abort, as long as nobody was
+/// told that it serves.
+fn expect_not_announced(target: &Target, status: ExitStatus, log: &str) -> Result<()> {
+    let beginning = format!("{} listening on ", target.name);
+    if let Some(line) = log.lines().find(|line| line.starts_with(&beginning)) {
+        bail!("the server announced itself ({line:?}) and then ended: {status}");
+    }
+    Ok(())
 }
 
 /// stdin, stdout and stderr are open; each server needs a few more.
