@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 
 use contract::catalog::{self, Entry, Kind};
+use contract::server::no_io_uring;
 use contract::target::AtRest;
 
 /// A server that is measured.
@@ -39,7 +40,7 @@ pub enum Service {
 pub enum Origin {
     /// A server of the catalog.
     Catalog,
-    /// A server on mio or tokio.
+    /// A server on mio or tokio, or another way to use `io_uring`.
     Reference,
     /// A loop that makes as few system calls as possible.
     Baseline,
@@ -109,6 +110,10 @@ static SUBJECTS: LazyLock<Vec<Subject>> = LazyLock::new(|| {
     subjects.extend([
         own("reference-mio-echo", Origin::Reference, 3),
         own("reference-tokio-echo", Origin::Reference, 9),
+        Subject {
+            unavailable: no_io_uring,
+            ..own("reference-uring-multishot", Origin::Reference, 10)
+        },
         own("baseline-blocking", Origin::Baseline, 0),
         own("baseline-select", Origin::Baseline, 5),
         own("baseline-poll", Origin::Baseline, 6),
