@@ -200,8 +200,7 @@ pub const SERVERS: &[Entry] = &[
         package: "proactor-chat",
         name: "proactor-chat-uring",
         unavailable: no_io_uring,
-        // The kernel owns a buffer of 4 KiB per client for the next read.
-        properties: Properties { idle_memory: Some(4096 + CHAT_ENTRIES), ..DEFAULT },
+        properties: Properties { idle_memory: Some(CHAT_ENTRIES), ..DEFAULT },
         ..CHAT
     },
 ];

@@ -1,14 +1,13 @@
 //! A connection whose reads and writes somebody else completes: for `proactor-chat-uring`, the kernel.
 //!
-//! Until an operation has completed, its buffers and its file descriptor belong to the kernel. So the
+//! Until an operation has completed, its memory and its file descriptor belong to the kernel. So the
 //! connection keeps them, does not change them, and is not dropped.
 
-use std::io;
-use std::mem;
+use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 
-use common::chat::{Output, READ_SIZE, has_unread_input};
+use common::chat::{Input, Output, has_unread_input};
 use libc::iovec;
 use log::trace;
 
@@ -19,10 +18,9 @@ pub struct Connection {
     /// The socket.
     pub stream: TcpStream,
     peer: SocketAddr,
-    /// A read is in flight, and uses the buffer. Otherwise, a worker has the buffer. A client has one
-    /// read in progress, so its lines stay in order.
+    /// A receive is in flight. Otherwise, a worker has what was read. A client has one read in
+    /// progress, so its lines stay in order.
     reading: bool,
-    buffer: Vec<u8>,
     /// Output taken from the room.
     pub output: Output,
     /// Where the blocks of the output are in memory, for the write in flight.
@@ -39,7 +37,6 @@ impl Connection {
         Self {
             stream,
             peer,
-            buffer: Vec::new(),
             reading: false,
             output: Output::default(),
             blocks: Vec::new(),
@@ -48,33 +45,34 @@ impl Connection {
         }
     }
 
-    /// Starts a read into `buffer`, which has a capacity of [`READ_SIZE`]. Returns where its memory is.
-    pub fn start_read(&mut self, buffer: Vec<u8>) -> *mut u8 {
-        debug_assert!(!self.reading && buffer.capacity() >= READ_SIZE);
+    /// Starts a receive. Returns the socket that it is for.
+    pub fn start_read(&mut self) -> RawFd {
+        debug_assert!(!self.reading);
         self.reading = true;
         self.in_flight += 1;
-        self.buffer = buffer;
-        self.buffer.as_mut_ptr()
+        self.stream.as_raw_fd()
     }
 
-    /// The read has completed. Returns its buffer, with the bytes.
-    pub fn complete_read(&mut self, result: &io::Result<usize>) -> Vec<u8> {
+    /// The receive has completed, and has received `bytes`.
+    ///
+    /// # Errors
+    /// It has failed, or the peer has reset the connection.
+    pub fn complete_read(
+        &mut self,
+        result: io::Result<usize>,
+        bytes: Vec<u8>,
+    ) -> io::Result<Input> {
         self.reading = false;
         self.in_flight -= 1;
-        let mut buffer = mem::take(&mut self.buffer);
-        if let Ok(count) = result {
-            trace!("copy: recv({}) = {count}", self.stream.as_raw_fd());
-            // SAFETY: the kernel has written this many bytes into this buffer.
-            unsafe { buffer.set_len(*count) };
+        let count = result?;
+        trace!("copy: recv({}) = {count}", self.stream.as_raw_fd());
+        if count > 0 {
+            return Ok(Input::Bytes(bytes));
         }
-        buffer
-    }
-
-    /// Returns whether the peer has reset the connection, after a read has returned 0. The kernel
-    /// reports the error once. If the write in flight gets it, the read returns 0 as it does at EOF.
-    #[must_use]
-    pub fn was_reset(&self) -> bool {
-        self.is_in_flight() && self.stream.peer_addr().is_err()
+        // The kernel reports a reset once. If the write in flight gets the error, the receive returns
+        // 0 as it does at EOF. But a reset connection has no peer any more.
+        let was_reset = self.is_in_flight() && self.stream.peer_addr().is_err();
+        if was_reset { Err(ErrorKind::ConnectionReset.into()) } else { Ok(Input::Fin) }
     }
 
     /// Starts a write of the output. Returns where its blocks are.

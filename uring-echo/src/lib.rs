@@ -25,8 +25,9 @@ const MEMORY_RETRY: Duration = Duration::from_millis(10);
 const MEMORY_RESERVE: usize = 1024 * 1024;
 
 /// The operations that the servers use, with the version of Linux that added them.
-const OPERATIONS: [(u8, &str); 4] = [
+const OPERATIONS: [(u8, &str); 5] = [
     (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD (Linux 5.1)"),
+    (opcode::Writev::CODE, "IORING_OP_WRITEV (Linux 5.1)"),
     (opcode::Accept::CODE, "IORING_OP_ACCEPT (Linux 5.5)"),
     (opcode::Send::CODE, "IORING_OP_SEND (Linux 5.6)"),
     (opcode::Recv::CODE, "IORING_OP_RECV (Linux 5.6)"),

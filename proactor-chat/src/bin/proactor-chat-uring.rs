@@ -3,29 +3,32 @@
 //!
 //! ```text
 //!      main thread                   kernel                  workers
-//!  (1) recv(A, buffer) ─ queue ──▶   ┐                       asleep
+//!  (1) recv(A, any buffer) queue ▶   ┐                       asleep
 //!  (2) io_uring_enter ───────────▶   │ wait: a line from A      │
 //!        blocked                     ┘                          │
-//!        blocked                     ] copy: into the buffer    │
-//!  (3) recv(A) = 6 ◀──────────────   completion                 │
+//!        blocked                     ] copy: into buffer 0      │
+//!  (3) recv(A) = 6, buffer 0 ◀────   completion                 │
 //!      the completed read ──────── queue ───────────────────▶   │
 //!  (2) io_uring_enter ───────────▶   wait                    (4) process: the rules
 //!  (5) a reply ◀──────────────────   eventfd ◀──────────────    the clients with output
 //!  (6) writev(B), writev(C) queue ▶  copy, when there is room   │
 //! ```
 //!
-//! How a line travels: (1) The main thread gives the kernel a client's socket and a buffer to read
-//! into. (2) One system call submits all queued operations, for all clients, and waits. (3) The line
-//! is in the buffer, and the main thread passes it to the workers. (4) A worker applies the rules of
-//! the room, and replies which clients have output now. (5) The main thread is notified. (6) It
-//! gives the kernel all output of a client in one operation, and the buffer of (1) again.
+//! How a line travels: (1) The main thread queues a receive that names no buffer. (2) One system call
+//! submits all queued operations, for all clients, and waits. (3) The completion says which free buffer
+//! the kernel has taken. The main thread copies the line for the workers, and gives the buffer back.
+//! (4) A worker applies the rules of the room, and replies which clients have output now. (5) The
+//! main thread is notified. (6) It gives the kernel all output of a client in one operation, and
+//! queues the receive of (1) again. An idle client has no buffer.
 //!
 //! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
 //! that has sent its FIN still gets what is pending, and without free file descriptors accepting
 //! pauses for 100 ms.
 //!
-//! The catch: until an operation has completed, its buffers and its file descriptor belong to the
-//! kernel, even if the client is gone.
+//! The catch: until an operation has completed, its memory and its socket belong to the kernel, even
+//! if the client is gone. To close a connection, the server calls shutdown(2), which completes its
+//! receive and its write. `IORING_OP_ASYNC_CANCEL` would be one more operation for each of the two.
+//! The idle timeout is the timeout of the wait. What has arrived is read before a deadline is checked.
 //!
 //! Run: `cargo run -p proactor-chat --bin proactor-chat-uring`
 //!
@@ -41,18 +44,15 @@
 //! Use it when: you write much to many clients, and the kernel permits it. One system call submits
 //! the writes to many clients, so this server makes a tenth of the system calls of
 //! `proactor-chat-simulated` (docs/benchmarks: chat of 100). The copying is the same.
-//! Limits: Linux 6.1 or newer, and forbidden in many containers. The kernel needs the buffer before
-//! the line is there, so an idle client uses 4 KiB.
+//! Limits: Linux 6.1 or newer, and forbidden in many containers.
 //! Compare with:
-//! - `proactor-chat/src/bin/proactor-chat-simulated.rs`: a thread completes the reads. The workers
-//!   are the same, `proactor-chat/src/lib.rs`.
-//! - `uring-echo/src/main.rs`: `io_uring` without workers.
+//! - `proactor-chat/src/bin/proactor-chat-simulated.rs`: a thread completes reads, for the same workers.
+//! - `uring-echo/src/bin/uring-echo-buffers.rs`: `io_uring` with provided buffers, without workers.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::io::ErrorKind::{ConnectionReset, Interrupted};
+use std::io::{self, ErrorKind};
 use std::mem;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -64,19 +64,21 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use log::trace;
 use proactor_chat::{ACCEPT_RETRY, Connection, LISTENER, REPLIES, STOP, Workers};
-use socket2::SockRef;
-use uring_echo::{accept_result, enter, io_result, new_ring};
+use uring_echo::{Buffers, accept_result, end_accept, enter, io_result, new_ring, queue};
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
+/// How many buffers the clients share: enough for those whose lines arrive at the same time.
+const BUFFER_COUNT: u16 = 64;
 /// User data of a write: the client's id and this bit. The id alone stands for its read.
 const WRITE: u64 = 1 << 63;
 
 struct Server {
     listener: TcpListener,
     ring: IoUring,
-    /// Completed operations, taken from the ring.
-    completed: Vec<cqueue::Entry>,
+    buffers: Buffers,
+    /// Results that have not been processed. [`queue`] adds some when its queue is full.
+    completions: Vec<cqueue::Entry>,
     workers: Workers,
     connections: BTreeMap<Id, Connection>,
     effects: Effects,
@@ -88,66 +90,66 @@ fn main() -> ExitCode {
     run([CHAT_ADDR, IDLE], |[addr, idle]| {
         let room = Room::new(chat::parse_idle(&idle)?);
         let listener = listen(&addr)?;
-        let address = listener.local_addr()?;
         let stop = stop_socket()?;
-        let server = Server {
+        let ring = new_ring(MAX_OPERATIONS)?;
+        let buffers = Buffers::register(&ring, BUFFER_COUNT, READ_SIZE)?;
+        // Never freed: when the program ends, the kernel still has memory of it.
+        let server = Box::leak(Box::new(Server {
             listener,
-            ring: new_ring(MAX_OPERATIONS)?,
-            completed: Vec::new(),
+            ring,
+            buffers,
+            completions: Vec::new(),
             workers: Workers::start(room).context("cannot start the workers")?,
             connections: BTreeMap::new(),
             effects: Effects::default(),
             accept_retry: None,
-        };
-        // Never freed: when the program ends, the kernel still has buffers.
-        let server = Box::leak(Box::new(server));
-        server.queue(STOP, poll(stop.as_raw_fd()).build())?;
-        server.queue_poll_of_replies()?;
+        }));
+        server.queue_poll(STOP, stop.as_raw_fd())?;
+        server.queue_poll(REPLIES, server.workers.replied().as_raw_fd())?;
         server.queue_accept()?;
-        announce(address);
+        announce(server.listener.local_addr()?);
         server.serve()
     })
-}
-
-fn poll(fd: RawFd) -> opcode::PollAdd {
-    opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32)
 }
 
 impl Server {
     fn serve(&mut self) -> anyhow::Result<()> {
         loop {
             trace!("wait: io_uring_enter"); // (2), (5)
-            self.enter(usize::from(self.completed.is_empty()))?;
-            trace!("wait: io_uring_enter = {} completed", self.completed.len());
+            let timeout = self.workers.timeout(self.accept_retry);
+            enter(&self.ring, self.completions.is_empty().into(), timeout)?;
+            self.completions.extend(self.ring.completion());
+            trace!("wait: io_uring_enter = {} completed", self.completions.len());
 
-            for completion in mem::take(&mut self.completed) {
-                let (result, more) = (io_result(&completion), cqueue::more(completion.flags()));
+            for completion in mem::take(&mut self.completions) {
+                let more = cqueue::more(completion.flags());
                 match completion.user_data() {
                     STOP => {
-                        // Ends the accept in flight, which would keep the port in use after the
-                        // exit. An error changes nothing: the server ends in any case.
-                        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+                        end_accept(&self.listener);
                         return Ok(());
                     }
-                    LISTENER => self.on_accept(result, more)?,
+                    LISTENER => self.on_accept(io_result(&completion), more)?,
                     REPLIES if more => {} // they are taken below in any case
-                    REPLIES => self.queue_poll_of_replies()?,
-                    user_data if user_data & WRITE == 0 => self.on_read(Id(user_data), result)?,
-                    user_data => self.on_write(Id(user_data & !WRITE), result)?,
+                    REPLIES => self.queue_poll(REPLIES, self.workers.replied().as_raw_fd())?,
+                    id if id & WRITE == 0 => self.on_read(Id(id), &completion)?,
+                    id => self.on_write(Id(id & !WRITE), io_result(&completion))?,
                 }
             }
-            let buffers = self.workers.take_replies(&mut self.effects);
-            self.workers.expire(&mut self.effects, |id| {
-                self.connections.get(&id).is_some_and(Connection::has_unread_input)
-            });
+            let processed = self.workers.take_replies(&mut self.effects);
+            // A receive that has completed meanwhile is no longer in the socket, and comes first.
+            if self.completions.is_empty() {
+                self.workers.expire(&mut self.effects, |id| {
+                    self.connections.get(&id).is_some_and(Connection::has_unread_input)
+                });
+            }
             while let Some(id) = self.effects.write.pop() {
                 self.write(id, 0)?;
             }
             while let Some(id) = self.effects.close.pop() {
                 self.close(id, None);
             }
-            for (id, buffer) in buffers {
-                self.read(id, buffer)?;
+            for (id, _) in processed {
+                self.read(id)?;
             }
             if self.accept_retry.is_some_and(|at| at <= Instant::now()) {
                 self.queue_accept()?;
@@ -157,25 +159,15 @@ impl Server {
 
     /// Queues an operation. The kernel returns `user_data` with its result.
     fn queue(&mut self, user_data: u64, operation: squeue::Entry) -> anyhow::Result<()> {
-        let operation = operation.user_data(user_data);
-        // SAFETY: the memory that the operation uses is heap memory of a connection. `connections`
-        // keeps it, and nobody changes it, until the operation has completed.
-        while unsafe { self.ring.submission().push(&operation) }.is_err() {
-            self.enter(0)?; // the queue is full
-        }
-        Ok(())
+        // SAFETY: a write uses heap memory of a connection. `connections` keeps it, and nothing
+        // changes it, until the write has completed. The memory of receives is never freed.
+        unsafe { queue(&mut self.ring, &operation.user_data(user_data), &mut self.completions) }
     }
 
-    /// Submits what is queued, waits for `count` completions or a timeout, and takes completions.
-    fn enter(&mut self, count: usize) -> anyhow::Result<()> {
-        enter(&self.ring, count, self.workers.timeout(self.accept_retry))?;
-        self.completed.extend(self.ring.completion());
-        Ok(())
-    }
-
-    fn queue_poll_of_replies(&mut self) -> anyhow::Result<()> {
-        let poll = poll(self.workers.replied().as_raw_fd());
-        self.queue(REPLIES, poll.multi(true).build()) // completes once per write to the eventfd
+    /// Queues a poll that completes each time that `fd` becomes readable.
+    fn queue_poll(&mut self, user_data: u64, fd: RawFd) -> anyhow::Result<()> {
+        let poll = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32);
+        self.queue(user_data, poll.multi(true).build())
     }
 
     /// Queues an accept that completes once per connection, until it fails.
@@ -187,7 +179,11 @@ impl Server {
 
     fn on_accept(&mut self, result: io::Result<usize>, more: bool) -> anyhow::Result<()> {
         match accept_result(result) {
-            Some(Accepted::Connection(stream, peer)) => self.add(stream, peer)?,
+            Some(Accepted::Connection(stream, peer)) => {
+                let id = self.workers.room(|room| room.join(Instant::now(), &mut self.effects));
+                self.connections.insert(id, Connection::new(stream, peer));
+                self.read(id)?;
+            }
             // Pitfall: accept-spins
             Some(Accepted::Pause) => self.accept_retry = Some(Instant::now() + ACCEPT_RETRY),
             Some(Accepted::WouldBlock) | None => {}
@@ -195,34 +191,33 @@ impl Server {
         if more || self.accept_retry.is_some() { Ok(()) } else { self.queue_accept() }
     }
 
-    /// Adds a client to the room, and begins to read from it (1).
-    fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
-        let id = self.workers.room(|room| room.join(Instant::now(), &mut self.effects));
-        self.connections.insert(id, Connection::new(stream, peer));
-        self.read(id, Vec::with_capacity(READ_SIZE))
-    }
-
-    /// Reads on, into the buffer whose bytes have been processed.
-    fn read(&mut self, id: Id, buffer: Vec<u8>) -> anyhow::Result<()> {
-        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        if connection.is_closed() {
-            return Ok(());
+    /// Queues a receive (1).
+    fn read(&mut self, id: Id) -> anyhow::Result<()> {
+        match self.connections.get_mut(&id) {
+            Some(connection) if !connection.is_closed() => {
+                let fd = connection.start_read();
+                self.queue(id.0, self.buffers.receive(Fd(fd)))
+            }
+            _ => Ok(()),
         }
-        let (fd, memory) = (connection.stream.as_raw_fd(), connection.start_read(buffer));
-        self.queue(id.0, opcode::Recv::new(Fd(fd), memory, READ_SIZE as u32).build())
     }
 
-    /// A read has completed (3).
-    fn on_read(&mut self, id: Id, result: io::Result<usize>) -> anyhow::Result<()> {
+    /// A receive has completed (3).
+    fn on_read(&mut self, id: Id, completion: &cqueue::Entry) -> anyhow::Result<()> {
+        let mut bytes = Vec::new();
+        if let Some(filled) = self.buffers.filled(completion) {
+            bytes = self.buffers.bytes(&filled).to_vec();
+            self.buffers.give_back(filled);
+        }
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
-        let buffer = connection.complete_read(&result);
-        match result {
+        match connection.complete_read(io_result(completion), bytes) {
             _ if connection.is_closed() => self.close(id, None),
-            Ok(0) if connection.was_reset() => self.close(id, Some(&ConnectionReset.into())),
-            Ok(0) => self.workers.submit(id, Input::Fin),
-            Ok(_) => self.workers.submit(id, Input::Bytes(buffer)),
-            // The process was stopped (SIGSTOP) while a thread of the kernel waited: try again.
-            Err(error) if error.kind() == Interrupted => return self.read(id, buffer),
+            Ok(input) => self.workers.submit(id, input),
+            // No buffer was free. The receives that took them completed before, so they are free
+            // again. Pitfall: enobufs-spins. Or SIGSTOP has interrupted a thread of the kernel.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
+                return self.read(id);
+            }
             Err(error) => self.close(id, Some(&error)),
         }
         Ok(())
@@ -255,8 +250,8 @@ impl Server {
         match result {
             _ if connection.is_closed() => self.close(id, None),
             Ok(count) => return self.write(id, count),
-            // As for a read: try again.
-            Err(error) if error.kind() == Interrupted => return self.write(id, 0),
+            // SIGSTOP has interrupted a thread of the kernel.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return self.write(id, 0),
             Err(error) => self.close(id, Some(&error)),
         }
         Ok(())
