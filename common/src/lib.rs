@@ -11,8 +11,7 @@
 //!   two system calls.
 //! - [`stop_socket`], [`stop_flag`] and [`exit_on_stop`] are three ways to handle SIGINT and
 //!   SIGTERM, one for each kind of wait.
-//! - [`lock()`] locks a mutex.
-//! - [`chat`] has the rules of the chat room.
+//! - [`lock()`] locks a mutex. [`chat`] has the rules of the chat room.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(

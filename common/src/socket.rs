@@ -3,13 +3,14 @@
 use std::env;
 use std::ffi::OsStr;
 use std::io::{self, ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV6, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use log::{info, warn};
+use nix::net::if_::if_nametoindex;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
 /// The most established connections that the kernel queues until the server accepts them, if
@@ -20,7 +21,7 @@ const BACKLOG: i32 = 4096;
 /// The most failed connections that one call of [`accept`] skips.
 const MAX_FAILED_CONNECTIONS: usize = 64;
 
-/// Opens a TCP socket that listens on `addr`, `HOST:PORT` or `[IPV6]:PORT`.
+/// Opens a TCP socket that listens on `addr`, `HOST:PORT` or `[HOST]:PORT`.
 ///
 /// The socket is blocking and close-on-exec. If it is bound to `[::]`, it also accepts IPv4.
 ///
@@ -53,7 +54,7 @@ pub fn listen_shared(addr: &str, count: usize) -> anyhow::Result<Vec<TcpListener
     Ok(listeners)
 }
 
-/// Opens a UDP socket that is bound to `addr`, `HOST:PORT` or `[IPV6]:PORT`.
+/// Opens a UDP socket that is bound to `addr`, `HOST:PORT` or `[HOST]:PORT`.
 ///
 /// # Errors
 /// The address cannot be parsed, resolved or bound. The message names the address and the call.
@@ -62,16 +63,14 @@ pub fn bind_udp(addr: &str) -> anyhow::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Prints on stdout, in one line, that the server listens on `address`.
-///
-/// Call it when everything that can fail at start has succeeded: scripts take this line as the
-/// promise that the server serves. Pitfall: announced-too-early
+/// Prints on stdout that the server listens on `address`. Call it when everything that can fail at
+/// start has succeeded: scripts take this line as a promise. Pitfall: announced-too-early
 pub fn announce(address: SocketAddr) {
-    // A closed stdout is no reason not to serve.
+    // An error is ignored: a closed stdout is no reason not to serve.
     let _ = writeln!(io::stdout(), "{} listening on {address}", program_name());
 }
 
-/// Returns the name that the program was started as, without its folder: `epoll-echo`.
+/// The name that the program was started as, without its folder: `epoll-echo`.
 pub(crate) fn program_name() -> String {
     let path = env::args_os().next().unwrap_or_default();
     let name = Path::new(&path).file_name().unwrap_or(OsStr::new("server"));
@@ -81,13 +80,25 @@ pub(crate) fn program_name() -> String {
 /// Resolves `addr`, and opens a socket on the first of its addresses that can be bound.
 fn bind(addr: &str, kind: Type) -> anyhow::Result<Socket> {
     let mut failure = anyhow!("the name has no address");
-    for address in addr.to_socket_addrs()? {
+    for address in resolve(addr)? {
         match open(address, kind).and_then(|socket| bind_to(socket, address, kind)) {
             Ok(socket) => return Ok(socket),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    let (host, port) = addr.rsplit_once(':').context("expected HOST:PORT or [HOST]:PORT")?;
+    let port = port.parse().context("the port")?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    // getaddrinfo(3) accepts `%lo` after a link-local address only.
+    let (ip, interface) = host.split_once('%').unwrap_or((host, ""));
+    if let (Ok(ip), Ok(index)) = (ip.parse(), if_nametoindex(interface)) {
+        return Ok(vec![SocketAddrV6::new(ip, port, 0, index).into()]);
+    }
+    Ok((host, port).to_socket_addrs().context("name look-up")?.collect())
 }
 
 fn open(address: SocketAddr, kind: Type) -> anyhow::Result<Socket> {

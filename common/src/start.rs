@@ -27,7 +27,7 @@ pub struct Arg {
 pub const ECHO_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7000", meaning: LISTEN_ON };
 
 pub(crate) const LISTEN_ON: &str =
-    "HOST:PORT to listen on; [ADDRESS]:PORT for IPv6; port 0 picks a free one";
+    "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one";
 
 /// Runs `program` with the values of `args`, taken from the command line or from their defaults.
 ///
@@ -62,9 +62,7 @@ pub fn run<const N: usize>(
 
 fn usage(args: &[Arg]) -> String {
     let mut text = format!("Usage: {}", program_name());
-    for Arg { name, .. } in args {
-        text += &format!(" [{name}]");
-    }
+    text.extend(args.iter().map(|arg| format!(" [{}]", arg.name)));
     text += "\n\n";
     for Arg { name, default, meaning } in args {
         text += &format!("  {name:<8} {meaning} [default: {default}]\n");

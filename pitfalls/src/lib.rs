@@ -231,7 +231,7 @@ pub fn echo_step(
     }
     let pending = connection.has_pending_output();
     let interest = if pending { EpollFlags::EPOLLOUT } else { EpollFlags::EPOLLIN };
-    epoll.modify(&*connection, &mut event(interest, connection.as_raw_fd()))?;
+    epoll.modify(&*connection, &mut event(interest, connection.as_fd().as_raw_fd()))?;
     Ok(true)
 }
 
@@ -289,13 +289,13 @@ pub fn write_all(stream: &TcpStream, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// None in practice: fcntl(2) does not fail for an open file descriptor.
-pub fn enable_sigio(socket: &impl AsRawFd) -> nix::Result<()> {
+pub fn enable_sigio(socket: &impl AsFd) -> nix::Result<()> {
     let pid = nix::unistd::getpid().as_raw();
     // SAFETY: F_SETOWN takes a number and does not access memory.
-    Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETOWN, pid) })?;
+    Errno::result(unsafe { libc::fcntl(socket.as_fd().as_raw_fd(), libc::F_SETOWN, pid) })?;
     let flags = libc::O_ASYNC | libc::O_NONBLOCK;
     // SAFETY: F_SETFL takes a number and does not access memory.
-    Errno::result(unsafe { libc::fcntl(socket.as_raw_fd(), libc::F_SETFL, flags) })?;
+    Errno::result(unsafe { libc::fcntl(socket.as_fd().as_raw_fd(), libc::F_SETFL, flags) })?;
     Ok(())
 }
 

@@ -259,15 +259,18 @@ fn help(target: &Target) -> Result<()> {
 }
 
 fn localhost(target: &Target) -> Result<()> {
-    target.launch_with(["localhost:0"]).serve(|server| {
-        let ip = server.address().ip();
-        ensure!(ip.is_loopback(), "the server listens on {ip}");
-        target.greet(&Client::connect(server)?)
-    })
+    for address in ["localhost:0", "[localhost]:0"] {
+        target.launch_with([address]).serve(|server| {
+            let ip = server.address().ip();
+            ensure!(ip.is_loopback(), "with {address} the server listens on {ip}");
+            target.greet(&Client::connect(server)?)
+        })?;
+    }
+    Ok(())
 }
 
 fn ipv6(target: &Target) -> Result<()> {
-    for address in ["[::1]:0", "[::1%1]:0"] {
+    for address in ["[::1]:0", "[::1%lo]:0"] {
         target
             .launch_with([address])
             .serve(|server| target.greet(&Client::connect(server)?))

@@ -46,7 +46,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -119,8 +119,8 @@ fn main() -> ExitCode {
 
 /// Makes an entry of the interest list. The file descriptor is its user data, which `epoll_wait`
 /// returns with each event.
-fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
-    EpollEvent::new(interest | EpollFlags::EPOLLET, socket.as_raw_fd() as u64)
+fn event(interest: EpollFlags, socket: &impl AsFd) -> EpollEvent {
+    EpollEvent::new(interest | EpollFlags::EPOLLET, socket.as_fd().as_raw_fd() as u64)
 }
 
 impl Server {

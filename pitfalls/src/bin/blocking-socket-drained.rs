@@ -14,7 +14,7 @@
 //! Correct: `Connection::new` in `common/src/connection.rs` makes the accepted socket non-blocking.
 
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 
 use common::{BUFFER_SIZE, Connection, ECHO_ADDR, Progress, run};
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
                 }
             }
             // Makes epoll report the rest: EPOLL_CTL_MOD looks at the state of the socket again.
-            epoll.modify(&*connection, &mut event(interest, connection.as_raw_fd()))?;
+            epoll.modify(&*connection, &mut event(interest, connection.as_fd().as_raw_fd()))?;
             Ok(true)
         })
     })

@@ -17,7 +17,7 @@
 //! happens after all data has been read. `try_step` never reads while output is pending, so by then
 //! everything has been written too.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitCode;
 
 use common::{BUFFER_SIZE, Connection, ECHO_ADDR, Progress, run};
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             let progress = connection.step(&mut buffer);
             let pending = connection.has_pending_output();
             let interest = if pending { EpollFlags::EPOLLOUT } else { interest };
-            epoll.modify(&*connection, &mut event(interest, connection.as_raw_fd()))?;
+            epoll.modify(&*connection, &mut event(interest, connection.as_fd().as_raw_fd()))?;
             Ok(progress != Progress::Closed)
         })
     })
