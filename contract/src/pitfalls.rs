@@ -179,7 +179,9 @@ pub const PITFALLS: &[Pitfall] = &[
         ("isolation", "resets_one_after_another"),
         "ended: exit status: 1.*os error 104",
     )
-    .with(Properties { max_concurrent: 1, ..FEW_CLIENTS }),
+    .with(Properties { max_concurrent: 1, ..FEW_CLIENTS })
+    // Their clients reset the connection, or keepalive gives it up.
+    .also(&["backpressure", "dead_peers"]),
     pitfall(
         "blocking-socket-drained",
         ("isolation", "existing_clients"),
