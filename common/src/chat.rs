@@ -10,23 +10,24 @@
 //!
 //! The end of a client: it sends `/quit` or FIN, or it is idle for too long. From then on it is
 //! *departing*: it is no longer in the room, and gets what was pending for it. When that has been
-//! written and the client has not sent its FIN, the server shuts down its sending direction, and
-//! reads and discards input until the FIN arrives. To close earlier would be wrong: close(2) with
-//! unread input sends RST. RST discards what the server has not sent, and on many systems what the
-//! client has not read (RFC 9293, 3.6.1). A limit on bytes and on time ends the wait. This is called
-//! a lingering close. Pitfall: close-with-unread-input
+//! written, the server closes the connection if the client has sent its FIN. If not, the server
+//! shuts down its sending direction, and discards input until the FIN arrives. To close earlier
+//! would be wrong: close(2) with unread input sends RST. RST discards what the server has not sent,
+//! and on many systems what the client has not read (RFC 9293, 3.6.1). A limit on bytes and on time
+//! ends the wait. This is called a lingering close. Pitfall: close-with-unread-input
 //!
 //! Three limits keep memory bounded and the server fair:
 //! - [`MAX_LINE`]: the longest line.
-//! - [`MAX_PENDING`]: the most output of one client. A client that lets more become pending does not
-//!   read, and is disconnected. Nobody waits for it.
+//! - [`MAX_PENDING`]: the most output of one client. A client with more pending output is
+//!   disconnected, and delays no other client. Usually it does not read. It may also have asked for
+//!   too much at once (`/who` in a large room).
 //! - [`INPUT_BUDGET`]: the most input that a server processes before it writes. Without this limit,
 //!   a server that reads from many clients before it writes would exceed `MAX_PENDING` itself, and
 //!   disconnect clients that do read.
 //!
-//! Threads share the room as a `Mutex<Room>` and lock it for one call at a time. No call blocks, and
-//! none takes another lock. One call passes a line on to all clients, so all clients see the lines
-//! in the same order. Pitfall: lock-while-broadcasting
+//! In a server with several workers, a mutex protects the room. A thread locks it for one call at a
+//! time. No call blocks, and none takes another lock. One call passes a line on to all clients, so
+//! all clients see the lines in the same order. Pitfall: lock-while-broadcasting
 
 use std::fmt::{self, Display, Formatter};
 use std::mem;
@@ -54,16 +55,17 @@ pub const MAX_PENDING: usize = 256 * 1024;
 /// Size of a read from a client, in bytes.
 pub const READ_SIZE: usize = 4096;
 
-/// The most bytes of input that a server processes before it has tried to write all the output that
-/// follows from them.
+/// A server processes at most this many bytes of input. Then it first tries to write all output of
+/// this input.
 ///
-/// It allows 120 KiB of output for each client: [`Effects::take_charge`] charges a read for its bytes,
-/// or for a tenth of its broadcast if that is more. Twice that is below [`MAX_PENDING`]: one budget
-/// may be on its way to the sockets while the next one is processed.
+/// It allows 120 KiB of broadcast for each client: [`Effects::take_charge`] charges a read for its
+/// bytes, or for a tenth of its broadcast if that is more. Twice that is below [`MAX_PENDING`]: one
+/// budget may be on its way to the sockets while the next one is processed. Replies are not
+/// charged: they go only to the client that asked.
 pub const INPUT_BUDGET: usize = 3 * READ_SIZE;
 
-/// How many bytes of broadcast a byte of input makes at most, if the line begins and ends in the same
-/// read: `x` and `\n` become `abcdefghijklmnop: x` and `\n`.
+/// How many bytes of broadcast a byte of input makes at most, if the line begins and ends in the
+/// same read: `x` and `\n` become `abcdefghijklmnop: x` and `\n`.
 const MAX_EXPANSION: usize = 10;
 
 /// How long a departing client may take to read its last lines and to close the connection.
@@ -72,13 +74,14 @@ const LINGER_TIME: Duration = Duration::from_secs(10);
 /// How much input of a departing client is discarded before the connection is closed anyway.
 const MAX_DISCARDED: usize = 1024 * 1024;
 
-/// A client that seems idle is looked at again after this time, before it is disconnected. If the
-/// process was stopped or the machine was busy, the first look comes late, and the client's input
-/// is not yet read.
+/// A client that seems idle is looked at again after this time, before it is disconnected. After
+/// the process was stopped, or on a busy machine, the first look comes late, before the server has
+/// read the client's input. The second look gives the server time to read it.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
-/// The most clients that [`Room::expire`] returns at once, so that the server writes and serves others
-/// before the next ones leave. Each of them is a line for everybody who stays.
+/// The most clients that [`Room::expire`] returns at once. Then the server first writes. Each of them
+/// is a line for all clients that remain. If a large room became idle at once, these lines would
+/// exceed [`MAX_PENDING`].
 const MAX_DISMISSED: usize = 64;
 
 /// The address on which a chat server listens.
@@ -136,24 +139,24 @@ impl Input {
 }
 
 /// What the server must do after a call of [`Room`]. The calls append to it, and the server empties
-/// it. It may name clients that have left since; the room ignores calls about them.
+/// it. Clients in it may have left since; the room ignores calls about them.
 #[derive(Debug, Default)]
 pub struct Effects {
-    /// Clients that need a writer: call [`Room::take_output`] for each. A client is listed again only
-    /// after its writer was told to wait, so a client never has two writers.
+    /// Clients that need a writer: call [`Room::take_output`] for each. A client is listed again
+    /// only after its writer was told to wait, so a client never has two writers.
     pub write: Vec<Id>,
     /// Clients whose connection must be closed now. The room has forgotten them.
     pub close: Vec<Id>,
-    /// Bytes of the lines for all clients, since the last call of [`Effects::take_charge`].
+    /// Bytes of the lines for all other clients, since the last call of [`Effects::take_charge`].
     broadcast: usize,
 }
 
 impl Effects {
-    /// Returns how much of the [`INPUT_BUDGET`] the input that was just processed uses up: `input`,
-    /// the number of bytes that arrived, or more.
+    /// Returns what the last input costs of the [`INPUT_BUDGET`]: its number of bytes `input`, or
+    /// more.
     ///
-    /// It is more if the input ended a line that began in an earlier read. With 256 clients that have
-    /// sent 1024 bytes of a line, 256 bytes can produce 256 KiB of output.
+    /// It is more if the input ended a line that began in an earlier read. With 256 clients that
+    /// have sent 1024 bytes of a line, 256 bytes can produce 256 KiB of output.
     pub fn take_charge(&mut self, input: usize) -> usize {
         input.max(mem::take(&mut self.broadcast).div_ceil(MAX_EXPANSION))
     }
@@ -166,7 +169,8 @@ pub enum WriterStep {
     Write,
     /// Stop. All output has been written. The next line puts the client into [`Effects::write`].
     Wait,
-    /// Shut down writing, and continue to read: the client is departing and has received everything.
+    /// Shut down writing, and continue to read: the client is departing, and all its output has
+    /// been written.
     ShutDown,
     /// Close the connection.
     Close,

@@ -20,12 +20,13 @@ use nix::sys::signal::Signal;
 
 /// The signal that reports completions. It is an ordinary signal: see [`Idle::new`].
 pub const COMPLETED: Signal = Signal::SIGUSR1;
-/// How long a write may wait for room in the socket. Until then, the worker processes no more input.
+/// How long a write may wait for room in the socket. When the input budget is used up, the worker
+/// waits for such writes before it processes more input.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(10);
-/// The timeout after a write that ran into the first one. The worker does not wait for such a client.
-/// There is a timeout at all because a waiting write occupies a helper thread.
+/// The timeout after a write that ran into the first one. The worker does not wait for such a
+/// client. The timeout lets the worker add new output to the write.
 const SLOW_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The most bytes per write, as far as whole blocks of output allow.
+/// A write takes whole blocks, until it has at least this many bytes.
 const WRITE_SIZE: usize = 64 * 1024;
 
 /// Shared by the reader and by [`Connection::close`].
@@ -34,6 +35,7 @@ type Socket = Arc<TcpStream>;
 #[expect(clippy::struct_excessive_bools, reason = "they change independently of one another")]
 pub struct Connection {
     pub peer: SocketAddr,
+    /// When it was accepted.
     pub accepted: Instant,
     socket: Socket,
     reader: Side,
@@ -42,10 +44,12 @@ pub struct Connection {
     pub output: Output,
     /// The last write ran into its timeout.
     slow: bool,
-    /// A computation for this client is queued or running.
-    pub computing: bool,
-    /// The connection failed meanwhile, which the room must not learn before the result.
+    /// A completed read, or the rest of one, is not processed yet: the worker has it, or it waits
+    /// for a computation.
+    pub in_progress: bool,
+    /// The connection has failed. The worker reports this to the room when nothing is in progress.
     pub failed: bool,
+    /// The connection has been shut down, and is dropped when nothing is in flight or in progress.
     closed: bool,
 }
 
@@ -74,7 +78,7 @@ impl Connection {
             writer: Side::Idle(writer),
             output: Output::default(),
             slow: false,
-            computing: false,
+            in_progress: false,
             failed: false,
             closed: false,
         })
@@ -100,7 +104,8 @@ impl Connection {
         if count == 0 {
             // The kernel reports a reset once. If the write in flight gets the error, the read
             // returns 0 as it does at EOF. But a reset connection has no peer any more.
-            let was_reset = self.is_in_flight() && self.socket.peer_addr().is_err();
+            let is_writing = matches!(self.writer, Side::InFlight(_));
+            let was_reset = is_writing && self.socket.peer_addr().is_err();
             let reset = io::Error::from(ErrorKind::ConnectionReset);
             return Some(if was_reset { Err(reset) } else { Ok(Input::Fin) });
         }
@@ -108,8 +113,8 @@ impl Connection {
         Some(Ok(Input::Bytes(buffer)))
     }
 
-    /// Lets the system write the output, or its first [`WRITE_SIZE`] bytes. They are copied, because
-    /// `aio_write(3)` takes one contiguous buffer.
+    /// Lets the system write the first blocks of the output: see [`WRITE_SIZE`]. They are copied,
+    /// because `aio_write(3)` takes one contiguous buffer.
     pub fn start_write(&mut self) -> io::Result<()> {
         if let Some(mut operation) = self.writer.take_idle() {
             let buffer = operation.buffer();
@@ -125,8 +130,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Returns how many bytes the write has written, once it has completed, and removes them from the
-    /// output. They can be fewer than all.
+    /// Returns how many bytes the write has written, once it has completed, and removes them from
+    /// the output. They can be fewer than all.
     pub fn finish_write(&mut self) -> Option<io::Result<usize>> {
         let count = match self.writer.finish()? {
             Ok(count) => count,
@@ -158,8 +163,8 @@ impl Connection {
         matches!(self.writer, Side::InFlight(_)) && !self.slow
     }
 
-    /// Returns whether a helper is not known to have started the operations in flight. They must then
-    /// be looked at again after [`aio_echo::START_RETRY`].
+    /// Returns whether an operation is in flight that no helper is known to have started. It must
+    /// then be looked at again after [`aio_echo::START_RETRY`].
     pub fn is_unstarted(&self) -> bool {
         self.reader.is_unstarted() || self.writer.is_unstarted()
     }
@@ -167,7 +172,9 @@ impl Connection {
     /// Returns whether input has arrived that the worker has not processed.
     ///
     /// The helper of a read in flight takes input from the socket as soon as it arrives. So the
-    /// socket can be empty although the read has completed since the worker looked.
+    /// socket can be empty because a helper has taken the input after the worker called
+    /// `finish_read`. Then the read is completed, or will be in a moment. This moment does no harm:
+    /// the room looks twice, so only input that is late can arrive in it.
     pub fn has_unread_input(&self) -> bool {
         match &self.reader {
             Side::InFlight(read) => has_unread_input(&self.socket) || read.is_completed(),
@@ -179,7 +186,8 @@ impl Connection {
         shut_down_writing(&self.socket);
     }
 
-    /// Completes what is in flight, which neither close(2) nor `aio_cancel(3)` does.
+    /// Shuts the socket down. This completes the operations in flight, which close(2) and
+    /// `aio_cancel(3)` do not. `Worker::release` closes it later.
     /// Pitfall: aio-close-in-flight
     pub fn close(&mut self, error: Option<&io::Error>) {
         if self.closed {
@@ -194,13 +202,16 @@ impl Connection {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
-    /// Returns whether the connection is to be dropped as soon as nothing is in flight.
+    /// Returns whether the connection has been shut down.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    pub fn is_in_flight(&self) -> bool {
-        matches!(self.reader, Side::InFlight(_)) || matches!(self.writer, Side::InFlight(_))
+    /// Returns whether the connection can be dropped: it is closed, and nothing uses it.
+    pub fn is_finished(&self) -> bool {
+        let is_in_flight =
+            matches!(self.reader, Side::InFlight(_)) || matches!(self.writer, Side::InFlight(_));
+        self.closed && !is_in_flight && !self.in_progress
     }
 }
 

@@ -7,8 +7,8 @@
 //! The life of a completed read:
 //! 1. The main thread hands over a completed read ([`Workers::submit`]).
 //! 2. A worker passes the bytes to the room (`pool.rs`), and notifies the main thread.
-//! 3. The main thread takes what the workers have done ([`Workers::take_replies`]). It writes output,
-//!    and then reads more from this client.
+//! 3. The main thread takes what the workers have done ([`Workers::take_replies`]). It writes
+//!    output, and then reads more from this client.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -42,13 +42,14 @@ pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// The main thread's side of the workers.
 pub struct Workers {
     pool: Arc<Pool>,
-    /// Clients with a completion that was submitted and is not finished. The value is a failure that
-    /// came later and must wait. So two workers never have completions of one client: its lines stay
-    /// in order, and a failure does not overtake input.
+    /// Clients with a completion that was submitted and is not finished. The value is a failure
+    /// that came later and must wait. A client in this map is not submitted a second time. So its
+    /// lines stay in order, and a failure does not overtake input.
     in_progress: BTreeMap<Id, Option<Input>>,
     /// Completions that the workers do not have yet, because of the budget.
     waiting: VecDeque<(Id, Input)>,
-    /// Bytes of input that the workers have, or of which the main thread has not taken the effects.
+    /// Bytes of input that were passed to the workers, and whose effects the main thread has not
+    /// taken yet.
     unanswered: usize,
     /// The deadline of the room, as of the last wait.
     deadline: Option<Instant>,
@@ -69,16 +70,18 @@ impl Workers {
         })
     }
 
-    /// Returns whether the workers may get more input before the output of what they have got is
-    /// written ([`INPUT_BUDGET`]).
+    /// Returns whether the budget allows another read to be passed to the workers
+    /// ([`INPUT_BUDGET`]).
     #[must_use]
-    pub fn accept_input(&self) -> bool {
+    pub fn may_submit(&self) -> bool {
         self.unanswered + READ_SIZE <= INPUT_BUDGET
     }
 
-    /// Hands over a completed read, or a failure (3). A client has at most one of each in progress.
+    /// Hands over a completed read, or a failure: step (3) in `proactor-chat-simulated.rs`. A
+    /// client has at most one of each in progress.
     pub fn submit(&mut self, id: Id, input: Input) {
         if let Some(later) = self.in_progress.get_mut(&id) {
+            debug_assert!(matches!(input, Input::Failure));
             *later = Some(input);
         } else {
             self.in_progress.insert(id, None);
@@ -87,14 +90,15 @@ impl Workers {
         }
     }
 
-    /// Takes what the workers have done (5). Adds what the room asks for to `effects`. Returns the
-    /// clients whose input has been processed, with the buffer that it was in.
+    /// Takes what the workers have done: step (5) in `proactor-chat-simulated.rs`. Adds what the
+    /// room asks for to `effects`. Returns the clients whose input has been processed, with the
+    /// buffer that it was in.
     pub fn take_replies(&mut self, effects: &mut Effects) -> Vec<(Id, Vec<u8>)> {
         let mut chat = lock(&self.pool.chat);
         effects.write.append(&mut chat.effects.write);
         effects.close.append(&mut chat.effects.close);
         let finished = mem::take(&mut chat.finished);
-        self.waiting.extend(chat.resumed.drain(..));
+        self.waiting.extend(chat.to_submit_again.drain(..));
         self.unanswered -= mem::take(&mut chat.processed);
         chat.charged = 0;
         chat.notified = false;
@@ -114,7 +118,7 @@ impl Workers {
 
     /// Passes completions to the workers, within the budget.
     fn pass_on(&mut self) {
-        while self.accept_input() {
+        while self.may_submit() {
             let Some((id, input)) = self.waiting.pop_front() else { return };
             self.unanswered += input.byte_count();
             self.pool.put(id, input);

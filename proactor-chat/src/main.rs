@@ -1,5 +1,5 @@
-//! The Proactor of the textbook: the system completes reads and writes, a signal handler passes this
-//! on, and a worker processes what has completed.
+//! The Proactor of the textbook: the system completes reads and writes. A signal handler wakes a
+//! worker, which processes what has completed.
 //!
 //! ```text
 //!      main               worker                    glibc, kernel
@@ -16,13 +16,14 @@
 //! ```
 //!
 //! How a line travels: (1) The worker gives the system a client's socket and a buffer to read into,
-//! and the signal to send. (2) The main thread waits for new clients, and for nothing else. (3) The
-//! read has completed, and the signal interrupts that wait. (4) The signal handler wakes the worker.
-//! (5) The worker takes the line and applies the rules of the room. It gives the system all output of
-//! a client in one write, and the buffer of (1) again. (6) The write has completed. (7) The worker
-//! writes what became pending meanwhile, waits for more, or closes.
+//! and the signal to send. (2) The main thread waits for new clients and for SIGINT or SIGTERM, not
+//! for the clients that are connected. (3) The read has completed, and the signal interrupts that
+//! wait. (4) The signal handler wakes the worker. (5) The worker takes the line and applies the
+//! rules of the room. It gives the system the output of a client in one write (at about 64 KiB it
+//! stops adding blocks). It gives the buffer of (1) back for the next read. (6) The write has
+//! completed. (7) The worker writes what became pending meanwhile, waits for more, or closes.
 //!
-//! The seven steps of the textbook, and the steps here:
+//! The seven steps of the textbook (游双, Linux 高性能服务器编程), and the steps here:
 //!
 //! | textbook | here |
 //! |---|---|
@@ -33,11 +34,11 @@
 //! | 6 the write has completed: a signal | (6) |
 //! | 7 the handler chooses a worker | (4), (7) |
 //!
-//! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
-//! that has sent its FIN still gets what is pending, and without free file descriptors accepting
-//! pauses for 100 ms.
+//! A client is disconnected when more than 256 KiB are pending for it. A client that has sent its
+//! FIN still gets what is pending, for at most 10 s. When there is no free file descriptor, the
+//! server stops accepting for 100 ms.
 //!
-//! The catch: the signal says that something has completed, not what. So the worker looks at all
+//! The catch: the signal reports that something has completed, not what. So the worker looks at all
 //! operations. Then it does not matter if signals merge, or if the kernel's queue of them is full.
 //!
 //! Files: the three columns are this file, `worker.rs`, and `connection.rs`. A thread of its own
@@ -71,7 +72,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aio_echo::set_max_helpers;
 use anyhow::Context;
@@ -118,9 +119,10 @@ fn main() -> ExitCode {
         let stop = stop_socket()?;
         set_max_helpers(2 * MAX_CLIENTS as i32); // Pitfall: aio-pool-of-twenty
         let (wake, waker) = UnixStream::pair()?;
-        waker.set_nonblocking(true)?; // when it is full, the worker is awake
+        waker.set_nonblocking(true)?; // if the pair is full, a wake-up is pending already
         let (accepted, new_connections) = mpsc::channel();
-        SigSet::from(COMPLETED).thread_block()?; // in the worker's threads, which inherit it
+        // The worker and the calculator inherit the mask, so the signal goes to the main thread.
+        SigSet::from(COMPLETED).thread_block()?;
         let calculator = Calculator::start(waker.try_clone()?).context("cannot start a thread")?;
         Worker::start(room, wake, Admission::new(new_connections), calculator)
             .context("cannot start a thread")?;
@@ -135,12 +137,16 @@ fn main() -> ExitCode {
 impl Server {
     /// The main thread.
     fn serve(&mut self) -> anyhow::Result<()> {
-        let mut accept_paused = false;
+        // When to accept again. A time and not a duration, because completions interrupt `poll`.
+        let mut accept_retry: Option<Instant> = None;
         loop {
-            let (interest, timeout) = if accept_paused {
-                (PollFlags::empty(), PollTimeout::try_from(ACCEPT_RETRY)?)
-            } else {
-                (PollFlags::POLLIN, PollTimeout::NONE)
+            let rest = accept_retry.map(|at| at.saturating_duration_since(Instant::now()));
+            let (interest, timeout) = match rest {
+                // Rounded up to whole milliseconds.
+                Some(rest) if !rest.is_zero() => {
+                    (PollFlags::empty(), PollTimeout::try_from(rest + Duration::from_millis(1))?)
+                }
+                _ => (PollFlags::POLLIN, PollTimeout::NONE),
             };
             let mut entries = [
                 PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
@@ -158,13 +164,15 @@ impl Server {
             if entries[0].any() == Some(true) {
                 return Ok(()); // ends the process, whatever is in flight
             }
-            accept_paused = !self.accept_some()?;
-            let _ = self.waker.write(b"!"); // fails if it is full: then the worker is awake
+            if entries[1].any() == Some(true) {
+                accept_retry = self.accept_some()?;
+                let _ = self.waker.write(b"!"); // if the pair is full, a wake-up is pending already
+            }
         }
     }
 
-    /// Accepts connections. Returns false if accepting must pause.
-    fn accept_some(&self) -> anyhow::Result<bool> {
+    /// Accepts connections. Returns when to accept again, if accepting must pause.
+    fn accept_some(&self) -> anyhow::Result<Option<Instant>> {
         for _ in 0..MAX_ACCEPTS {
             // A client needs two file descriptors: is there a second one?
             let accepted = match self.stop.try_clone() {
@@ -180,9 +188,9 @@ impl Server {
                 },
                 Accepted::WouldBlock => break,
                 // Pitfalls: accept-spins, spare-descriptor
-                Accepted::Pause => return Ok(false),
+                Accepted::Pause => return Ok(Some(Instant::now() + ACCEPT_RETRY)),
             }
         }
-        Ok(true)
+        Ok(None)
     }
 }

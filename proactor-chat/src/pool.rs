@@ -18,14 +18,14 @@ const WORKERS: usize = 2;
 
 /// What the main thread and the workers share.
 ///
-/// No thread holds both locks at once, or one of them during a call that can block. So there is no
-/// order in which they can deadlock, and the main thread waits for a worker no longer than the rules
-/// take for one read.
+/// No thread holds both locks at once, or one of them during a call that can block. So the locks
+/// cannot deadlock. The main thread waits for a worker at most as long as the rules take for one
+/// read.
 pub struct Pool {
     queue: Mutex<Queue>,
     not_empty: Condvar,
     pub chat: Mutex<Chat>,
-    /// Tells the main thread that `chat` has something for it.
+    /// Notifies the main thread that `chat` has something for it.
     pub replied: EventFd,
 }
 
@@ -34,7 +34,7 @@ pub struct Pool {
 struct Queue {
     completions: VecDeque<(Id, Input)>,
     jobs: VecDeque<Job>,
-    /// Workers that compute. One worker never does, so completions do not wait for computations.
+    /// Workers that compute: at most `WORKERS - 1`, so completions do not wait for computations.
     computing: usize,
 }
 
@@ -59,11 +59,11 @@ pub struct Chat {
     pub finished: Vec<(Id, Input)>,
     /// Completions that must be submitted again: what is left after a computation, or what the
     /// budget did not allow.
-    pub resumed: Vec<(Id, Input)>,
+    pub to_submit_again: Vec<(Id, Input)>,
     /// Bytes of input taken from the queue since the main thread looked here.
     pub processed: usize,
-    /// How much of the budget they used up. It can be more, and the main thread cannot know that when
-    /// it passes the input on.
+    /// What these bytes cost of the budget. The cost can be higher than their number, and is known
+    /// only after they are processed.
     pub charged: usize,
     /// The main thread has been notified, and has not looked here since.
     pub notified: bool,
@@ -76,7 +76,7 @@ impl Pool {
             room,
             effects: Effects::default(),
             finished: Vec::new(),
-            resumed: Vec::new(),
+            to_submit_again: Vec::new(),
             processed: 0,
             charged: 0,
             notified: false,
@@ -127,14 +127,14 @@ impl Pool {
         }
     }
 
-    /// Passes a completion to the room (4).
+    /// Passes a completion to the room: step (4) in `proactor-chat-simulated.rs`.
     fn process(&self, id: Id, mut input: Input) {
         let length = input.byte_count();
         trace!("process: {length} bytes of {id}");
         let mut chat = lock(&self.chat);
         chat.processed += length;
         if chat.charged + READ_SIZE > INPUT_BUDGET {
-            chat.resumed.push((id, input));
+            chat.to_submit_again.push((id, input));
             return self.notify(chat);
         }
         let Chat { room, effects, charged, .. } = &mut *chat;
@@ -155,13 +155,13 @@ impl Pool {
         let result = job.computation.run();
         lock(&self.queue).computing -= 1;
         let mut chat = lock(&self.chat);
-        let Chat { room, effects, resumed, .. } = &mut *chat;
+        let Chat { room, effects, to_submit_again, .. } = &mut *chat;
         room.reply(job.id, &result, effects);
-        resumed.push((job.id, job.rest));
+        to_submit_again.push((job.id, job.rest));
         self.notify(chat);
     }
 
-    /// Notifies the main thread, once until it looks.
+    /// Notifies the main thread, unless it has been notified and has not looked yet.
     fn notify(&self, mut chat: MutexGuard<'_, Chat>) {
         let is_first = !mem::replace(&mut chat.notified, true);
         drop(chat);

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, Read};
+use std::mem;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ pub struct Worker {
     /// computation is done. It does not say what has happened: the worker looks for everything.
     wake: UnixStream,
     admission: Admission,
-    /// More connections may have been accepted than joined in the last iteration.
+    /// The last iteration let [`MAX_ACCEPTS`] connections join. More may be waiting.
     more_accepted: bool,
     room: Room,
     effects: Effects,
@@ -90,7 +91,7 @@ impl Worker {
         let _ = self.wake.read(&mut [0; 1024]);
     }
 
-    /// Takes back all operations that have completed, because the signal does not say which (5), (7).
+    /// Takes back all operations that have completed (5), (7). The signal does not say which.
     fn collect(&mut self) {
         let mut reads = Vec::new();
         let mut writes = Vec::new();
@@ -104,7 +105,12 @@ impl Worker {
         }
         for (id, result) in reads {
             match result {
-                Ok(input) => self.completed.push_back((id, input)),
+                Ok(input) => {
+                    self.completed.push_back((id, input));
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.in_progress = true;
+                    }
+                }
                 Err(error) => self.close(id, Some(&error)),
             }
             self.release(id);
@@ -119,13 +125,6 @@ impl Worker {
         while let Some((job, result)) = self.calculator.take_result() {
             self.room.reply(job.id, &result, &mut self.effects);
             self.completed.push_back((job.id, job.rest));
-            if let Some(connection) = self.connections.get_mut(&job.id) {
-                connection.computing = false;
-                if connection.failed {
-                    self.completed.push_back((job.id, Input::Failure));
-                }
-            }
-            self.release(job.id);
         }
     }
 
@@ -149,13 +148,16 @@ impl Worker {
         let computation = self.room.process(id, &mut input, Instant::now(), &mut self.effects);
         self.processed += self.effects.take_charge(length);
         if let Some(computation) = computation {
-            if let Some(connection) = self.connections.get_mut(&id) {
-                connection.computing = true;
-            }
-            self.calculator.submit(Job { id, computation, rest: input });
+            return self.calculator.submit(Job { id, computation, rest: input });
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.in_progress = false;
+        if mem::take(&mut connection.failed) {
+            self.completed.push_back((id, Input::Failure));
         } else if let Input::Bytes(buffer) = input {
             self.read(id, buffer);
         }
+        self.release(id);
     }
 
     fn read(&mut self, id: Id, buffer: Vec<u8>) {
@@ -224,13 +226,14 @@ impl Worker {
         }
     }
 
-    /// Ends what is in flight. An error (a reset, a timeout) is a completion too. It is processed
-    /// after the client's input, which may wait for a computation.
+    /// Ends what is in flight. An error (a reset, a timeout) is a completion too. The room learns
+    /// of it only after the client's earlier input, also if that input waits for a computation.
     fn close(&mut self, id: Id, error: Option<&io::Error>) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if error.is_some() && !connection.is_closed() {
-            connection.failed = true;
-            if !connection.computing {
+            if connection.in_progress {
+                connection.failed = true;
+            } else {
                 self.completed.push_back((id, Input::Failure));
             }
         }
@@ -238,10 +241,9 @@ impl Worker {
         self.release(id);
     }
 
-    /// Drops a closed connection, unless something of it is in flight.
+    /// Drops a closed connection when no operation and no input of it is left.
     fn release(&mut self, id: Id) {
-        let Some(connection) = self.connections.get(&id) else { return };
-        if connection.is_closed() && !connection.is_in_flight() && !connection.computing {
+        if self.connections.get(&id).is_some_and(Connection::is_finished) {
             self.connections.remove(&id);
         }
     }

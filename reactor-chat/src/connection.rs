@@ -10,7 +10,7 @@ use common::lock;
 use log::trace;
 use polling::{Event, Poller};
 
-/// A registered connection. It is closed when the last worker has dropped it.
+/// A registered connection. It is closed when the map, the queue and all workers have dropped it.
 pub struct Connection {
     pub id: Id,
     pub stream: TcpStream,
@@ -24,8 +24,8 @@ pub struct Connection {
 /// What a connection waits for, and whether a worker is busy with it.
 ///
 /// Registration is one-shot: it asks for one event. This alone does not keep two workers out of one
-/// connection. A worker that has a line for a client registers the client for writing, which re-arms
-/// the one event for reading too, and another worker may be about to read from the same client.
+/// connection. Example: worker 1 is about to read from client A. Worker 2 has a line for A and
+/// registers A for writing. This arms the event for reading too, and worker 3 reads from A as well.
 /// Pitfall: one-shot-rearmed
 ///
 /// Therefore a worker *claims* the connection of its event first:
@@ -39,8 +39,8 @@ pub struct Connection {
 #[expect(clippy::struct_excessive_bools, reason = "they change independently of one another")]
 pub struct State {
     pub claimed: bool,
-    /// A computation is queued or running. The client's next lines must wait for it, so the
-    /// connection may be claimed for writing only.
+    /// A computation is queued or running, or the input after it is not yet processed. The client's
+    /// next lines must wait, so the connection may be claimed for writing only.
     pub computing: bool,
     /// The client has not sent its FIN.
     pub read: bool,
@@ -74,7 +74,9 @@ impl Connection {
     pub fn claim_for_read(&self) -> bool {
         let mut state = lock(&self.state);
         let is_free = !state.claimed && !state.computing;
-        state.claimed |= is_free;
+        if is_free {
+            state.claimed = true;
+        }
         is_free
     }
 
@@ -86,7 +88,8 @@ impl Connection {
         is_free
     }
 
-    /// Returns whether input of this client is being processed.
+    /// Returns whether a worker has claimed the connection, or a computation for it is queued or
+    /// running, or the input after it is not yet processed.
     pub fn is_busy(&self) -> bool {
         let state = lock(&self.state);
         state.claimed || state.computing
@@ -96,7 +99,7 @@ impl Connection {
     /// claimed.
     ///
     /// No other function registers interest, and this one does it under the lock. So the poller
-    /// always has the interest that was set last.
+    /// has the interest that was set last, unless the connection is claimed.
     pub fn update(&self, change: impl FnOnce(&mut State)) -> io::Result<()> {
         let mut guard = lock(&self.state);
         change(&mut guard);

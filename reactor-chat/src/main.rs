@@ -14,16 +14,17 @@
 //!        └──────────▶ (7) write(B) ─────────────────▶   copy
 //! ```
 //!
-//! How a line travels, in the seven steps of the textbook: (1) The listener and each client are
-//! registered for reading. (2) The main thread waits for all of them at once, and (3) puts what is
-//! ready into the request queue. (4) A sleeping worker wakes. It reads, processes the line, and
-//! registers each client that gets the line for writing. (5) The main thread waits again, and
-//! (6) queues the clients that are writable. (7) A worker writes to each of them in one call
-//! everything that is pending. Under load, this is many lines.
+//! How a line travels, in the seven steps of the textbook (游双, Linux 高性能服务器编程): (1) The
+//! listener and each client are registered for reading. (2) The main thread waits for all of them
+//! at once, and (3) puts what is ready into the request queue. (4) A sleeping worker wakes. It
+//! reads, processes the line, and registers each client that gets the line for writing. (5) The
+//! main thread waits again, and (6) queues the clients that are writable. (7) A worker writes to
+//! each of them everything that is pending, as far as the socket takes it, usually in one call.
+//! Under load, this is many lines.
 //!
-//! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
-//! that has sent its FIN still gets what is pending, and without free file descriptors accepting
-//! pauses for 100 ms.
+//! A client is disconnected when more than 256 KiB are pending for it. A client that has sent its
+//! FIN still gets what is pending, for at most 10 s. When there is no free file descriptor, the
+//! server stops accepting for up to 100 ms.
 //!
 //! The catch: an event is not the data. Between the report and the read, another worker may be busy
 //! with the same client. `connection.rs` keeps workers out of each other's connections.
@@ -43,14 +44,14 @@
 //! Figure: `docs/figures/reactor-chat.svg`.
 //!
 //! Use it when: processing takes long enough to use several cores. `/factor N` computes on two of
-//! the workers at most, with nothing locked, while the third serves the other clients. (The rules of
-//! the room run under one lock, and so on one core at a time.)
+//! the workers at most, with nothing locked, while the third serves the other clients. (The rules
+//! of the room run under one lock, and so on one core at a time.)
 //! Limits: each event passes from one thread to another, and one-shot interest costs a system call
 //! per event. The processing must be worth that.
 //! Compare with:
 //! - `epoll-echo/src/main.rs`: one thread does everything.
-//! - `proactor-chat/src/bin/proactor-chat-simulated.rs`: the main thread copies too, and workers only
-//!   process.
+//! - `proactor-chat/src/bin/proactor-chat-simulated.rs`: the main thread copies too, and workers
+//!   only process.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -73,7 +74,7 @@ use connection::Connection;
 use queue::Queue;
 use worker::Worker;
 
-/// Enough that two can compute or copy while a third one processes a line.
+/// Two may compute at the same time. The third reads, processes and writes meanwhile.
 const WORKERS: usize = 3;
 
 /// Keys of events that are not about a client. The key of a client is its [`Id`], which is not
@@ -84,8 +85,9 @@ const TIMER: usize = usize::MAX - 3;
 
 /// What the threads share, as long as the process runs.
 ///
-/// No thread holds two of the locks at once (these two, and those of the queue and the connections),
-/// so there is no order in which they can deadlock. None is held during a call that can block.
+/// The locks are: `room`, `connections`, the one of the queue, and two in each `Connection`. No
+/// thread holds two of them at once, so they cannot deadlock. None is held during a call that can
+/// block.
 /// Pitfall: lock-while-broadcasting
 struct Server {
     listener: TcpListener,
@@ -96,7 +98,7 @@ struct Server {
     room: Mutex<Room>,
     connections: Mutex<BTreeMap<Id, Arc<Connection>>>,
     /// True after `accept` failed, for example for lack of file descriptors. The listener is then
-    /// not registered: it stays readable, and every wait would return at once.
+    /// not armed. If it were, every wait would return at once, because it stays readable.
     accept_paused: AtomicBool,
 }
 
@@ -128,8 +130,8 @@ fn main() -> ExitCode {
 
 impl Server {
     fn register(&'static self) -> anyhow::Result<()> {
-        // SAFETY: the poller requires that a socket is deleted from it before it is closed. This one
-        // is `'static` and never closed.
+        // SAFETY: the poller requires that a socket is deleted from it before it is closed. This
+        // one is `'static` and never closed.
         unsafe { self.poller.add(&self.stop, Event::readable(STOP)) }
             .context("epoll_ctl(ADD, stop)")?;
         // SAFETY: as above.

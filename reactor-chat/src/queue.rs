@@ -4,12 +4,13 @@
 //! because the more lines have been read, the more of them one write can take. Two rules keep this
 //! fair:
 //!
-//! - **Input has a budget**, [`INPUT_BUDGET`]. Without a budget, three workers could read so much
-//!   before they write that the room would take a client for one that does not read. When the budget
-//!   is used up, workers only write. The main thread renews it when no worker reads or writes, and no
-//!   socket with pending output is writable: then all output has been written, or its socket is full.
-//!   A computation needs budget too, because the rest of its client's input is processed after it.
-//! - **One worker does not compute.** So reads and writes never wait for computations.
+//! - **Reads have a budget**, [`INPUT_BUDGET`]. Without a budget, three workers could read so much
+//!   before they write that the room would take a client for one that does not read. When the
+//!   budget is used up, workers write and compute, and do not read. The main thread renews it when
+//!   a wait that began while no worker read or wrote reports no writable socket: then all output
+//!   has been written, or its socket is full.
+//! - **At most two of the three workers compute at a time.** So reads and writes never wait for
+//!   computations.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -27,24 +28,44 @@ pub enum Request {
     /// Read from the client with this key, or accept, or handle a timeout. All of these can produce
     /// lines, which take memory.
     Read(usize),
+    /// Process the rest of a read, after a computation. This can produce lines too.
+    Process(Rest),
     /// Write pending output to the client with this key, which frees memory.
     Write(usize),
     Compute(Job),
 }
 
-/// What a worker was busy with.
+/// The kind of a request.
 #[derive(Clone, Copy)]
 pub enum Work {
-    Copy,
+    /// A [`Request::Read`] or a [`Request::Process`]. It has reserved [`READ_SIZE`] of the budget.
+    Input,
+    Write,
     Computation,
+}
+
+/// What a worker has finished.
+#[derive(Clone, Copy)]
+pub struct Finished {
+    pub work: Work,
+    /// How much of the reserved budget it has returned ([`Queue::return_budget`]).
+    pub returned: usize,
+    /// What it cost of the budget.
+    pub cost: usize,
 }
 
 /// A computation that a line of a client asked for.
 pub struct Job {
     pub connection: Arc<Connection>,
     pub computation: Computation,
-    /// Input that arrived in the same read and is not processed yet. `None` after the client's FIN.
     pub rest: Option<Vec<u8>>,
+}
+
+/// Input of a client that arrived in the same read as a computation, and is not processed yet.
+pub struct Rest {
+    pub connection: Arc<Connection>,
+    /// `None` is the client's FIN.
+    pub input: Option<Vec<u8>>,
 }
 
 /// Its lock is held for moments only, and never during a system call that can block.
@@ -62,12 +83,17 @@ struct State {
     /// The same keys as in `reads`. A client can be reported as readable again while its request
     /// waits, because every `epoll_ctl(MOD)` can report it again. It is queued once.
     queued_reads: BTreeSet<usize>,
+    rests: VecDeque<Rest>,
     writes: VecDeque<usize>,
     jobs: VecDeque<Job>,
-    /// Bytes that may still be read before all output has been offered to the sockets.
-    input_budget: usize,
-    /// Workers that read or write.
+    /// How much of the budget has been used or reserved since all output was last offered to the
+    /// sockets.
+    used: usize,
+    /// Workers that are busy with a request other than a computation.
     copying: usize,
+    /// A worker has taken such a request, or was busy with one, since the main thread began to
+    /// wait.
+    has_copied: bool,
     /// Workers that compute.
     computing: usize,
     /// Workers that wait for a request.
@@ -81,9 +107,15 @@ impl Queue {
         Self { state: Mutex::default(), not_empty: Condvar::new(), workers, poller }
     }
 
-    /// Main thread: how long it may wait.
+    /// Main thread, before each wait: returns how long it may wait.
     pub fn timeout(&self) -> Option<Duration> {
-        let deadline = lock(&self.state).deadline?;
+        let mut state = lock(&self.state);
+        state.has_copied = state.copying > 0;
+        let is_used_up = state.used + READ_SIZE > INPUT_BUDGET;
+        if is_used_up && state.has_input() && !state.has_copied && state.writes.is_empty() {
+            return Some(Duration::ZERO); // only to learn whether sockets are writable
+        }
+        let deadline = state.deadline?;
         Some(deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -104,11 +136,13 @@ impl Queue {
             state.deadline = None;
             state.put_read(TIMER);
         }
-        if state.copying == 0 && state.writes.is_empty() {
-            state.input_budget = INPUT_BUDGET;
+        let is_complete = events.len() < events.capacity().get();
+        if is_complete && !state.has_copied && state.writes.is_empty() {
+            state.used = 0;
         }
-        let inputs = state.reads.len() + state.jobs.len();
-        let requests = inputs.min(state.input_budget / READ_SIZE) + state.writes.len();
+        let inputs = state.reads.len() + state.rests.len();
+        let inputs = inputs.min(INPUT_BUDGET.saturating_sub(state.used) / READ_SIZE);
+        let requests = inputs + state.writes.len();
         let wake = requests.min(state.sleeping);
         drop(state);
         for _ in 0..wake {
@@ -117,24 +151,32 @@ impl Queue {
     }
 
     /// Worker: reports what it has finished, and takes the next request. Sleeps until there is one.
-    pub fn next(&self, finished: Option<Work>) -> Request {
+    pub fn next(&self, finished: Option<Finished>) -> Request {
         let mut state = lock(&self.state);
-        match finished {
-            Some(Work::Copy) => state.copying -= 1,
-            Some(Work::Computation) => state.computing -= 1,
-            None => {}
+        if let Some(Finished { work, returned, cost }) = finished {
+            state.used += cost;
+            match work {
+                Work::Input => {
+                    state.copying -= 1;
+                    state.used -= READ_SIZE - returned;
+                }
+                Work::Write => state.copying -= 1,
+                Work::Computation => state.computing -= 1,
+            }
         }
         loop {
-            if let Some(request) = state.take_read_or_write() {
+            if let Some(request) = state.take_input().or_else(|| state.take_write()) {
+                state.copying += 1;
+                state.has_copied = true;
                 return request;
+            }
+            if state.copying == 0 && state.has_input() {
+                // Only the budget keeps this input waiting. The main thread learns whether sockets
+                // are writable, and renews the budget if none is.
+                self.wake_main();
             }
             if let Some(request) = state.take_job(self.workers - 1) {
                 return request;
-            }
-            if state.copying == 0 && state.waits_for_budget() {
-                // The main thread knows whether sockets are writable, and renews the budget if none
-                // is.
-                self.wake_main();
             }
             state.sleeping += 1;
             state = self.not_empty.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -142,21 +184,21 @@ impl Queue {
         }
     }
 
-    /// Worker: returns the part of the budget that a read or a computation did not use.
+    /// Worker: returns the part of its reserved budget that a read does not need. Another worker can
+    /// then read while this one processes.
     pub fn return_budget(&self, bytes: usize) {
-        lock(&self.state).input_budget += bytes;
-    }
-
-    /// Worker: takes from the budget what the input costs beyond its bytes.
-    pub fn charge(&self, bytes: usize) {
-        let mut state = lock(&self.state);
-        state.input_budget = state.input_budget.saturating_sub(bytes);
+        lock(&self.state).used -= bytes;
     }
 
     /// Worker: queues a computation behind those of other clients.
     pub fn compute(&self, job: Job) {
         lock(&self.state).jobs.push_back(job);
         self.not_empty.notify_one();
+    }
+
+    /// Worker: queues the rest of a read, to be processed within the budget.
+    pub fn process(&self, rest: Rest) {
+        lock(&self.state).rests.push_back(rest); // this worker calls `next` in any case
     }
 
     /// Worker: asks for a request with the key [`TIMER`] at `deadline` or earlier.
@@ -181,36 +223,39 @@ impl State {
         }
     }
 
-    fn has_budget(&self) -> bool {
-        self.input_budget >= READ_SIZE
+    /// Returns whether a request waits that can produce lines.
+    fn has_input(&self) -> bool {
+        !self.reads.is_empty() || !self.rests.is_empty()
     }
 
-    fn waits_for_budget(&self) -> bool {
-        let has_input = !self.reads.is_empty() || !self.jobs.is_empty();
-        has_input && !self.has_budget()
-    }
-
-    fn take_read_or_write(&mut self) -> Option<Request> {
-        if self.has_budget() {
-            if let Some(key) = self.reads.pop_front() {
-                self.queued_reads.remove(&key);
-                self.input_budget -= READ_SIZE;
-                self.copying += 1;
-                return Some(Request::Read(key));
-            }
+    /// Takes a request that can produce lines, within the budget, and reserves [`READ_SIZE`] for
+    /// it.
+    fn take_input(&mut self) -> Option<Request> {
+        if self.used + READ_SIZE > INPUT_BUDGET || !self.has_input() {
+            return None;
         }
-        let key = self.writes.pop_front()?;
-        self.copying += 1;
-        Some(Request::Write(key))
+        self.used += READ_SIZE;
+        if let Some(rest) = self.rests.pop_front() {
+            return Some(Request::Process(rest));
+        }
+        let key = self.reads.pop_front()?;
+        self.queued_reads.remove(&key);
+        Some(Request::Read(key))
+    }
+
+    fn take_write(&mut self) -> Option<Request> {
+        self.writes.pop_front().map(Request::Write)
     }
 
     fn take_job(&mut self, most: usize) -> Option<Request> {
-        if self.computing == most || !self.has_budget() {
+        if self.computing == most {
             return None;
         }
         let job = self.jobs.pop_front()?;
-        self.input_budget -= READ_SIZE;
         self.computing += 1;
         Some(Request::Compute(job))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use common::{Accepted, accept, lock, read};
 use log::{error, info, warn};
 
 use crate::connection::Connection;
-use crate::queue::{Job, Request, Work};
+use crate::queue::{Finished, Job, Request, Rest, Work};
 use crate::{LISTENER, Server, TIMER};
 
 /// The most connections accepted per request, so that a burst does not delay existing clients.
@@ -29,6 +29,10 @@ pub struct Worker {
     server: &'static Server,
     buffer: [u8; READ_SIZE],
     effects: Effects,
+    /// Bytes of input that this request has processed.
+    processed: usize,
+    /// How much of the reserved budget this request has returned.
+    returned: usize,
     /// This request has closed a connection.
     has_closed: bool,
 }
@@ -37,7 +41,7 @@ impl Worker {
     /// Starts a worker. It ends with the process.
     pub fn start(server: &'static Server, number: usize) -> io::Result<()> {
         let (buffer, effects) = ([0; READ_SIZE], Effects::default());
-        let worker = Self { server, buffer, effects, has_closed: false };
+        let worker = Self { server, buffer, effects, processed: 0, returned: 0, has_closed: false };
         thread::Builder::new().name(format!("worker-{number}")).spawn(|| worker.work())?;
         Ok(())
     }
@@ -46,19 +50,22 @@ impl Worker {
         let mut finished = None;
         loop {
             let (work, result) = match self.server.queue.next(finished) {
-                Request::Read(LISTENER) => (Work::Copy, self.accept_some()),
-                Request::Read(TIMER) => (Work::Copy, self.on_timeout()),
-                Request::Read(key) => (Work::Copy, self.on_readable(Id(key as u64))),
-                Request::Write(key) => (Work::Copy, self.on_writable(Id(key as u64))),
-                Request::Compute(job) => (Work::Computation, self.compute(&job)),
+                Request::Read(LISTENER) => (Work::Input, self.accept_some()),
+                Request::Read(TIMER) => (Work::Input, self.on_timeout()),
+                Request::Read(key) => (Work::Input, self.on_readable(Id(key as u64))),
+                Request::Process(rest) => (Work::Input, self.process_rest(&rest)),
+                Request::Write(key) => (Work::Write, self.on_writable(Id(key as u64))),
+                Request::Compute(job) => (Work::Computation, self.compute(job)),
             };
             let result = result.and_then(|()| self.resume_accepting());
-            // Errors of a connection end that connection. This is an error of the poller.
+            // This is an error of the poller. Errors of a connection have been handled above: they
+            // close that connection.
             if let Err(error) = result {
                 error!("epoll_ctl: {error}");
                 process::exit(1);
             }
-            finished = Some(work);
+            let cost = self.effects.take_charge(mem::take(&mut self.processed));
+            finished = Some(Finished { work, returned: mem::take(&mut self.returned), cost });
         }
     }
 
@@ -79,7 +86,8 @@ impl Worker {
         self.server.register_listener()
     }
 
-    /// Adds a client to the room, and registers it to be read from (1).
+    /// Adds a client to the room, and adds its socket to the poller (1). The greeting is output, so
+    /// `apply_effects` registers it for reading and writing.
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let id = lock(&self.server.room).join(Instant::now(), &mut self.effects);
         match Connection::new(stream, peer, id, self.server.poller) {
@@ -119,23 +127,19 @@ impl Worker {
             return Ok(());
         }
         match read(&connection.stream, &mut self.buffer) {
-            Ok(count) => {
-                let length = count.unwrap_or(0);
-                self.server.queue.return_budget(READ_SIZE - length);
-                match count {
-                    None => {} // another worker has read it
-                    Some(0) => {
-                        connection.update(|state| state.read = false)?;
-                        self.server.process(&connection, None, &mut self.effects)?;
-                        // If the client has not only finished but is gone, this write fails.
-                        self.write(&connection)?;
-                    }
-                    Some(count) => {
-                        let input = Some(&self.buffer[..count]);
-                        self.server.process(&connection, input, &mut self.effects)?;
-                    }
-                }
-                self.server.queue.charge(self.effects.take_charge(length) - length);
+            Ok(None) => {} // another worker has read it
+            Ok(Some(0)) => {
+                connection.update(|state| state.read = false)?;
+                self.server.process(&connection, None, &mut self.effects)?;
+                // If the client has not only finished but is gone, this write fails.
+                self.write(&connection)?;
+            }
+            Ok(Some(count)) => {
+                self.processed = count;
+                self.returned = READ_SIZE - count;
+                self.server.queue.return_budget(self.returned);
+                let input = Some(&self.buffer[..count]);
+                self.server.process(&connection, input, &mut self.effects)?;
             }
             Err(error) => self.fail(&connection, &error),
         }
@@ -143,16 +147,23 @@ impl Worker {
         connection.update(|state| state.claimed = false)
     }
 
-    /// Computes, with nothing locked. Then processes the input that waited for the result.
-    fn compute(&mut self, job: &Job) -> io::Result<()> {
-        let connection = &job.connection;
-        let result = job.computation.run();
+    /// Computes, with nothing locked. The input that waited for the result goes back to the queue,
+    /// because of the budget.
+    fn compute(&mut self, job: Job) -> io::Result<()> {
+        let Job { connection, computation, rest } = job;
+        let result = computation.run();
         lock(&self.server.room).reply(connection.id, &result, &mut self.effects);
-        let is_computing =
-            self.server.process(connection, job.rest.as_deref(), &mut self.effects)?;
-        let length = job.rest.as_ref().map_or(0, Vec::len);
-        self.server.queue.return_budget(READ_SIZE - length);
-        self.server.queue.charge(self.effects.take_charge(length) - length);
+        self.apply_effects()?;
+        self.server.queue.process(Rest { connection, input: rest });
+        Ok(())
+    }
+
+    /// Processes the rest of a read, after a computation.
+    fn process_rest(&mut self, rest: &Rest) -> io::Result<()> {
+        let connection = &rest.connection;
+        let input = rest.input.as_deref();
+        self.processed = input.map_or(0, <[u8]>::len);
+        let is_computing = self.server.process(connection, input, &mut self.effects)?;
         self.apply_effects()?;
         if is_computing {
             return Ok(());
@@ -218,7 +229,8 @@ impl Worker {
         let closed: Vec<_> = close.drain(..).filter_map(|id| connections.remove(&id)).collect();
         drop(connections);
         for connection in have_output {
-            // No write here: it would delay this worker's other clients. Pitfall: blocking-broadcast
+            // No write here: this worker would then write to all of these clients, one after the
+            // other, instead of sharing the work. Pitfall: blocking-broadcast
             connection.update(|state| state.write = true)?;
         }
         for connection in &closed {

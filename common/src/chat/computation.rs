@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_argument_is_a_number_from_2_to_15_digits() {
+    fn the_argument_is_at_least_2_and_at_most_15_digits_long() {
         for (argument, number) in [("2", 2), ("007", 7), ("999999999999999", MAX_NUMBER)] {
             assert_eq!(Computation::parse(argument), Some(Computation { number }));
         }

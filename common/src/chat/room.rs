@@ -21,7 +21,7 @@ pub struct Room {
     next_id: u64,
     next_guest: u64,
     idle: Option<Duration>,
-    /// A lower bound of all deadlines: postponing one does not update it.
+    /// At or before the earliest deadline: postponing a deadline does not update it.
     next_deadline: Option<Instant>,
     /// Members with more than [`MAX_PENDING`] bytes of output, to be disconnected by this call.
     overflowed: Vec<Id>,
@@ -62,7 +62,8 @@ struct Lines {
 }
 
 impl Room {
-    /// Makes an empty room that disconnects clients after `idle`.
+    /// Makes an empty room. It dismisses a client that sends nothing for `idle`; `None` means
+    /// never.
     #[must_use]
     pub fn new(idle: Option<Duration>) -> Self {
         Self {
@@ -93,12 +94,15 @@ impl Room {
         id
     }
 
-    /// At most [`READ_SIZE`](super::READ_SIZE) bytes have arrived from a client: lines and parts of lines.
+    /// At most [`READ_SIZE`](super::READ_SIZE) bytes have arrived from a client: lines and parts of
+    /// lines.
     ///
-    /// Processes `input` up to its end, or up to a line that asks for a computation. In this case,
-    /// the server calls [`Computation::run`] with the room unlocked, passes the result to
-    /// [`Room::reply`], and calls `input` again with what is left of `input`. Until then, it must
-    /// not pass on newer input of this client, because a client's lines stay in order.
+    /// Processes `input` up to a line that asks for a computation, or up to the end. It ignores the
+    /// rest if the client departs or is disconnected.
+    ///
+    /// For a computation, the server calls [`Computation::run`] with the room unlocked, passes the
+    /// result to [`Room::reply`], and calls `input` again with what is left of `input`. Until then,
+    /// it must not pass on newer input of this client: the lines of a client must stay in order.
     #[must_use]
     pub fn input(
         &mut self,
@@ -128,8 +132,8 @@ impl Room {
         computation
     }
 
-    /// Processes `input`, whatever it is. If a line asks for a computation, returns it, and leaves in
-    /// `input` what must be processed after it. See [`Room::input`].
+    /// Processes `input`, whatever it is. If a line asks for a computation, returns it, and leaves
+    /// in `input` what must be processed after it. See [`Room::input`].
     #[must_use]
     pub fn process(
         &mut self,
@@ -165,8 +169,8 @@ impl Room {
 
     /// A client has sent its FIN. An unterminated last line counts; then the client departs.
     ///
-    /// If the last line asks for a computation, the server proceeds as for [`Room::input`], and calls
-    /// this function again in the end.
+    /// If the last line asks for a computation, the server passes the result to [`Room::reply`],
+    /// and then calls this function again.
     #[must_use]
     pub fn end_of_input(
         &mut self,
@@ -197,7 +201,8 @@ impl Room {
         computation
     }
 
-    /// The connection of a client has failed, and the server closes it.
+    /// The connection of a client has failed. The server closes it by itself: the client is not
+    /// added to [`Effects::close`].
     pub fn disconnect(&mut self, id: Id, effects: &mut Effects) {
         let Some(member) = self.members.remove(&id) else { return };
         if member.is_present() {
@@ -207,11 +212,12 @@ impl Room {
         }
     }
 
-    /// For the writer of a client. Reports that the socket took `written` bytes since the last call,
-    /// and moves the output that is queued now to the end of `output`.
+    /// For the writer of a client. Reports that the socket took `written` bytes since the last
+    /// call, and moves the output that is queued now to the end of `output`.
     ///
     /// `output` belongs to the writer, which removes from it what was written
-    /// ([`write_output`](super::write_output) does that). It still counts as pending until it is reported here.
+    /// ([`write_output`](super::write_output) does that). It still counts as pending until it is
+    /// reported here.
     pub fn take_output(&mut self, id: Id, written: usize, output: &mut Output) -> WriterStep {
         let Some(member) = self.members.get_mut(&id) else { return WriterStep::Close };
         member.pending -= written;
@@ -236,12 +242,13 @@ impl Room {
         self.next_deadline
     }
 
-    /// Closes the connections of departing clients whose time is over, and returns clients that seem
-    /// idle: a limited number, so that the server writes before more of them leave.
+    /// Closes the connections of departing clients whose time is over. Returns the clients that are
+    /// idle at the second look too, at most [`MAX_DISMISSED`]. If there are more,
+    /// [`Room::next_deadline`] has passed already: the server writes, and then calls this again.
     ///
-    /// The room knows only what was passed to [`Room::input`]. So the server must look whether
-    /// input of these clients has arrived in the meantime and waits in the socket or in a queue. It
-    /// calls [`Room::dismiss`] for those that really are idle.
+    /// The room knows only what was passed to [`Room::input`]. So the server must check whether
+    /// unprocessed input of these clients is in the socket or in a queue. It calls
+    /// [`Room::dismiss`] for those that have none.
     #[must_use]
     pub fn expire(&mut self, now: Instant, effects: &mut Effects) -> Vec<Id> {
         let mut idle = Vec::new();
@@ -259,7 +266,7 @@ impl Room {
             }
             if member.seems_idle {
                 if idle.len() == MAX_DISMISSED {
-                    continue; // its deadline stays, so the server calls again at once
+                    continue; // its deadline stays in the past
                 }
                 idle.push(id);
             }
@@ -414,8 +421,8 @@ impl Room {
             }
         }
         self.broadcast(Some(id), lines.broadcast, effects);
-        // A client that is disconnected here leaves, which is a line for all that remain, and can
-        // make the output of others too long in turn.
+        // Each client that is disconnected here causes a line for the others. This line can make
+        // the output of another client too long.
         while !self.overflowed.is_empty() {
             let mut lines = Lines::default();
             for id in mem::take(&mut self.overflowed) {

@@ -69,8 +69,9 @@ impl LineSplitter {
     }
 }
 
-/// Removes the characters that would let a client change how the lines of others look: escape
-/// sequences, text written from right to left over a name, line breaks, invisible characters.
+/// Removes control characters (also escape and line breaks), characters that change the writing
+/// direction, and the most common invisible characters. Without this, a client could change how the
+/// lines of others look.
 ///
 /// A tab becomes a space, so that it still separates words.
 pub fn clean(text: &str) -> Cow<'_, str> {

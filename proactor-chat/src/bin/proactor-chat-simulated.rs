@@ -1,5 +1,5 @@
-//! The Proactor, simulated with synchronous I/O: one thread waits and copies, with epoll. Workers get
-//! completed reads, and only process them.
+//! The Proactor, simulated with synchronous I/O: one thread waits and copies, with epoll. Workers
+//! get completed reads, and only process them.
 //!
 //! ```text
 //!      main thread                   kernel                  workers
@@ -16,20 +16,20 @@
 //! How a line travels: (1) The main thread registers the client's socket, once and for both
 //! directions. (2) It waits. (3) It reads, and hands over the completed read: the bytes. (4) A
 //! worker applies the rules of the room, and replies which clients have output now. (5) The main
-//! thread is notified. (6) It writes all output of a client in one call, and the rest of it when
-//! epoll reports that a full socket is writable again.
+//! thread is notified. (6) It writes the output of a client. If the socket gets full, it
+//! writes the rest when epoll reports that the socket is writable.
 //!
-//! The textbook has the same six steps. This file deviates from it in three points:
+//! The textbook (see `main.rs`) has the same six steps. This file deviates from it in three points:
 //! - It reads once per client and turn, not until EAGAIN: a flood would delay the other clients.
 //! - Workers reply instead of registering sockets for writing, and know nothing about sockets.
 //! - The main thread writes at once, and waits for EPOLLOUT only if the socket is full. This saves
 //!   two system calls per write.
 //!
-//! This is a Proactor although it uses epoll: a Proactor's handler gets what has been read, and cannot
-//! tell by whom. The same workers serve `proactor-chat-uring`, where the kernel completes the reads.
-//! A client that does not read is disconnected when more than 256 KiB are pending for it, a client
-//! that has sent its FIN still gets what is pending, and without free file descriptors accepting
-//! pauses for 100 ms.
+//! This is a Proactor although it uses epoll: its handlers get what has been read, and cannot tell by
+//! whom. The same workers serve `proactor-chat-uring`, where the kernel completes the reads.
+//! A client is disconnected when more than 256 KiB are pending for it. A client that has sent its
+//! FIN still gets what is pending, for at most 10 s. When there is no free file descriptor, the
+//! server stops accepting for up to 100 ms.
 //! The catch: one thread copies for all clients. While it copies for one, all others wait.
 //!
 //! Run: `cargo run -p proactor-chat --bin proactor-chat-simulated`
@@ -79,8 +79,9 @@ const READABLE_OR_WRITABLE: EpollFlags = READABLE.union(EpollFlags::EPOLLOUT);
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// The client is in `ready`, or a worker has its last read. It will be read again without a new
-    /// event. A client has one read in progress, so its lines stay in order.
+    /// The client is in `ready`, or a worker has its last read. It is read again without a new
+    /// event, unless it has sent its FIN. A client has one read in progress, so its lines stay in
+    /// order.
     reading: bool,
     /// Output taken from the room. If it is not empty, the socket is full.
     output: Output,
@@ -94,7 +95,7 @@ struct Server {
     /// Clients to read from, in turn.
     ready: VecDeque<Id>,
     effects: Effects,
-    /// More connections may be waiting. Interest is edge-triggered: no event will say so again.
+    /// More connections may be waiting. Interest is edge-triggered: no event reports them again.
     accept_pending: bool,
     /// When to accept again, after `accept` failed, for example for lack of file descriptors.
     accept_retry: Option<Instant>,
@@ -144,7 +145,6 @@ impl Server {
                 Err(error) => return Err(error).context("epoll_wait"),
             };
             trace!("wait: epoll_wait = {} events", ready.len());
-
             for event in ready {
                 match event.data() {
                     STOP => return Ok(()), // ends the process, and the kernel closes all sockets
@@ -188,7 +188,7 @@ impl Server {
     fn on_event(&mut self, id: Id, event: EpollFlags) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if event != EpollFlags::EPOLLIN && !connection.output.is_empty() {
-            self.effects.write.push(id);
+            self.effects.write.push(id); // EPOLLOUT or an error ends the wait for room
         }
         if event != EpollFlags::EPOLLOUT && !connection.reading {
             connection.reading = true;
@@ -254,7 +254,7 @@ impl Server {
 
     /// Reads from the clients that are ready, once from each, and submits what is complete (3).
     fn read_some(&mut self) {
-        while self.workers.accept_input() {
+        while self.workers.may_submit() {
             let Some(id) = self.ready.pop_front() else { return };
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             match read(&connection.stream, &mut self.buffer) {

@@ -106,7 +106,7 @@ impl Scene {
         self.closed.contains(&id)
     }
 
-    /// Takes the line of which the end has not arrived.
+    /// Takes the line whose end has not arrived.
     fn partial_line(&mut self, id: Id) -> Vec<u8> {
         self.room.members.get_mut(&id).expect("it is a member").lines.finish()
     }
@@ -723,7 +723,27 @@ fn next_deadline_is_never_late() {
     scene.send(a, "hello\n");
     scene.pass(200 * SECOND + SECOND_LOOK);
     assert!(scene.read(b).ends_with("goodbye\n"));
-    assert!(scene.room.next_deadline() <= Some(scene.now + LINGER_TIME));
+    let deadline = scene.room.next_deadline().expect("client a is departing");
+    assert!(deadline <= scene.now + LINGER_TIME);
+}
+
+/// Each dismissal is a line for all that remain. The server writes between two calls.
+#[test]
+fn a_large_room_is_dismissed_in_parts() {
+    let mut scene = scene();
+    let active = scene.join();
+    let idle: Vec<_> = (0..=MAX_DISMISSED).map(|_| scene.join()).collect();
+    scene.now += 300 * SECOND;
+    assert_eq!(scene.room.expire(scene.now, &mut scene.effects), []);
+    scene.send(active, "x");
+    scene.now += SECOND_LOOK;
+    for part in idle.chunks(MAX_DISMISSED) {
+        assert!(scene.room.next_deadline().is_some_and(|deadline| deadline <= scene.now));
+        assert_eq!(scene.room.expire(scene.now, &mut scene.effects), part);
+    }
+    assert!(scene.room.next_deadline() > Some(scene.now));
+    let longest = "* abcdefghijklmnop left\n".len();
+    assert!(MAX_DISMISSED * longest < MAX_PENDING / 10);
 }
 
 #[test]
