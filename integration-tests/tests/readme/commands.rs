@@ -114,7 +114,10 @@ fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
     let command = &steps.last().context("no command")?.command;
     match without_variables(command).split(' ').collect::<Vec<_>>().as_slice() {
         ["cargo", "run", ..] => match Run::parse(command, workspace)? {
-            Some(run) if ["bench", "trace", "contract"].contains(&run.binary.package.as_str()) => {
+            Some(run)
+                if ["bench", "contract", "take", "trace"]
+                    .contains(&run.binary.package.as_str()) =>
+            {
                 tools::works(&run, workspace)
             }
             Some(run) if run.binary.package == "pitfalls" => {

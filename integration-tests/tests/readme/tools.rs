@@ -1,4 +1,4 @@
-//! The commands of `bench`, `trace` and `contract`.
+//! The commands of `bench`, `trace`, `contract` and `take`.
 //!
 //! A trace is really taken. A command that would overwrite the figures of the documentation
 //! writes to another folder instead, and only for one server. A full benchmark takes minutes, so
@@ -84,6 +84,11 @@ pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
             let both = ["wait", "copy"].iter().all(|phase| output.stdout.contains(phase));
             ensure!(both, "no wait or no copy in {:?}", output.stdout);
             Ok(())
+        }
+        ("take", [server, _, options @ ..]) => {
+            let arguments = format!("{} {server}", options.join(" "));
+            check_success(&output(run, arguments.trim(), Some(out.path()))?)?;
+            check_file(out.path(), "src/main.rs")
         }
         other => bail!("what should {other:?} print? Add it to tests/readme/tools.rs"),
     }
