@@ -1,11 +1,14 @@
 //! poll: each wait passes a list of sockets to the kernel, and the kernel marks in it the sockets
 //! that are ready.
 //!
-//! ```text application kernel (1) poll([listener, stop, 7, 8, 9 …]) ────▶ ┐ checks all sockets of
-//! the list, asleep │ wait: until a socket of the list is ready, (2) 1 is ready, and 8 is marked
-//! ◀────────────────── ┘ checks all of them again (3) read(8) ──────────────────────────────▶ ┐
-//! copy: the data is already there, 6 bytes ◀─────────────────────────── ┘ so the read does not
-//! block (4) write(8) ─────────────────────────────▶ copy: as much as the send buffer takes
+//! ```text
+//!      application                              kernel
+//!  (1) poll([listener, stop, 7, 8, 9 …]) ────▶  ┐ checks all sockets of the list,
+//!        asleep                                 │ wait: until a socket of the list is ready,
+//!  (2) 1, and 8 is marked ◀──────────────────   ┘ checks all of them again
+//!  (3) read(8) ──────────────────────────────▶  ┐ copy: the data is already there,
+//!        6 bytes ◀───────────────────────────   ┘ so the read does not block
+//!  (4) write(8) ─────────────────────────────▶    copy: as much as the send buffer takes
 //! ```
 //!
 //! How a message travels: (1) One thread waits for all sockets at once. (2) The kernel returns how

@@ -243,7 +243,7 @@ impl Room {
     }
 
     /// Closes the connections of departing clients whose time is over. Returns the clients that are
-    /// idle at the second look too, at most [`MAX_DISMISSED`]. If there are more,
+    /// idle at the second look too, at most `MAX_DISMISSED`. If there are more,
     /// [`Room::next_deadline`] has passed already: the server writes, and then calls this again.
     ///
     /// The room knows only what was passed to [`Room::input`]. So the server must check whether
