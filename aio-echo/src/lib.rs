@@ -20,8 +20,8 @@
 //! - An operation that waits occupies a helper. See [`set_max_helpers`] for how many there are, and
 //!   [`can_start_threads`] and [`InFlight::is_started`] for a system that does not permit as many.
 //! - Neither `close(2)` nor `aio_cancel(3)` stops an operation that a helper has started.
-//!   `shutdown(2)` completes it. A program that needs this shares the socket:
-//!   `Idle<Arc<TcpStream>>`. Pitfall: aio-close-in-flight
+//!   `shutdown(2)` completes it. To call `shutdown` while an operation is in flight, keep a second
+//!   reference to the socket: `Idle<Arc<TcpStream>>`. Pitfall: aio-close-in-flight
 
 use std::collections::TryReserveError;
 use std::io;
@@ -37,7 +37,7 @@ use nix::sys::signal::{SigEvent, SigevNotify, Signal};
 
 /// Time after which an operation that no helper has started is submitted again.
 pub const START_RETRY: Duration = Duration::from_millis(100);
-/// How often an operation is submitted again before it fails.
+/// How many times an operation is submitted again before it fails.
 const MAX_RETRIES: u32 = 50;
 /// Memory in bytes that must remain available when a client is admitted.
 const MEMORY_RESERVE: usize = 1024 * 1024;
@@ -55,7 +55,7 @@ pub struct InFlight<S = TcpStream> {
     operation: NonNull<Operation<S>>,
     /// When it was submitted. `None` once a helper is known to have started it.
     submitted: Option<Instant>,
-    /// How often it was submitted again, because no helper had started it.
+    /// How many times it was submitted again, because no helper had started it.
     retries: u32,
 }
 
@@ -76,11 +76,12 @@ impl<S: AsFd + 'static> Idle<S> {
     /// Creates an operation on `socket`, which must be blocking. The process gets `signal` each time
     /// the operation completes.
     ///
-    /// The signal is only a notification: look at all operations in flight when it arrives. The type
-    /// has no real-time signals, which could carry the identity of the operation. Their queue is
-    /// limited (`RLIMIT_SIGPENDING`, shared by all processes of the user), and if it is full, glibc
-    /// replaces the result of the operation with EAGAIN, and the data that was read is lost. A
-    /// standard signal does not queue: several completions become one signal, but never none.
+    /// The signal is only a notification: look at all operations in flight when it arrives. nix's
+    /// `Signal` does not include real-time signals, which could carry the identity of the
+    /// operation. Their queue is limited (`RLIMIT_SIGPENDING`, shared by all processes of the
+    /// user), and if it is full, glibc replaces the result of the operation with EAGAIN, and the
+    /// data that was read is lost. A standard signal does not queue: several completions become one
+    /// signal, but never none.
     #[must_use]
     pub fn new(socket: S, buffer: Vec<u8>, signal: Signal) -> Self {
         // SAFETY: aiocb is a C struct of integers and pointers, for which all zeros is valid.
@@ -190,8 +191,8 @@ impl<S> InFlight<S> {
     /// Returns whether a helper is known to have started the operation.
     ///
     /// If glibc cannot create a helper, it does not report that: as long as it has any helper, it
-    /// queues the operation, and starts it when one of the others has completed. If the others all
-    /// wait for clients that send nothing, the operation never starts. Only a new submission makes
+    /// queues the operation, and starts it when another operation has completed. If all other
+    /// operations wait for clients that send nothing, it never starts. Only a new submission makes
     /// glibc try again.
     #[must_use]
     pub fn is_started(&self) -> bool {
@@ -310,7 +311,8 @@ pub fn can_start_threads(count: usize) -> bool {
 /// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated, too.
 ///
 /// Rust ends the process when an allocation fails; only the `try_` functions return an error. The
-/// reserve keeps memory for the many small allocations that do not use them.
+/// reserve leaves memory for the many small allocations that do not go through the `try_`
+/// functions.
 ///
 /// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
 /// and `free` returns them to the system. On the heap they would stay: the heap shrinks only from its

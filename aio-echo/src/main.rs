@@ -10,18 +10,20 @@
 //!  (4) aio_write(8, buffer) ───▶  write(8) ──────────────────▶    copy: blocks until all is written
 //! ```
 //!
-//! This is completion: the signal arrives after the second phase. With SIGIO, it arrives after the
-//! first one (readiness), and the process then copies by itself.
+//! This is completion: the signal arrives after the copy. With SIGIO, it arrives after the wait
+//! (readiness), and the process then copies by itself.
 //!
 //! How a message travels: (1) The server submits a read. From now on, socket and buffer belong to
-//! glibc. (2) One thread waits for the signal, for new clients, and for the end. (3) The signal does
-//! not say which operation has completed, so the server asks all of them. A completed one gives
-//! socket and buffer back. (4) The server submits a write of the message, and then goes back to (1).
+//! glibc. (2) One thread waits for the signal, for new clients, and for SIGINT or SIGTERM. (3) The
+//! signal does not say which operation has completed, so the server asks all of them. A completed
+//! one gives socket and buffer back. (4) The server submits a write of the message, and then goes
+//! back to (1).
 //!
 //! The catch: each operation occupies a thread of glibc. If glibc cannot create one, it reports no
 //! error, and the operation waits until another one completes, which may be never. So the server
-//! admits a client only if one more thread can be started. (5) Until a thread is known to have started
-//! it, the server asks every `START_RETRY`, and the library submits the operation again.
+//! admits a client only if one more thread can be started. (5) Until a thread is known to have
+//! started an operation, the server checks it every `START_RETRY`, and the library submits it
+//! again.
 //!
 //! Run: `cargo run -p aio-echo`
 //!
@@ -37,9 +39,9 @@
 //! clients it makes 12 system calls per message (epoll-echo: 2.0) and uses twice epoll-echo's CPU.
 //! With one busy and 900 idle clients it uses twenty times the CPU, because of (3) (docs/benchmarks:
 //! 64 active, 1+900).
-//! Limits: glibc only. A connection occupies a thread and a buffer, 16 KiB even when idle. The server
-//! refuses the 1025th client, and an earlier one if the system has no more threads or memory.
-//! So 1024 silent clients keep others out.
+//! Limits: glibc only. A connection occupies a thread and a buffer: together 16 KiB of memory even
+//! when idle. The server refuses the 1025th client, and an earlier one if the system has no more
+//! threads or memory. So 1024 silent clients keep others out.
 //! Compare with: `sigio-echo/src/main.rs` (a signal for readiness), `blocking-echo/src/main.rs` (the
 //! same threads), `uring-echo/src/main.rs` (completion without threads).
 

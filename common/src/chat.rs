@@ -79,9 +79,9 @@ const MAX_DISCARDED: usize = 1024 * 1024;
 /// read the client's input. The second look gives the server time to read it.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
-/// The most clients that [`Room::expire`] returns at once. Then the server first writes. Each of them
-/// is a line for all clients that remain. If a large room became idle at once, these lines would
-/// exceed [`MAX_PENDING`].
+/// The most clients that [`Room::expire`] returns at once. The server writes before it calls
+/// `expire` again. Each client that leaves causes a line for all clients that remain. If a large
+/// room became idle at once, these lines would exceed [`MAX_PENDING`].
 const MAX_DISMISSED: usize = 64;
 
 /// The address on which a chat server listens.

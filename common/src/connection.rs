@@ -1,5 +1,5 @@
 //! An echo connection on a non-blocking socket. The servers with select, poll and level-triggered
-//! epoll differ in how they wait. The copy, from the kernel to the process, is the same: it is here.
+//! epoll differ in how they wait. The copy, to the process and back, is the same: it is here.
 //!
 //! A comment `Pitfall: NAME` marks a line that avoids a classic mistake. The small server
 //! `pitfalls/src/bin/NAME.rs` makes that mistake.
@@ -12,7 +12,7 @@ use log::{info, trace};
 
 /// Size of the read buffer in bytes, and so the most output that a connection can have pending.
 ///
-/// Large enough that a bulk transfer needs few system calls; small enough that a step takes not long.
+/// Large enough that a bulk transfer needs few system calls; small enough that a step is short.
 pub const BUFFER_SIZE: usize = 64 * 1024;
 
 /// The result of one [`Connection::step`]: what happened, and what to wait for next.

@@ -1,12 +1,11 @@
 //! What the servers share: the command line, the log, sockets, signals, and the rules of the chat
-//! room. Each server has its wait in its own file. (Only [`accept`] sleeps here, if the listener is
-//! blocking.)
+//! room. Each server has its wait in its own file. (Only [`accept`] can sleep here.)
 //!
 //! - [`run`] handles the command line, the log, and errors at start. [`prepare`] and [`fail`] are parts
 //!   of it, for programs with a command line of their own.
-//! - [`listen`] opens the listening socket ([`listen_shared`] several of one address), [`accept`]
-//!   takes a connection from it, and [`announce`] prints that the server listens. [`bind_udp`]
-//!   opens a socket for datagrams.
+//! - [`listen`] opens the listening socket ([`listen_shared`] opens several on the same address),
+//!   [`accept`] takes a connection from it, and [`announce`] prints that the server listens.
+//!   [`bind_udp`] opens a socket for datagrams.
 //! - [`Connection`] is an echo connection on a non-blocking socket. [`read`] and [`write()`] are its
 //!   two system calls.
 //! - [`stop_socket`], [`stop_flag`] and [`exit_on_stop`] are three ways to handle SIGINT and

@@ -13,9 +13,9 @@ use log::{info, warn};
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-/// The most established connections that the kernel queues until the server accepts them, if
-/// `net.core.somaxconn` is not lower. A burst of connections overflows std's 128: the kernel then
-/// drops SYNs, and these clients wait a second or more until they send them again.
+/// The connections that the kernel queues until the server accepts them, at most (see also
+/// `net.core.somaxconn`). A burst overflows std's 128: the kernel then drops SYNs, and these
+/// clients wait a second or more until they send them again.
 const BACKLOG: i32 = 4096;
 
 /// The most failed connections that one call of [`accept`] skips.

@@ -1,4 +1,4 @@
-//! A stderr that never blocks the process that logs.
+//! A stderr that does not block the process that logs, except in two rare cases.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;

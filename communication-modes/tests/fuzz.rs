@@ -1,5 +1,5 @@
 //! Properties of the parsers that hold for any input: the NATS protocol, and the heads of HTTP
-//! requests. proptest makes up the inputs, and reduces one that fails to a small one.
+//! requests. proptest makes up the inputs, and shrinks a failing input to a small one.
 //!
 //! `PROPTEST_CASES=100000 cargo test --release -p communication-modes fuzz` tries more of them.
 
@@ -17,7 +17,8 @@ use proptest::sample::select;
 const MAX_PAYLOAD: usize = 40;
 
 fn config() -> ProptestConfig {
-    let default = ProptestConfig::default(); // has read PROPTEST_CASES
+    // The default has read PROPTEST_CASES. A failure is printed, and not written to a file.
+    let default = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     if env::var_os("PROPTEST_CASES").is_some() {
         default
     } else {
@@ -59,11 +60,16 @@ fn messages(bytes: &[u8], sizes: &[usize]) -> Vec<String> {
     loop {
         let message = next_message(&mut input);
         let is_last = !matches!(&message, Ok(Some(_)));
-        messages.push(format!("{message:?}"));
+        messages.push(text(message));
         if is_last {
             return messages;
         }
     }
+}
+
+/// Without the backtrace of an error, which differs.
+fn text(result: anyhow::Result<impl std::fmt::Debug>) -> String {
+    result.map_or_else(|error| format!("{error:#}"), |value| format!("{value:?}"))
 }
 
 fn next_message(input: &mut BufReader<Pieces<'_>>) -> anyhow::Result<Option<(String, Vec<u8>)>> {
@@ -158,7 +164,7 @@ fn http_request() -> impl Strategy<Value = Vec<u8>> {
 fn verdict(bytes: &[u8], sizes: &[usize]) -> (String, Option<Request>) {
     match read_request(&mut pieces(bytes, sizes)) {
         Ok(request) => (String::new(), Some(request)),
-        Err(error) => (format!("{error:?}"), None),
+        Err(error) => (format!("{error:#}"), None),
     }
 }
 

@@ -16,7 +16,7 @@
 //! the sockets that are ready, no matter how many others are idle. (3) The server reads once and
 //! (4) writes once. (5) Bytes that the socket does not take are pending output. Until they are
 //! written, the server watches this socket for writing and not for reading. The server reads only
-//! while nothing is pending. So nothing is pending at EOF, and it closes the connection.
+//! while nothing is pending. So at EOF nothing is pending, and the server closes the connection.
 //!
 //! The catch: one thread serves all ready sockets one after the other, so a slow step delays the
 //! rest. A step is therefore short: at most one write of pending output, one read, and one write.

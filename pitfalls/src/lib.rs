@@ -81,7 +81,7 @@ fn spawn(
 /// Serves all connections in one thread, like `epoll-echo`. `new` gets a non-blocking socket and
 /// returns the state of its connection. `on_ready` gets that state when epoll reports an event, and
 /// returns whether to keep the connection. An error of `on_ready` closes the connection. An error
-/// of `new` ends the server.
+/// of `new` refuses that connection.
 ///
 /// # Errors
 /// The server cannot listen on `addr`, or cannot create an epoll instance.

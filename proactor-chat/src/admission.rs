@@ -13,8 +13,8 @@ use log::warn;
 use crate::MAX_CLIENTS;
 use crate::connection::Connection;
 
-/// How long a connection waits for a place before it is refused. Clients can have left of which the
-/// worker does not know yet.
+/// How long a connection waits for a place before it is refused. Meanwhile the worker may learn
+/// that other clients have left.
 const ADMISSION_TIMEOUT: Duration = Duration::from_millis(500);
 /// Threads that are not helpers: the main thread, the worker, the calculator.
 const OWN_THREADS: usize = 3;

@@ -30,7 +30,8 @@ impl Calculator {
                 let result = job.computation.run();
                 // This fails only at the end of the process.
                 let _ = new_results.send((job, result));
-                // This fails if the socket is full. Then it is readable, which is enough.
+                // This fails if the socket pair is full. Then the worker's end is readable, which
+                // is enough.
                 let _ = waker.write(b"!");
             }
         })?;

@@ -23,8 +23,9 @@ pub const COMPLETED: Signal = Signal::SIGUSR1;
 /// How long a write may wait for room in the socket. When the input budget is used up, the worker
 /// waits for such writes before it processes more input.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(10);
-/// The timeout after a write that ran into the first one. The worker does not wait for such a
-/// client. The timeout lets the worker add new output to the write.
+/// The timeout of the next write to a client whose last write ran into `WRITE_TIMEOUT`. The worker
+/// does not wait for such a client. When this timeout ends the write, the worker starts a new one,
+/// which includes the output that came since.
 const SLOW_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A write takes whole blocks, until it has at least this many bytes.
 const WRITE_SIZE: usize = 64 * 1024;
@@ -174,7 +175,7 @@ impl Connection {
     /// The helper of a read in flight takes input from the socket as soon as it arrives. So the
     /// socket can be empty because a helper has taken the input after the worker called
     /// `finish_read`. Then the read is completed, or will be in a moment. This moment does no harm:
-    /// the room looks twice, so only input that is late can arrive in it.
+    /// it is after the second look, so input that arrives in it is later than the idle time allows.
     pub fn has_unread_input(&self) -> bool {
         match &self.reader {
             Side::InFlight(read) => has_unread_input(&self.socket) || read.is_completed(),

@@ -103,7 +103,8 @@ impl Connection {
         }
     }
 
-    /// Returns whether the connection waits for its operations in order to be dropped.
+    /// Returns whether the connection has been shut down. It is dropped when its operations have
+    /// completed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed

@@ -91,8 +91,8 @@ impl Workers {
     }
 
     /// Takes what the workers have done: step (5) in `proactor-chat-simulated.rs`. Adds what the
-    /// room asks for to `effects`. Returns the clients whose input has been processed, with the
-    /// buffer that it was in.
+    /// room asks for to `effects`. Returns the clients from which the server may read again, with
+    /// their buffers: the input has been processed, and no failure waits.
     pub fn take_replies(&mut self, effects: &mut Effects) -> Vec<(Id, Vec<u8>)> {
         let mut chat = lock(&self.pool.chat);
         effects.write.append(&mut chat.effects.write);

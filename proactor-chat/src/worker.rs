@@ -83,7 +83,7 @@ impl Worker {
             self.admission.is_waiting() || self.connections.values().any(Connection::is_unstarted);
         let next_look = must_look_again.then_some(now + START_RETRY);
         let deadline = [self.room.next_deadline(), next_look].into_iter().flatten().min();
-        // Rounded up, because a timeout of zero would mean to wait for ever.
+        // Rounded up, because `set_read_timeout` refuses a timeout of zero.
         let timeout =
             deadline.map(|at| at.saturating_duration_since(now) + Duration::from_millis(1));
         let _ = self.wake.set_read_timeout(timeout); // fails only for a timeout of zero

@@ -6,9 +6,9 @@
 //!
 //! - **Reads have a budget**, [`INPUT_BUDGET`]. Without a budget, three workers could read so much
 //!   before they write that the room would take a client for one that does not read. When the
-//!   budget is used up, workers write and compute, and do not read. The main thread renews it when
-//!   a wait that began while no worker read or wrote reports no writable socket: then all output
-//!   has been written, or its socket is full.
+//!   budget is used up, workers write and compute, and do not read. The main thread renews it after
+//!   a wait that reports no writable socket, if no worker read or wrote when the wait began or
+//!   during it. Then all output has been written, or is for sockets that are full.
 //! - **At most two of the three workers compute at a time.** So reads and writes never wait for
 //!   computations.
 
@@ -184,8 +184,9 @@ impl Queue {
         }
     }
 
-    /// Worker: returns the part of its reserved budget that a read does not need. Another worker can
-    /// then read while this one processes.
+    /// Worker: returns the part of its reserved budget that a read does not need. A worker that
+    /// asks for its next request can then read while this one processes. It does not wake a
+    /// sleeping worker.
     pub fn return_budget(&self, bytes: usize) {
         lock(&self.state).used -= bytes;
     }

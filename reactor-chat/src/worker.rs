@@ -29,7 +29,8 @@ pub struct Worker {
     server: &'static Server,
     buffer: [u8; READ_SIZE],
     effects: Effects,
-    /// Bytes of input that this request has processed.
+    /// Bytes of input that this request has passed to the room, including a rest that waits for a
+    /// computation.
     processed: usize,
     /// How much of the reserved budget this request has returned.
     returned: usize,

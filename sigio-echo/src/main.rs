@@ -23,7 +23,7 @@
 //! The catch: SIGIO is edge-triggered. It reports that something has happened, not that data is
 //! there. And it does not queue: many messages on many connections can be one SIGIO. So try every
 //! socket, and read until EAGAIN: data that is left is announced only when more arrives. And read
-//! once after setting `O_ASYNC`: data that arrived before that has raised no signal.
+//! once after setting `O_ASYNC`: data that was there already has raised no signal.
 //!
 //! Run: `cargo run -p sigio-echo`
 //!
@@ -124,9 +124,10 @@ impl Server {
                 self.try_connections();
             }
             if mem::take(&mut self.unfinished) {
-                // (5) Unread data is left, and no further signal will announce it. `raise` makes
-                // one: SIGIO is blocked now, so it stays pending, and `sigsuspend` returns at once.
-                // (`sigsuspend` cannot be skipped: only there are SIGINT and SIGTERM unblocked.)
+                // (5) Data or connections may be left, and no further signal will announce them.
+                // `raise` makes one: SIGIO is blocked now, so it stays pending, and `sigsuspend`
+                // returns at once. (`sigsuspend` cannot be skipped: only there are SIGINT and
+                // SIGTERM unblocked.)
                 raise(Signal::SIGIO)?;
             }
             if self.accept_paused {
@@ -160,7 +161,8 @@ impl Server {
             // ENOMEM: the kernel has no memory for the registration.
             return warn!("{peer} refused: {error:#}");
         }
-        // Data that arrived before that raised no signal. `try_connections` runs next and reads it.
+        // Data that arrived before `enable_sigio` raised no signal. `try_connections` runs next and
+        // reads it.
         // Pitfall: before-o-async
         self.connections.push(Connection { stream, peer, pending: Vec::new(), offset: 0 });
     }

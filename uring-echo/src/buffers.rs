@@ -27,7 +27,8 @@ pub struct Buffers {
     size: usize,
     /// A power of two, as the kernel demands.
     count: u16,
-    /// How many entries have ever been written. The kernel reads entries up to this one.
+    /// How many entries have been written, modulo 65,536. The kernel reads the entries before this
+    /// index.
     tail: u16,
     available: usize,
 }
@@ -43,7 +44,7 @@ impl Buffers {
     /// Allocates `count` buffers of `size` bytes, and registers them with `ring`.
     ///
     /// # Errors
-    /// The kernel does not permit it. The message names the call and the usual reason.
+    /// The kernel does not permit it. The message names the call.
     pub fn register(ring: &IoUring, count: u16, size: usize) -> anyhow::Result<Self> {
         let entries = map(usize::from(count) * size_of::<BufRingEntry>())?.cast();
         let memory = map(usize::from(count) * size)?.cast();
@@ -67,8 +68,8 @@ impl Buffers {
         receive.flags(squeue::Flags::BUFFER_SELECT)
     }
 
-    /// Makes a send of the buffer that does not wait for space (`MSG_DONTWAIT`): it sends less then, or
-    /// fails with EAGAIN.
+    /// Makes a send of the buffer. It does not wait for space (`MSG_DONTWAIT`): if space is short,
+    /// it sends only a part, or fails with EAGAIN.
     #[must_use]
     pub fn send(&self, fd: Fd, filled: &Filled) -> squeue::Entry {
         let bytes = self.bytes(filled);

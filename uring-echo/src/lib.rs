@@ -163,7 +163,8 @@ pub fn accept_result(result: io::Result<usize>) -> Option<Accepted> {
 /// Allocates a buffer with `size` bytes of capacity, if a reserve of 1 MiB could be allocated, too.
 ///
 /// Rust ends the process when an allocation fails; only the `try_` functions return an error. The
-/// reserve keeps memory for the many small allocations that do not use them.
+/// reserve leaves memory for the many small allocations that do not go through the `try_`
+/// functions.
 ///
 /// malloc maps the buffer separately (`mallopt`). Its pages then cost nothing until they are used,
 /// and `free` returns them to the system. On the heap they would stay: the heap shrinks only from its
@@ -183,9 +184,9 @@ pub fn allocate_buffer(size: usize) -> Result<Vec<u8>, TryReserveError> {
     Ok(buffer)
 }
 
-/// Returns a copy of what a send of `bytes` has left.
+/// Returns a copy of the bytes that a send of `bytes` did not send.
 ///
-/// A send has left everything if it found no space (EAGAIN), or if SIGSTOP interrupted it (EINTR).
+/// Nothing was sent if it found no space (EAGAIN), or if SIGSTOP interrupted it (EINTR).
 ///
 /// # Errors
 /// The send has failed, or there is no memory for the copy.

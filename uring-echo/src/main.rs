@@ -11,8 +11,8 @@
 //!  (4) send(8, buffer) ── queue ─────────────▶    copy, when there is room; completion
 //! ```
 //!
-//! This is completion: the kernel notifies the process after the second phase. epoll and SIGIO
-//! notify it after the first one (readiness), and the process then copies by itself.
+//! This is completion: the kernel notifies the process after the copy. epoll and SIGIO notify it
+//! after the wait (readiness), and the process then copies by itself.
 //!
 //! How a message travels: (1) The server queues a receive into the connection's buffer. Queuing is
 //! not a system call. (2) One call submits all queued operations, for any number of sockets, and

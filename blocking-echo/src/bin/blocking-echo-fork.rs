@@ -19,7 +19,8 @@
 //!
 //! The catch: after `fork`, both processes have the listener and the connection open, so each must
 //! close the one that it does not use. A child that has ended must not stay a zombie. A child must
-//! end when its parent ends, because nothing else would end it.
+//! end when its parent ends. Otherwise it would run until its client disconnects, which may be
+//! never.
 //!
 //! Run: `cargo run -p blocking-echo --bin blocking-echo-fork`
 //!
@@ -97,8 +98,8 @@ fn serve(listener: TcpListener) -> ! {
                 Err(error) => warn!("{peer} refused: fork: {error}"),
             },
             // `accept` has failed and would fail again at once, so this thread sleeps: an immediate
-            // retry would keep a core busy. (WouldBlock: a process that has inherited the listener
-            // has made it non-blocking.) Pitfall: accept-spins
+            // retry would keep a core busy. (WouldBlock is not expected: nothing makes this
+            // listener non-blocking.) Pitfall: accept-spins
             Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }

@@ -67,8 +67,8 @@ fn serve(listener: &TcpListener) -> ! {
         match accept(listener) {
             Accepted::Connection(stream, peer) => serve_client(&stream, peer),
             // `accept` has failed and would fail again at once, so this thread sleeps: an immediate
-            // retry would keep a core busy. (WouldBlock: a process that has inherited the listener
-            // has made it non-blocking.) Pitfall: accept-spins
+            // retry would keep a core busy. (WouldBlock is not expected: nothing makes this
+            // listener non-blocking.) Pitfall: accept-spins
             Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
         }
     }

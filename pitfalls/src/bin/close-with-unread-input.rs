@@ -14,8 +14,8 @@
 //! 2. In a second terminal: `(printf 'GET / HTTP/1.1\r\n\r\n'; yes | head -c 500K) | nc 127.0.0.1
 //!    7000 | (sleep 1; wc -c)` prints a number below 1000000.
 //!
-//! Correct: the chat servers do a lingering close: see `common/src/chat.rs`. Its limits are in
-//! `common/src/chat/room.rs`.
+//! Correct: the chat servers do a lingering close: see `common/src/chat.rs`. Its limits are
+//! `LINGER_TIME` and `MAX_DISCARDED` in the same file.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;

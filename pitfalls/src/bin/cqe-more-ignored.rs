@@ -1,12 +1,13 @@
 //! Mistake: the server submits a multishot accept once and never looks at `IORING_CQE_F_MORE`.
 //!
 //! Symptom: the server works until `accept` fails for the first time, for example because it is out
-//! of file descriptors. From then on it accepts no connection, although its clients have left.
+//! of file descriptors. From then on it accepts no connection, even after clients have left and
+//! file descriptors are free.
 //!
 //! Rule: a multishot operation continues as long as its completions have the flag
-//! `IORING_CQE_F_MORE`. A completion without it is the last one. An error produces such a
-//! completion, but it can also come without one (`io_uring_prep_multishot_accept(3)`). Then submit
-//! the operation again.
+//! `IORING_CQE_F_MORE`. A completion without it is the last one. The last completion can report an
+//! error, but it can also report a success (`io_uring_prep_multishot_accept(3)`). Then submit the
+//! operation again.
 //!
 //! Reproduce (with OpenBSD's `nc`):
 //! 1. `cargo build -p pitfalls`

@@ -14,7 +14,8 @@
 //! 4. In a fourth terminal: `top`. The server's memory grows. (This one ends at 1 GiB, because it
 //!    sets that limit itself.)
 //!
-//! Correct: `Room` in `common/src/chat.rs` limits the pending output of a client to 256 KiB.
+//! Correct: `enqueue` in `common/src/chat/room.rs` limits the pending output of a client to 256
+//! KiB.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;

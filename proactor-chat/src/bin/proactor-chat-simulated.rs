@@ -19,7 +19,7 @@
 //! thread is notified. (6) It writes the output of a client. If the socket gets full, it
 //! writes the rest when epoll reports that the socket is writable.
 //!
-//! The textbook (see `main.rs`) has the same six steps. This file deviates from it in three points:
+//! The textbook (named in `main.rs`) simulates it in these six steps, with three differences:
 //! - It reads once per client and turn, not until EAGAIN: a flood would delay the other clients.
 //! - Workers reply instead of registering sockets for writing, and know nothing about sockets.
 //! - The main thread writes at once, and waits for EPOLLOUT only if the socket is full. This saves

@@ -93,7 +93,8 @@ fn main() -> ExitCode {
         let stop = stop_socket()?;
         let ring = new_ring(MAX_OPERATIONS)?;
         let buffers = Buffers::register(&ring, BUFFER_COUNT, READ_SIZE)?;
-        // Never freed: when the program ends, the kernel still has memory of it.
+        // Never freed: when the program ends, operations are in flight that use the memory of the
+        // server.
         let server = Box::leak(Box::new(Server {
             listener,
             ring,
@@ -136,7 +137,8 @@ impl Server {
                 }
             }
             let processed = self.workers.take_replies(&mut self.effects);
-            // A receive that has completed meanwhile is no longer in the socket, and comes first.
+            // Input of a receive in `completions` is no longer in the socket. It is processed
+            // before a deadline is checked.
             if self.completions.is_empty() {
                 self.workers.expire(&mut self.effects, |id| {
                     self.connections.get(&id).is_some_and(Connection::has_unread_input)
@@ -213,8 +215,8 @@ impl Server {
         match connection.complete_read(io_result(completion), bytes) {
             _ if connection.is_closed() => self.close(id, None),
             Ok(input) => self.workers.submit(id, input),
-            // No buffer was free. The receives that took them completed before, so they are free
-            // again. Pitfall: enobufs-spins. Or SIGSTOP has interrupted a thread of the kernel.
+            // ENOBUFS: the receives that took the buffers completed earlier, so buffers are free
+            // again. Pitfall: enobufs-spins. EINTR: SIGSTOP has interrupted a kernel thread.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EINTR)) => {
                 return self.read(id);
             }

@@ -18,10 +18,11 @@
 //! `MAX_STEPS` times per socket. (4) A socket stays in the set until EAGAIN. Before that, neither
 //! unread data nor free space raises a signal. No handler runs: the signals are always blocked.
 //!
-//! The catch: the queue is limited (`RLIMIT_SIGPENDING`, shared by all processes of the user). (5) If
-//! it is full, the kernel sends a plain SIGIO without a file descriptor, and the server has to try
-//! every socket. And a signal can be out of date: until it is taken, the data may have been read, or
-//! its socket closed and the number given to a new connection. So a signal only says where to try.
+//! The catch: the queue is limited (`RLIMIT_SIGPENDING`, shared by all processes of the user). (5)
+//! If it is full, the kernel sends a plain SIGIO without a file descriptor, and the server has to
+//! try every socket. And a signal can be out of date: by the time it is taken, the data may have
+//! been read already, or its socket may be closed and the number given to a new connection. So a
+//! signal only says where to try.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-realtime`
 //!

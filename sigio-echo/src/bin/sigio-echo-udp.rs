@@ -15,10 +15,11 @@
 //!
 //! How a message travels: (1) The thread sleeps until a signal arrives. (2) The kernel sends SIGIO
 //! when the *wait* is over. The *copy* is still to be done. (3) The server receives one datagram,
-//! and (4) sends a reply from the address that the peer has used. It repeats this until EAGAIN. (5)
-//! After `MAX_STEPS` datagrams it calls `sigsuspend`, where SIGINT and SIGTERM are unblocked. No
-//! signal announces the datagrams that are left, so it sends SIGIO to itself. (6) If the send
-//! buffer is full, the reply is pending output, and nothing is received before it has been sent.
+//! and (4) sends a reply from the address to which the peer sent the datagram. It repeats this
+//! until EAGAIN. (5) After `MAX_STEPS` datagrams it calls `sigsuspend`, where SIGINT and SIGTERM
+//! are unblocked. No signal announces the datagrams that are left, so it sends SIGIO to itself. (6)
+//! If the send buffer is full, the reply is pending output, and nothing is received before it has
+//! been sent.
 //!
 //! The catch: textbooks receive in the signal handler. That is allowed (`recvmsg` is
 //! async-signal-safe), but the handler does not return while datagrams arrive. One call of such a

@@ -13,10 +13,10 @@
 //!  (5) buffer 0 ─────────────────────────────▶  free: 1, 2, 3 … 0
 //! ```
 //!
-//! How a message travels: (1) The server queues a receive that names no buffer. (2) One call submits
-//! all queued operations, and waits. (3) The completion says which free buffer the kernel has taken.
-//! (4) The server queues a send of it that does not wait, copies what that has left (pending output,
-//! sent before the next receive), and (5) gives the buffer back, even if the client does not read.
+//! How a message travels: (1) The server queues a receive that names no buffer. (2) One call
+//! submits all queued operations, and waits. (3) The completion says which free buffer the kernel
+//! has taken. (4) The server queues a send of that buffer, which does not wait for space. It copies
+//! what was not sent (pending output), and (5) always gives the buffer back.
 //!
 //! The catch: a receive that finds no free buffer fails with ENOBUFS as soon as data is there.
 //! Queued again at once, it would fail again. (6) The server queues it again when a buffer is free.
@@ -57,7 +57,7 @@ use uring_echo::{
 
 /// Size of the submission queue. When it is full, the server submits early.
 const MAX_OPERATIONS: u32 = 256;
-/// How many buffers the connections share. If more of them have data, they wait (6).
+/// How many buffers the connections share. If more have data, the others wait (6).
 const BUFFER_COUNT: u16 = 64;
 /// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -210,7 +210,7 @@ impl Connection {
         if let Some(sent) = sent {
             buffers.give_back(sent); // (5)
         }
-        self.pending = rest.map_err(io::Error::other)?; // ENOBUFS of a send is not (6)
+        self.pending = rest.map_err(io::Error::other)?; // `other`: ENOBUFS of a send is not (6)
         if self.pending.is_empty() {
             return Ok(Some(buffers.receive(Fd(fd)))); // (1); pitfall: multishot-no-backpressure
         }
