@@ -70,7 +70,8 @@ impl Caller {
     }
 
     /// Sends a request, and returns its ID at once. `callback` will be called exactly once, on
-    /// another thread. No lock of this file is held then, so the callback may use the `Caller`.
+    /// another thread. While it runs, its thread holds no lock of this file, so the callback may
+    /// use the `Caller`.
     ///
     /// # Errors
     /// The connection is lost, too many calls are waiting, or the request is not one short line.

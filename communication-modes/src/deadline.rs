@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 /// `Box` or an `Arc`.
 ///
 /// The timeouts of a socket (`SO_RCVTIMEO`, `SO_SNDTIMEO`) apply to each system call separately. A
-/// peer that sends one byte per second would keep a reader with a timeout of two seconds for ever.
+/// peer that sends one byte per second would keep a reader waiting for ever, even with a timeout of
+/// two seconds.
 #[derive(Debug)]
 pub struct DeadlineStream<S> {
     stream: S,

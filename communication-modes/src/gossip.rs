@@ -107,8 +107,8 @@ impl Gossip {
         Ok(())
     }
 
-    /// Announces this node to the seeds (1), and to each node that it has ever known, until one of
-    /// them answers.
+    /// Announces this node to the seeds (1), and to each node that foca still remembers, until one
+    /// of them answers.
     ///
     /// Announcing to the seeds is not enough. When the parts of a split network meet again, many
     /// nodes learn at the same time that they were declared down, and each begins its next

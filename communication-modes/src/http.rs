@@ -1,5 +1,5 @@
-//! HTTP/1.1 (RFC 9112), as far as a small client and a small server need it: GET, and one request
-//! per connection.
+//! HTTP/1.1 (RFC 9112), as far as a small client and a small server need it: GET and HEAD, with one
+//! request per connection.
 //!
 //! httparse parses heads and chunk sizes. The rules that decide where a message ends are in
 //! `src/http/framing.rs`. If the end of a message is ambiguous, two parties can see it in different

@@ -1,10 +1,13 @@
-//! What the five modes share. The modes themselves are in `src/bin`, one file per mode.
+//! The library of the five modes: what they share, and parts of single modes. The modes themselves
+//! are in `src/bin`, one file per mode.
 //!
 //! - [`run_server`] and [`serve`]: a server with one thread per connection.
-//! - [`connect()`] and [`DeadlineStream`]: a client whose whole call has one deadline.
+//! - [`connect()`] and [`DeadlineStream`]: one deadline for a whole call: connecting, writing and
+//!   reading.
 //! - [`read_line`], [`one_line`], [`printable`]: text in line protocols and on terminals.
 //! - [`ask`] and [`read_question`]: a question of one line, and an answer of several.
-//! - [`Caller`]: the table of callbacks, of the mode `callback`; [`worker`] is its server.
+//! - [`Caller`]: the client of the mode `callback`, with its table of callbacks; [`worker`] is its
+//!   server.
 //! - [`Gossip`]: a node of the mode `decentralised`.
 //! - [`http`], [`nats`]: the two public protocols that the modes speak.
 //! - [`Process`]: a process that a demonstration starts.

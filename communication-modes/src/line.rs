@@ -4,7 +4,7 @@ use std::io::{self, BufRead, ErrorKind, Read};
 
 use anyhow::{Context, bail, ensure};
 
-/// A line is longer than so many bytes.
+/// The error of a line that is longer than this number of bytes.
 #[derive(Debug)]
 pub struct LineTooLong(pub usize);
 

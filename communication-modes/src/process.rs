@@ -29,7 +29,7 @@ pub struct Process {
     name: &'static str,
     child: Child,
     lines: Receiver<String>,
-    /// Lines that were received while `expect` waited for another line.
+    /// Lines that were received, and that `expect` has not returned.
     skipped: RefCell<Vec<String>>,
     readers: Vec<JoinHandle<()>>,
 }
@@ -80,7 +80,7 @@ impl Process {
     /// Waits until the process prints the address on which it listens.
     ///
     /// # Errors
-    /// It does not within 20 s.
+    /// The process prints no address within 20 s, or ends.
     pub fn listening(mut self) -> anyhow::Result<Self> {
         let line = self.expect("listening on ")?;
         self.addr = line.rsplit(' ').next().unwrap_or_default().into();
@@ -113,7 +113,8 @@ impl Process {
         self.count(part) > 0
     }
 
-    /// Returns how many lines that contain `part` the process has printed. The lines stay.
+    /// Returns how many printed lines contain `part`. Lines that `expect` has returned are not
+    /// counted. The lines stay.
     #[must_use]
     pub fn count(&self, part: &str) -> usize {
         let mut skipped = self.skipped.borrow_mut();

@@ -13,8 +13,8 @@ const MAX_QUESTION: usize = 1024;
 /// The longest answer in bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
-/// The empty line that ends an answer. Without it, the caller would take an answer that was cut
-/// off, because the node died, for a complete one.
+/// The empty line that ends an answer. Without it, the caller could not distinguish a complete
+/// answer from one that was cut off when the node died.
 pub const END_OF_ANSWER: &str = "\n";
 
 /// Sends `question`, and returns the lines of the answer.

@@ -23,7 +23,8 @@ pub fn run_roles(usage: &str, program: impl FnOnce(&[&str]) -> anyhow::Result<()
     let given: Vec<_> = env::args_os().skip(1).collect();
     let given: Vec<_> = given.iter().map(|arg| arg.to_string_lossy()).collect();
     let given: Vec<&str> = given.iter().map(AsRef::as_ref).collect();
-    if given.contains(&"-h") || given.contains(&"--help") {
+    // Not behind the role: that can be text to send.
+    if matches!(given[..], ["-h" | "--help", ..] | [_, "-h" | "--help"]) {
         let _ = io::stdout().write_all(usage.as_bytes());
         return ExitCode::SUCCESS;
     }

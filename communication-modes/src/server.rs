@@ -12,7 +12,8 @@ use log::{info, warn};
 
 use crate::DeadlineStream;
 
-/// Connections that a server has open at the same time. Further ones wait in the kernel's queue.
+/// The most connections that a server has open at the same time. Further ones wait in the kernel's
+/// queue.
 pub const MAX_CONNECTIONS: usize = 1000;
 
 /// Time until `accept` is tried again after it failed, or while too many connections are open.
@@ -36,7 +37,8 @@ where
 }
 
 /// Calls `converse` for each connection, in a thread of its own. At most `max_connections` are open
-/// at the same time. After `converse` has returned, a lingering close delivers its last output.
+/// at the same time. After `converse` has returned, a lingering close gives the peer up to 1 s to
+/// receive its last output.
 ///
 /// The stream is in an `Arc` because the thread of one connection may write to another.
 pub fn serve<C>(listener: &TcpListener, max_connections: usize, converse: C) -> !
@@ -46,8 +48,8 @@ where
     let converse = Arc::new(converse);
     let mut is_full = false;
     loop {
-        // Each thread has one clone of the `Arc`, so the count of clones is the number of
-        // connections.
+        // Each thread has one clone, and this function has the original: `strong_count` is the
+        // number of connections plus one.
         if Arc::strong_count(&converse) > max_connections {
             if !is_full {
                 warn!("paused accepting: {max_connections} connections are open");

@@ -1,8 +1,8 @@
 //! The server of the mode `callback`: it works on many requests of a connection at the same time.
 //!
-//! A request is the line `ID MS TEXT`. The server works on it for MS milliseconds. Then it sends
-//! the answer: the line `ID TEXT`, with the text reversed. The answers can have another order than
-//! the requests. The ID says to which request an answer belongs.
+//! A request is the line `ID MS TEXT`. The server works on it for MS milliseconds, at most 2000.
+//! Then it sends the answer: the line `ID TEXT`, with the text reversed. The answers can have
+//! another order than the requests. The ID says to which request an answer belongs.
 
 use std::io::{BufReader, Write};
 use std::net::{Shutdown, TcpStream};
@@ -19,7 +19,7 @@ use crate::read_line;
 pub const MAX_IN_FLIGHT: usize = 64;
 /// The longest request in bytes, with its line end.
 pub const MAX_REQUEST: usize = 4096;
-/// The longest work that a request may ask for.
+/// The longest work on a request. A longer time is reduced to this.
 pub const MAX_WORK: Duration = Duration::from_secs(2);
 
 /// Serves one connection until the client has finished sending, and answers what it has sent.

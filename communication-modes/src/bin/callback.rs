@@ -18,14 +18,15 @@
 //! writer thread sends the request, and the caller continues. (3) A reader thread waits for
 //! answers. For each, it removes the callback with the same ID from the table, and calls it. (4) A
 //! timer thread removes each callback that has waited for too long, and calls it with an error. (5)
-//! If the connection is lost or closed, the reader does the same with all callbacks that are left.
-//! A thread calls a callback only after it has removed it from the table. Therefore each callback
-//! is called exactly once. (6) An answer whose ID is not in the table came too late. It is reported
-//! separately.
+//! If the connection is lost or closed, the reader thread removes all callbacks that are left, and
+//! calls each with an error. A thread calls a callback only after it has removed it from the table.
+//! Therefore each callback is called exactly once. (6) An answer whose ID is not in the table is
+//! too late, a duplicate, or invalid. It is reported separately.
 //!
 //! The catch: a callback runs on another thread, at any time, and may need a lock that the caller
 //! holds. If `call` ran a callback itself, for example to report an error, the program would wait
-//! for itself. Therefore `call` returns its errors, and only the three threads run callbacks.
+//! for itself. Therefore `call` returns its errors, and only the reader thread and the timer thread
+//! run callbacks.
 //!
 //! Run: `cargo run -p communication-modes --bin callback`, or as separate processes:
 //!
@@ -39,9 +40,9 @@
 //! ```
 //!
 //! Use it when: the caller has other work to do, or many requests share one connection.
-//! Limits: a callback that blocks delays all others. The steps of one task are spread over several
-//! callbacks. `async` and `await` bring them into order again. Next: hyper (HTTP/2), tonic
-//! (gRPC).
+//! Limits: a callback that blocks delays the callbacks of its thread. The steps of one task are
+//! spread over several callbacks. `async` and `await` bring them into order again. Next: hyper
+//! (HTTP/2), tonic (gRPC).
 //! Compare with: `communication-modes/src/bin/synchronous.rs` (the caller waits).
 
 use std::io::{self, ErrorKind, Write};

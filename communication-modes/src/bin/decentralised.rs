@@ -13,19 +13,19 @@
 //!  (6) "say hello" ────────────────────────────────────▶ "7402 says olleh"
 //! ```
 //!
-//! How a node takes part: (1) It is started with the address of one other node, the seed. It
-//! announces itself to the seed until the seed answers. (2) The answer lists the members. (3) The
-//! nodes tell each other about the new member: this is gossip. (4) Every half second, each node
-//! pings one other node. If that node does not answer, others are asked to ping it too. (5) If it
-//! does not answer them either, it is suspect. It has 1.5 s to object, and is then down for all
-//! nodes. This is the SWIM protocol, which the library foca implements without I/O. The socket and
-//! the timers are in `communication-modes/src/gossip.rs`. (6) A call goes directly to the node that
-//! is called, over TCP.
+//! How a node takes part: (1) Each node except the first is started with the address of another
+//! node, the seed. It announces itself to the seed until the seed answers. (2) The answer lists the
+//! members. (3) The nodes tell each other about the new member: this is gossip. (4) Every half
+//! second, each node pings one other node. If that node does not answer, others are asked to ping
+//! it too. (5) If it does not answer them either, it is suspect. If it does not object within 1.5
+//! s, all nodes regard it as down. This is the SWIM protocol, which the library foca implements
+//! without I/O. The socket and the timers are in `communication-modes/src/gossip.rs`. (6) A call
+//! goes directly to the node that is called, over TCP.
 //!
 //! The catch: a node that was restarted, or was declared down by mistake, comes back under the same
-//! address. The others must recognize that what it says now is newer than the report that it is
-//! down. The wall clock cannot order the two, because it can be set back. A counter does: see
-//! `Node` in `communication-modes/src/gossip/node.rs`.
+//! address. The others must see that its new messages are newer than the report that it is down.
+//! The wall clock cannot order the two, because it can be set back. A counter does: see `Node` in
+//! `communication-modes/src/gossip/node.rs`.
 //!
 //! Run: `cargo run -p communication-modes --bin decentralised`, or as separate processes:
 //!

@@ -13,11 +13,13 @@
 //!
 //! How a connection travels: (1) The intermediary accepts it, and (2) connects to the next backend
 //! in turn. If that backend does not answer, it is marked as down, and another is tried. The client
-//! only waits a little longer. (3) One thread copies from the client to the backend, and (4)
+//! waits up to 1 s longer for each backend that does not answer. If no backend accepts, the proxy
+//! closes the client's connection. (3) One thread copies from the client to the backend, and (4)
 //! another thread copies back. A thread does not read again before its last write is complete: this
 //! is the backpressure. (5) At the end of one direction, the thread sends a FIN to the other side,
-//! and the other direction continues: half-close. (6) A backend that is down gets no clients. Every
-//! half second it is tried again, until it accepts a connection.
+//! and the other direction continues: half-close. (6) A backend that is down gets no clients. One
+//! thread tries the backends that are down, one after the other, and pauses for half a second
+//! between rounds.
 //!
 //! The catch: if a backend on this machine is dead, `connect` to its port can succeed all the same,
 //! because TCP can connect a socket to itself. `connect_one` in
@@ -35,7 +37,7 @@
 //! hello
 //! ```
 //!
-//! Use it when: one server is not enough, or servers are added and removed while clients run.
+//! Use it when: one server is not enough, or servers fail and come back while clients run.
 //! Limits: if the intermediary fails, no client reaches any backend. It copies bytes and does not
 //! parse them, so it cannot repeat a request: if a backend dies, its connections are lost. A
 //! connection costs two threads and two file descriptors. The backends see the address of the
@@ -102,8 +104,8 @@ fn main() -> ExitCode {
             exit_on_stop()?;
             let prober = Arc::clone(&backends);
             thread::Builder::new().spawn(move || prober.probe())?;
-            // A connection needs two file descriptors. If more connections were accepted, each
-            // could have one and wait for its second one for ever.
+            // A connection needs two file descriptors. If more connections were accepted, `connect`
+            // to the backend would fail with EMFILE.
             let (fds, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
             let max_connections = (fds.saturating_sub(RESERVED_FDS) / 2).max(1) as usize;
             announce(listener.local_addr()?);
@@ -200,7 +202,8 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
         trace!("copy: read({source}) = {count}");
         if to.write_all(&buffer[..count]).is_err() {
             // `to` has failed. It may have sent data before that, which is still in our receive
-            // buffer. The thread of the other direction reads that data, and then gets the error.
+            // buffer. The thread of the other direction reads that data, and then gets the end or
+            // an error.
             return;
         }
         trace!("copy: write({sink}) = {count} of {count}");

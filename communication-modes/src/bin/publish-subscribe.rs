@@ -13,11 +13,11 @@
 //!      work                (3) ┘ outbox of 7 ─────────▶ MSG jobs 1 4
 //! ```
 //!
-//! How a message travels: (1) Each subscriber has sent the broker a pattern of subjects. The broker
+//! How a message travels: (1) Each subscriber sends the broker a pattern of subjects. The broker
 //! keeps it with the connection, here 5, 6 or 7. (2) A publisher sends a message with a subject to
 //! the broker, and continues. (3) The broker appends the message to the outbox of each subscriber
-//! whose pattern matches. The members of a queue group share the messages: each goes to one member.
-//! (4) One thread per client sends what is in the outbox.
+//! whose pattern matches. The members of a queue group share the messages: each message goes to one
+//! member. (4) One thread per client sends what is in the outbox.
 //!
 //! The catch: a subscriber can be slower than a publisher. (5) Once 64 MiB are pending for it, the
 //! publisher has to wait: this is the backpressure. But a subscriber that does not read at all must
@@ -66,7 +66,8 @@ request waits for a reply for SECONDS [5].
 SERVERS is [nats://]HOST[:PORT], or several, separated by commas. PORT is 4222
 unless it is given.
 ";
-/// Clients at the same time. The next one is refused with `-ERR`, as by nats-server.
+/// The most clients at the same time. The broker refuses further ones with `-ERR`, as nats-server
+/// does.
 const MAX_CLIENTS: usize = 1000;
 /// Unanswered PINGs after which a client is disconnected: the default of NATS.
 const MAX_PINGS: u32 = 2;

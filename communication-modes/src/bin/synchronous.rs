@@ -1,5 +1,5 @@
 //! Synchronous point-to-point: the caller sends a request to one server. It waits until the
-//! response is complete or a deadline has passed.
+//! response is complete, the connection fails, or a deadline has passed.
 //!
 //! ```text
 //!      client                                   server
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! How a call travels: (1) The client connects, (2) sends the request, and (3) reads until the
-//! response is complete. Each of these steps can wait for ever, so all share one deadline. (4) The
-//! call returns the response, or an error that says why there is none.
+//! response is complete. Each of `connect`, `write` and `read` can block for ever. All of them
+//! share one deadline. (4) The call returns the response, or an error that says why there is none.
 //!
 //! The catch: a timeout of a socket applies to each read separately. A server that sends one byte
 //! per second could keep the client waiting for hours. `DeadlineStream` therefore sets the timeout
@@ -113,7 +113,7 @@ fn get(url: &str, deadline: Instant) -> anyhow::Result<Response> {
     let request =
         format!("GET {target} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?; // (2)
-    let mut input = BufReader::new(stream).take(MAX_RESPONSE);
+    let mut input = BufReader::new(stream).take(MAX_RESPONSE + 1);
     let response = http::read_response(&mut input); // (3)
     ensure!(input.limit() > 0, "the response is longer than {MAX_RESPONSE} bytes");
     response
