@@ -151,8 +151,8 @@ pub enum Accepted {
     /// call.
     ///
     /// A call that fails for lack of descriptors takes nothing from the queue. So the listener
-    /// stays readable, and to accept again at once would be a busy loop. Pitfalls: accept-spins,
-    /// accept-error-retried
+    /// stays readable, and to accept again at once would be a busy loop.
+    /// Pitfalls: accept-spins, accept-error-retried
     Pause,
 }
 
