@@ -72,7 +72,7 @@ fn nginx() -> Result<()> {
     fs::write(
         dir.path().join("nginx.conf"),
         format!(
-            "daemon off; master_process off; pid {root}/pid; error_log stderr notice;
+            "user root; daemon off; master_process off; pid {root}/pid; error_log stderr notice;
              events {{}}
              http {{
                  access_log off; default_type text/plain;
