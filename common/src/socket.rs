@@ -13,7 +13,7 @@ use log::{info, warn};
 use nix::net::if_::if_nametoindex;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-/// The connections that the kernel queues until the server accepts them, at most (see also
+/// The maximum number of connections that the kernel queues until the server accepts them (see also
 /// `net.core.somaxconn`). A burst overflows std's 128: the kernel then drops SYNs, and these
 /// clients wait a second or more until they send them again.
 const BACKLOG: i32 = 4096;

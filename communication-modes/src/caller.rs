@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use common::lock;
 use log::error;
 
+use crate::deadline::eagain_is_timeout;
 use crate::worker::{MAX_IN_FLIGHT, MAX_REQUEST};
 use crate::{connect, read_line};
 
@@ -124,7 +125,8 @@ impl Shared {
             let request = table.unsent.pop_front().filter(|_| table.lost.is_none());
             drop(table);
             let Some(request) = request else { return };
-            if let Err(error) = (&self.stream).write_all(request.as_bytes()) {
+            let sent = (&self.stream).write_all(request.as_bytes());
+            if let Err(error) = sent.map_err(eagain_is_timeout) {
                 return self.lose(&format!("cannot send: {error}")); // (2) failed
             }
         }

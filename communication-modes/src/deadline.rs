@@ -40,7 +40,7 @@ impl<S: Deref<Target = TcpStream>> DeadlineStream<S> {
 
 /// When a timeout of a socket expires, the kernel returns EAGAIN, "Resource temporarily
 /// unavailable".
-fn eagain_is_timeout(error: io::Error) -> io::Error {
+pub(crate) fn eagain_is_timeout(error: io::Error) -> io::Error {
     if error.kind() == ErrorKind::WouldBlock { ErrorKind::TimedOut.into() } else { error }
 }
 
