@@ -63,7 +63,9 @@ pub fn of_scenarios(scenarios: &[Scenario], quick: bool) -> Vec<Workload> {
         }
     }
     if has(Scenario::Large) {
-        workloads.push(Workload::Echo { active: 8, idle: 0, size: LARGE });
+        for active in [8, 64] {
+            workloads.push(Workload::Echo { active, idle: 0, size: LARGE });
+        }
     }
     if has(Scenario::Pause) {
         workloads.push(Workload::Pause { pause: None });

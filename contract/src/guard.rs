@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use procfs::process::all_processes;
-use rustix::process::{Pid, Signal, WaitOptions, getpid, getsid, kill_process_group, waitpid};
+use procfs::process::{Process, all_processes};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 
 use crate::usage;
 
@@ -58,9 +58,9 @@ pub fn kill_all() {
 /// They are children of this process if it is a child subreaper (prctl(2)). Otherwise there are none.
 pub fn kill_strays() {
     let Ok(processes) = all_processes() else { return };
-    let own_pid = getpid().as_raw_nonzero().get();
-    let Ok(own_session) = getsid(None) else { return };
-    let own_session = own_session.as_raw_nonzero().get();
+    let Ok(own) = Process::myself().and_then(|process| process.stat()) else { return };
+    // The session is 0 if its leader is outside of this PID namespace (pid_namespaces(7)).
+    let (own_pid, own_session) = (own.pid, own.session);
     for process in processes.flatten() {
         let Ok(stat) = process.stat() else { continue };
         // The servers that were started here lead groups in the session of this process. Their
