@@ -130,7 +130,7 @@ impl Report<'_> {
             tables.push(Titled {
                 title: "CPU time per message, µs".to_owned(),
                 note: "The columns are the connections. `64`: 64 active. `1+900`: one active, \
-                       900 idle. `16K`: 8 active, with messages of 16 KiB instead of 64 bytes.",
+                       900 idle. `8×16K`: 8 active, with messages of 16 KiB instead of 64 bytes.",
                 grid: matrix(&echo, self.subjects, |workload, subject| {
                     self.show(workload, subject, &CPU)
                 }),
@@ -350,7 +350,7 @@ fn matrix(
 ) -> Grid {
     let mut head = vec!["server".to_owned()];
     head.extend(workloads.iter().map(|&workload| match workload {
-        Workload::Echo { size: LARGE, .. } => "16K".to_owned(),
+        Workload::Echo { active, size: LARGE, .. } => format!("{active}×16K"),
         Workload::Echo { active, idle: 0, .. } => active.to_string(),
         Workload::Echo { active, idle, .. } => format!("{active}+{idle}"),
         _ => workload.to_string(),
