@@ -221,9 +221,9 @@ const CLAIMS: &[Claim] = &[
     claim(COSTS, "{} times fewer system calls than epoll", busy("epoll-echo", CALLS))
         .over(busy("uring-echo", CALLS)),
     claim(COSTS, "saves {} of the CPU", busy("uring-echo", RATIO)).saved(),
-    claim(COSTS, "threads and futexes: {} system calls per message", busy("aio-echo", CALLS)),
-    claim(COSTS, "It takes {} epoll's CPU", busy("aio-echo", RATIO)),
-    claim(COSTS, "and {} times with 900 idle connections", cpu("aio-echo", "1+900"))
+    claim(COSTS, "`aio-echo` makes {} system calls per message", busy("aio-echo", CALLS)),
+    claim(COSTS, "connections it takes {} epoll's CPU", busy("aio-echo", RATIO)),
+    claim(COSTS, "900 idle connections it takes {} times as much", cpu("aio-echo", "1+900"))
         .over(EPOLL_900),
     claim(COSTS, "a thread per connection takes {} % more CPU", busy("blocking-echo", RATIO))
         .percent_more(),
@@ -232,24 +232,37 @@ const CLAIMS: &[Claim] = &[
         .over(cpu("epoll-echo", "1"))
         .is(1.0),
     claim(COSTS, "one system call more than epoll", busy("sigio-echo-realtime", CALLS)).is(3.0),
-    claim(COSTS, "and no more CPU", busy("sigio-echo-realtime", RATIO)).is(1.0),
-    claim(COSTS, "idle connections, {} times epoll's CPU", cpu("sigio-echo", "1+900"))
+    claim(COSTS, "takes no more CPU", busy("sigio-echo-realtime", RATIO)).is(1.0),
+    claim(COSTS, "idle connections, it takes {} times epoll's CPU", cpu("sigio-echo", "1+900"))
         .over(EPOLL_900),
-    claim(COSTS, "every millisecond takes {} % of a core", pause("1.00 ms", "CPU when idle")),
-    claim(COSTS, "replies {} a millisecond late", pause("1.00 ms", "p50"))
+    claim(COSTS, "a pause of 1 ms takes {} % of a core", pause("1.00 ms", "CPU when idle")),
+    claim(COSTS, "reply then comes {} a millisecond later", pause("1.00 ms", "p50"))
         .minus(pause("waits", "p50"))
         .ms(),
     claim(COSTS, "(median {} µs, against", pause("none", "p50")).within(0.01),
     claim(COSTS, "against {} µs for epoll", pause("waits", "p50")).within(0.01),
     claim(COSTS, "takes a whole core", pause("none", "CPU when idle")).is(100.0),
-    claim(COSTS, "Waiting costs nothing", pause("waits", "CPU when idle")).is(0.0),
-    claim(COSTS, "take {} of the CPU of one that", chat(CHAT_100, "reactor-chat", CHAT_CPU))
-        .over(TOKIO_100),
-    claim(COSTS, "1000 clients as little as {}", chat(CHAT_1000, "proactor-chat-uring", CHAT_CPU))
-        .over(TOKIO_1000),
-    claim(COSTS, "on POSIX AIO, which takes more", chat(CHAT_1000, "proactor-chat", CHAT_CPU))
-        .over(TOKIO_1000)
-        .is(1.3),
+    claim(COSTS, "epoll takes no CPU while the clients are idle", pause("waits", "CPU when idle"))
+        .is(0.0),
+    claim(
+        COSTS,
+        "`reactor-chat` takes {} of the reference's CPU",
+        chat(CHAT_100, "reactor-chat", CHAT_CPU),
+    )
+    .over(TOKIO_100),
+    claim(
+        COSTS,
+        "chat of 1000, `proactor-chat-uring` takes {}.",
+        chat(CHAT_1000, "proactor-chat-uring", CHAT_CPU),
+    )
+    .over(TOKIO_1000),
+    claim(
+        COSTS,
+        "on POSIX AIO: it takes more than the reference",
+        chat(CHAT_1000, "proactor-chat", CHAT_CPU),
+    )
+    .over(TOKIO_1000)
+    .is(1.3),
     claim(COSTS, "cost at most {} % more", baseline("epoll-echo")).at_most_percent_more(),
     claim(COSTS, "cost at most {} % more", baseline("poll-echo")).at_most_percent_more(),
     claim(COSTS, "cost at most {} % more", baseline("select-echo")).at_most_percent_more(),

@@ -70,24 +70,26 @@ fn lines(contract: &Contract) -> Vec<&'static str> {
 /// Why the model of the server does not keep the line, or not all of it.
 fn why_not(line: &str, target: &Target) -> Option<&'static str> {
     match line {
-        "isolation" | "fairness" if !target.is_concurrent() => {
-            Some("The server serves one client at a time. The others wait, however slow it is.")
-        }
+        "isolation" | "fairness" if !target.is_concurrent() => Some(
+            "The server serves one client at a time. However slow that client is, the others wait.",
+        ),
         "isolation" | "fairness" if is_datagram(target) => Some(
-            "All peers share one socket. Unreachable peers can fill its send buffer for seconds, and \
-             a flood can fill its receive buffer.",
+            "All peers share the two buffers of one socket. Replies to unreachable peers can fill the \
+             send buffer for seconds, and a peer that floods can fill the receive buffer.",
         ),
         "backpressure" if is_datagram(target) => {
-            Some("UDP has no flow control: a datagram that does not fit into a buffer is lost.")
+            Some("UDP has no flow control: a datagram is lost if a buffer on its way is full.")
         }
-        "limits" if target.properties.max_concurrent < usize::MAX => {
-            Some("A connection beyond the limit is not refused. It waits until a thread is free.")
-        }
+        "limits" if target.properties.max_concurrent < usize::MAX => Some(
+            "A client beyond the limit is not refused. It waits until another client disconnects.",
+        ),
         "idle" if target.properties.at_rest == AtRest::Polls => {
-            Some("Polling costs CPU time, whether data has arrived or not.")
+            Some("Polling costs CPU time even if no data arrives.")
         }
         "idle" if target.properties.idle_memory.is_none_or(|bytes| bytes >= SMALLEST_BUFFER) => {
-            Some("The call that waits for an idle client needs its buffer before data arrives.")
+            Some(
+                "The call that waits for a client needs a buffer before data arrives, so each idle connection has one.",
+            )
         }
         _ => None,
     }

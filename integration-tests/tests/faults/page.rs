@@ -13,41 +13,47 @@ const HEAD: &str = "\
 # What a system call may return, and what to do about it
 
 `accept`, `read`, or `epoll_wait` has failed with an error: what does a server do now? This page gives the answer for
-all servers of this workspace. The last column names the servers to which a row applies.
+all servers of this workspace. In each table, the last column names the servers to which the row applies. \"Not tested\"
+means that a row applies to a server, but strace cannot tell this use of the call from others.
 
-A test keeps the page true. `cargo test --test faults` runs each server under strace, which makes these calls fail while
-clients use the server: first one call of a thread (the first, the second, and so on), then every call. The test then checks
-the [contract](contract.md): the bytes of all other clients arrive complete and in order, nothing hangs or spins, the file
-descriptors are closed, a new client is served, and SIGTERM ends the server with status 0. Each run takes a sample of the
-faults, which changes from day to day. `FAULTS=all cargo test --release --test faults` injects all of them.
+Tests check this page. `cargo test --test faults` runs each server under strace while clients use it. strace makes calls of
+the server fail: first a single call of each thread, then every call. The tests then check the [contract](contract.md): the
+other clients receive all bytes in order, nothing hangs or spins, no file descriptor leaks, a new client is served, and
+SIGTERM ends the server with status 0. Each run injects a sample of the faults, which changes from day to day.
+`FAULTS=all cargo test --release --test faults` injects all of them.
 
-Until a server has announced that it listens, one rule holds for all calls: if one fails, the server ends with one line on
-stderr that names the call, and with status 1.
+At start, before a server prints that it listens, one rule holds for all calls. If a call fails that the server needs, the
+server ends with status 1 and one line on stderr that names the call. The table is about the time after the start.
 
-Three results are no errors, and the table does not contain them:
+The table does not contain three results that are not errors:
 
 - EAGAIN from a non-blocking socket: no connection is waiting, no data has arrived, or the send buffer is full. The server
-  waits until the socket is ready. io_uring and POSIX AIO wait in the kernel or in a helper thread instead.
-- A short count: `read` or `write` transfers fewer bytes than it could. The server continues with the rest. The tests
-  `short_counts::SERVER` check this.
+  waits until the socket is ready. (io_uring and POSIX AIO do not return EAGAIN: the operation waits in the kernel or in a
+  helper thread.)
+- A short count: `read` or `write` transfers fewer bytes than the server asked for. The server continues with the rest. The
+  tests `short_counts::SERVER` check this.
 - Spurious readiness: the wait reports a socket, but the call on it returns EAGAIN. The server waits again. The tests
   `spurious::SERVER` check this.
+
+Many servers have a *self-pipe*: a socket pair into which a signal handler writes, so that a loop that waits for file
+descriptors notices SIGTERM.
 ";
 
 /// strace cannot inject these, because no system call returns them.
 const IN_COMPLETIONS: &str = "
 ## Errors in completions
 
-With io_uring, an operation does not return its error from a system call. The error is the result in its completion queue
-entry, as a negative number. strace cannot inject these errors. The servers treat them like those of the table:
+io_uring does not return the error of an operation from a system call. It returns the error as a negative result in the
+completion queue entry of the operation. strace cannot inject such errors. The servers treat them as follows:
 
 | operation | error | what the server does | because | applies to |
 |---|---|---|---|---|
-| accept | those of `accept` | as in the table | the operation runs the same code of the kernel | all on io_uring |
-| accept | `EINTR` | takes the next connection | SIGSTOP interrupted a kernel thread that waited for the operation | all on io_uring |
-| receive or send | `EINTR` | submits it again | the same | all on io_uring |
+| accept | all except `EINTR` | what the table says for `accept` | the kernel runs the same code as for the system call | all on io_uring |
+| accept | `EINTR` | submits the accept again; no client notices | SIGSTOP interrupted the accept, and no connection was removed from the queue | all on io_uring |
+| receive or send | `EINTR` | submits the operation again; no client notices | SIGSTOP interrupted the operation | all on io_uring |
 | receive or send | `ECONNRESET`, `EPIPE`, `ETIMEDOUT`, and others | closes that connection | the connection is lost | all on io_uring |
-| receive | `ENOBUFS` | submits it again when a buffer is free | no provided buffer is free; a retry at once would be a busy loop | `uring-echo-buffers` |
+| receive | `ENOBUFS` | submits the receive again when a buffer is free | no provided buffer was free; an immediate retry would be a busy loop | `uring-echo-buffers` |
+| receive | `ENOBUFS` | submits the receive again at once | the server returns each buffer before it looks at the next completion, so buffers are free again | `proactor-chat-uring` |
 ";
 
 pub fn trials() -> Vec<Trial> {
@@ -77,11 +83,15 @@ fn page() -> Result<String> {
         let errors: Vec<_> = row.errors.iter().map(|error| format!("`{error}`")).collect();
         let only: Vec<_> = row.only.iter().map(|name| format!("`{name}`")).collect();
         let except: Vec<_> = row.except.iter().map(|name| format!("`{name}`")).collect();
-        let servers = match (only.is_empty(), except.is_empty()) {
+        let untested: Vec<_> = row.untested.iter().map(|name| format!("`{name}`")).collect();
+        let mut servers = match (only.is_empty(), except.is_empty()) {
             (false, _) => only.join(", "),
             (true, true) => "all that call it".to_owned(),
             (true, false) => format!("all that call it, except {}", except.join(", ")),
         };
+        if !untested.is_empty() {
+            servers += &format!("; not tested: {}", untested.join(", "));
+        }
         writeln!(
             page,
             "| `{}` | {} | {} | {} | {servers} |",
@@ -92,12 +102,14 @@ fn page() -> Result<String> {
         )?;
     }
     page += IN_COMPLETIONS;
-    page += "\n## Calls that are not made to fail\n\n| calls | reason |\n|---|---|\n";
+    page += "\n## Calls that the tests do not make fail\n\n\
+        The tests cannot make these calls fail in a way that the kernel could, or cannot tell different uses of a call apart.\n\n\
+        | calls | reason |\n|---|---|\n";
     for (calls, reason) in NOT_INJECTED {
         let calls: Vec<_> = calls.split(' ').map(|call| format!("`{call}`")).collect();
         writeln!(page, "| {} | {reason} |", calls.join(", "))?;
     }
-    page += "\n## Faults that a kernel cannot produce here\n\n| fault | reason |\n|---|---|\n";
+    page += "\n## Faults that the kernel cannot produce here\n\n| fault | reason |\n|---|---|\n";
     for (fault, reason) in CANNOT_HAPPEN {
         writeln!(page, "| {fault} | {reason} |")?;
     }

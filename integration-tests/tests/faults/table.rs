@@ -4,11 +4,13 @@
 /// What a server does when a call fails after the server has announced itself.
 ///
 /// A failure before that has one rule for all calls: the server ends with one line on stderr and
-/// status 1, or the call is not essential and the server serves.
+/// status 1, or it does not need the call and serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Response {
-    /// Tries again. No client notices.
+    /// Tries again at once. No client notices.
     Retries,
+    /// Treats all sockets as ready, after a short pause. Clients wait for the pause.
+    TriesAll,
     /// Ignores the error: nothing depends on the call. No client notices.
     Ignores,
     /// Closes the connection that the call was about, and no other.
@@ -27,14 +29,17 @@ impl Response {
     /// The words of the page.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Retries => "tries again; no client notices",
+            Self::Retries => "calls it again; no client notices",
+            Self::TriesAll => {
+                "tries all sockets every 100 ms until the call succeeds; clients wait up to 100 ms and lose nothing"
+            }
             Self::Ignores => "ignores the error; no client notices",
             Self::Closes => "closes that connection",
-            Self::Skips => "takes the next connection",
+            Self::Skips => "continues with the next connection",
             Self::Pauses => {
-                "pauses accepting, and tries again after 100 ms or when a connection closes"
+                "pauses accepting; calls `accept` again after 100 ms or when a connection closes"
             }
-            Self::Refuses => "refuses that connection with a log line",
+            Self::Refuses => "logs a line and closes the new connection",
             Self::Ends => "ends with one line on stderr and status 1",
         }
     }
@@ -49,8 +54,11 @@ pub struct Row {
     pub why: &'static str,
     /// Servers to which the row applies. Empty: all that make the call.
     pub only: &'static [&'static str],
-    /// Servers to which it does not apply.
+    /// Servers that make the call for another purpose, to which the row does not apply.
     pub except: &'static [&'static str],
+    /// Servers to which the row applies, but where the fault is not injected: strace cannot tell
+    /// this use of the call from others.
+    pub untested: &'static [&'static str],
     /// The fault is injected at the first, second … call of a thread, up to this one.
     pub occurrences: u32,
     /// Whether the fault is also injected at every call.
@@ -72,6 +80,7 @@ const fn row(
         why,
         only: &[],
         except: &[],
+        untested: &[],
         occurrences: 6,
         persists: true,
         stops: true,
@@ -85,6 +94,10 @@ impl Row {
 
     const fn except(self, except: &'static [&'static str]) -> Self {
         Self { except, ..self }
+    }
+
+    const fn untested(self, untested: &'static [&'static str]) -> Self {
+        Self { untested, ..self }
     }
 
     /// Injected at the first calls only.
@@ -159,39 +172,39 @@ const OF_THE_PEER: &[&str] =
 
 /// The policy. The order is that of a server's life: start, accept, register, wait, read, write.
 pub const ROWS: &[Row] = &[
-    row("accept4", OF_ONE_CONNECTION, Response::Skips, "the error belongs to the connection at the head of the queue, which the call has removed"),
-    row("accept4", OF_THE_PROCESS, Response::Pauses, "the call has removed nothing from the queue, so a retry at once would be a busy loop"),
+    row("accept4", OF_ONE_CONNECTION, Response::Skips, "the error belongs to the connection at the head of the queue, and the call has removed that connection"),
+    row("accept4", OF_THE_PROCESS, Response::Pauses, "the call has removed nothing from the queue, so an immediate retry would be a busy loop"),
     row("accept4", &["EINTR"], Response::Retries, "a signal handler ran"),
-    row("getpeername", &["ENOTCONN", "ENOBUFS"], Response::Closes, "the peer reset the connection before it was accepted"),
-    row("clone3", &["EAGAIN", "ENOMEM"], Response::Refuses, "no thread can be started for the connection").only(&["blocking-echo"]),
+    row("getpeername", &["ENOTCONN", "ENOBUFS"], Response::Closes, "the peer reset the connection before the server accepted it"),
+    row("clone3", &["EAGAIN", "ENOMEM"], Response::Refuses, "the system cannot start a thread for the connection").only(&["blocking-echo"]),
     row("clone3", &["EAGAIN"], Response::Refuses, "glibc cannot start the helper thread that the connection needs").only(AIO),
-    row("clone", &["EAGAIN", "ENOMEM", "ENOSYS"], Response::Refuses, "no process can be started for the connection").only(&["blocking-echo-fork"]),
-    row("epoll_ctl", &["ENOSPC", "ENOMEM", "EPERM"], Response::Refuses, "the user's limit on watched file descriptors (fs.epoll.max_user_watches), or no memory, when a new connection is added (`EPOLL_CTL_ADD`)").except(&["reactor-chat"]),
-    row("fcntl", &["ENOMEM"], Response::Refuses, "the kernel has no memory for the registration that `F_SETFL` with O_ASYNC makes").only(SIGIO),
+    row("clone", &["EAGAIN", "ENOMEM", "ENOSYS"], Response::Refuses, "the system cannot start a process for the connection").only(&["blocking-echo-fork"]),
+    row("epoll_ctl", &["ENOSPC", "ENOMEM", "EPERM"], Response::Refuses, "the connection cannot be added to the interest list (`EPOLL_CTL_ADD`): the user's limit on watched file descriptors is reached (fs.epoll.max_user_watches), or the kernel has no memory").untested(&["reactor-chat"]),
+    row("fcntl", &["ENOMEM"], Response::Refuses, "the kernel has no memory for the entry that `F_SETFL` with O_ASYNC makes").only(SIGIO),
     row("epoll_pwait", &["EINTR"], Response::Retries, "a signal handler ran; the crate `polling`, which makes the call, repeats it").only(&["reactor-chat"]),
-    row("epoll_pwait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server cannot wait any more").only(&["reactor-chat"]),
-    row("rt_sigtimedwait", &["EINTR", "EAGAIN"], Response::Retries, "a signal handler ran, or the time is over").first(6),
-    row("clock_nanosleep", &["EINTR"], Response::Retries, "std sleeps for the rest of the time"),
+    row("epoll_pwait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server can no longer wait").only(&["reactor-chat"]),
+    row("rt_sigtimedwait", &["EINTR", "EAGAIN"], Response::Retries, "a signal handler ran (EINTR), or the timeout is over (EAGAIN)").first(6),
+    row("clock_nanosleep", &["EINTR"], Response::Retries, "a signal handler ran; std sleeps for the rest of the time"),
     row("epoll_wait", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued"),
-    row("epoll_wait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server cannot wait any more"),
+    row("epoll_wait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server can no longer wait"),
     row("poll", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued").only(POLLS),
-    row("poll", &["ENOMEM"], Response::Retries, "the kernel has no memory for its copy of the list; until poll succeeds, the server tries all sockets every 100 ms").only(&["poll-echo"]).first(6),
-    row("poll", &["EINVAL"], Response::Retries, "the list is longer than RLIMIT_NOFILE, because the limit was lowered while the server ran (prlimit); until poll succeeds, the server tries all sockets every 100 ms").only(&["poll-echo"]).first(6),
+    row("poll", &["ENOMEM"], Response::TriesAll, "the kernel has no memory for its copy of the list; trying a socket that is not ready is safe, because no call blocks").only(&["poll-echo"]).first(6),
+    row("poll", &["EINVAL"], Response::TriesAll, "the list is longer than RLIMIT_NOFILE, because another process lowered the limit (prlimit)").only(&["poll-echo"]).first(6),
     row("pselect6", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued"),
-    row("pselect6", &["ENOMEM"], Response::Retries, "the kernel has no memory for its copy of the sets; until select succeeds, the server tries all sockets every 100 ms").first(6),
-    row("pselect6", &["EBADF", "EINVAL"], Response::Ends, "a programming error: the server cannot wait any more"),
-    row("recvfrom", OF_THE_PEER, Response::Closes, "the connection is lost, and its unread bytes with it").on_stop_socket().except(AIO),
-    row("recvfrom", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
+    row("pselect6", &["ENOMEM"], Response::TriesAll, "the kernel has no memory for its copy of the sets").first(6),
+    row("pselect6", &["EBADF", "EINVAL"], Response::Ends, "a programming error: the server can no longer wait"),
+    row("recvfrom", OF_THE_PEER, Response::Closes, "the connection is lost, and with it the bytes that were not read").on_stop_socket().except(AIO),
+    row("recvfrom", &["EINTR"], Response::Retries, "a signal handler ran while the call slept; a call on a non-blocking socket never sleeps").only(BLOCKING),
     row("sendto", OF_THE_PEER, Response::Closes, "the connection is lost").on_stop_socket().except(AIO),
-    row("sendto", &["EPIPE"], Response::Closes, "the peer has reset the connection; Rust programs ignore SIGPIPE").on_stop_socket().except(AIO),
+    row("sendto", &["EPIPE"], Response::Closes, "the peer has reset the connection (Rust programs ignore SIGPIPE, so the call returns)").on_stop_socket().except(AIO),
+    row("sendto", &["EINTR"], Response::Retries, "a signal handler ran while the call slept; a call on a non-blocking socket never sleeps").only(BLOCKING),
     row("writev", OF_THE_PEER, Response::Closes, "the connection is lost").only(VECTORED),
-    row("writev", &["EPIPE"], Response::Closes, "the peer has reset the connection; Rust programs ignore SIGPIPE").only(VECTORED),
-    row("sendto", &["EINTR"], Response::Retries, "only a call that sleeps can be interrupted").only(BLOCKING),
-    row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc reads; the connection is lost (in aio-echo the same call reads the server's own signal descriptor, so it is not injected there)").only(&["proactor-chat"]),
-    row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc writes; the connection is lost").only(AIO),
-    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Ignores, "the call writes to the log, on stderr; that line is lost").except(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat"]),
+    row("writev", &["EPIPE"], Response::Closes, "the peer has reset the connection (Rust programs ignore SIGPIPE, so the call returns)").only(VECTORED),
+    row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc makes the call; the connection is lost").only(&["proactor-chat"]).untested(&["aio-echo"]),
+    row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc makes the call; the connection is lost").only(AIO),
+    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Ignores, "the call writes a line of the log to stderr; that line is lost").untested(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat"]),
     row("shutdown", &["ENOTCONN"], Response::Ignores, "the peer has reset the connection in the meantime"),
-    row("io_uring_enter", &["EINTR", "EBUSY", "EAGAIN"], Response::Retries, "a signal handler ran, the completion queue is full, or the kernel lacks memory for a request").first(4),
+    row("io_uring_enter", &["EINTR", "EBUSY", "EAGAIN"], Response::Retries, "a signal handler ran (EINTR), the completion queue is full (EBUSY), or the kernel has no memory for an operation (EAGAIN; the server first pauses for 10 ms)").first(4),
 ];
 
 /// Calls that a server makes and that no row names, with the reason. A call that is in neither list
@@ -199,93 +212,90 @@ pub const ROWS: &[Row] = &[
 pub const NOT_INJECTED: &[(&str, &str)] = &[
     (
         "close",
-        "Linux releases the file descriptor even if `close` returns an error. An injected error would leave it open, which the kernel never does",
+        "Linux releases the file descriptor even if `close` returns an error. An injected error would leave the descriptor open, which the kernel never does.",
     ),
     (
         "brk mmap mprotect munmap mremap madvise",
-        "the allocator and the C library make them. If one fails, Rust's allocator aborts the process, or the library hides the failure. The contract's `limits` cases run servers with a limited address space instead",
+        "The allocator and the C library make these calls. If one fails, Rust's allocator aborts the process, or the library hides the failure. The contract's `limits` cases run servers with a limited address space instead.",
     ),
     (
         "execve access openat newfstatat read prlimit64 arch_prctl set_tid_address set_robust_list rseq sched_getaffinity sched_yield getrandom gettid getpid getppid uname",
-        "the loader and the start of a thread, before any code of the server; reads of a self-pipe cannot fail",
+        "The loader makes these calls, or a new thread does so before it runs any code of the server. (Some servers also `read` from their self-pipe, which cannot fail.)",
     ),
     (
         "rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack",
-        "they fail only for invalid arguments",
+        "They fail only for invalid arguments.",
     ),
     (
         "tgkill kill",
-        "the server sends a standard signal to itself. So the target exists (no ESRCH), the sender is permitted (no EPERM), and the signal does not queue (EAGAIN occurs only with real-time signals)",
+        "The server sends a standard signal to itself. So the target exists (no ESRCH), the server may send to it (no EPERM), and the signal is not queued (EAGAIN occurs only with real-time signals).",
     ),
-    ("exit exit_group", "they do not return"),
+    ("exit exit_group", "They do not return."),
     (
         "fcntl ioctl getsockname getsockopt setsockopt",
-        "after the start they are calls on an open socket with constant arguments, and fail only for invalid ones. There are two exceptions. `F_SETFL` with O_ASYNC is in the table. proactor-chat duplicates a file descriptor (`F_DUPFD_CLOEXEC`) before it accepts a client, which needs two: on EMFILE it pauses accepting, as after accept. If only the second duplicate fails, it refuses the client",
+        "After the start, the servers make these calls only on open sockets and with constant arguments, and the calls fail only for invalid ones. There are two exceptions. `F_SETFL` with O_ASYNC is in the table. `proactor-chat` needs two file descriptors per client, so it duplicates one (`F_DUPFD_CLOEXEC`) before it accepts a client. If that fails (EMFILE), it pauses accepting. If only the second duplicate fails, it closes the new connection.",
     ),
     (
         "rt_sigsuspend pause restart_syscall",
-        "they always return EINTR, or continue a wait that was interrupted",
+        "They always return EINTR, or continue a wait that was interrupted.",
     ),
     (
         "prctl getuid sched_getparam sched_getscheduler timerfd_settime",
-        "they fail only for invalid arguments",
+        "They fail only for invalid arguments.",
     ),
     (
         "futex",
-        "std and glibc wait in loops that check the value again. strace cannot tell a wait from a wake-up, and the kernel never fails to perform a wake-up (see below)",
+        "std and glibc wait in loops that check the value again. strace cannot tell a wait from a wake-up, and a wake-up never fails (see the last table).",
     ),
     (
         "recvfrom sendto",
-        "in servers on POSIX AIO, which read and write clients with `read` and `write`, these are calls on the server's own socket pair",
+        "Servers on POSIX AIO use these calls only on their self-pipe. They read from and write to clients with `read` and `write`.",
     ),
     (
         "write",
-        "in the chats, where it wakes another thread through an eventfd or a pipe that stays open",
+        "The chat servers also wake another thread with this call, through an eventfd or a pipe. Both stay open, so the call cannot fail.",
     ),
     (
         "rt_sigqueueinfo",
-        "glibc sends the completion signal with it. It fails with EAGAIN if the user's queue of signals is full; the contract's `limits` cases run servers with a short queue",
+        "glibc sends the completion signal with this call. It fails with EAGAIN if the user's signal queue is full. The contract's `limits` cases run servers with a short signal queue.",
     ),
     (
         "poll",
-        "of stderr, before a line is logged: it fails for one descriptor only if the descriptor is invalid (in servers that wait in poll, see the table)",
+        "All servers call `poll` on stderr before they log a line. On one file descriptor it fails only if the arguments are invalid. (The table has the servers that wait for clients with `poll`.)",
     ),
     (
         "epoll_ctl",
-        "in reactor-chat: the crate `polling` makes this call for each change of interest and for its timer, and strace cannot tell the ADD of a connection, which can fail, from a MOD, which cannot (see below). The server refuses a connection whose ADD fails",
+        "In `reactor-chat`, the crate `polling` makes this call for each change of interest and for its timer. strace cannot tell an ADD, which can fail, from a MOD, which cannot (see the last table).",
     ),
     (
         "pread64 pwrite64",
-        "glibc's AIO tries them before `read` and `write`; on a socket they always fail with ESPIPE",
+        "glibc's AIO tries these calls before `read` and `write`. On a socket they always fail with ESPIPE.",
     ),
 ];
 
 /// Faults that are not injected although a man page lists the error, with the reason.
 pub const CANNOT_HAPPEN: &[(&str, &str)] = &[
     (
-        "EAGAIN from `accept4` or `recvfrom` while a connection or data waits",
-        "edge-triggered and signal-driven servers rely on the kernel's promise that EAGAIN means empty",
+        "EAGAIN from `accept` or `recv` while a connection or data is waiting",
+        "The kernel returns EAGAIN only if the queue is empty. Edge-triggered and signal-driven servers rely on this.",
     ),
     (
-        "EAGAIN from `sendto` while the send buffer has room",
-        "the same promise for writing: without it no edge follows",
+        "EAGAIN from `send` while the send buffer has free space",
+        "The kernel returns EAGAIN only if the send buffer is full. Otherwise no edge would follow.",
     ),
-    ("EINTR from a call on a non-blocking socket", "a signal interrupts only a call that sleeps"),
+    ("EINTR from a call on a non-blocking socket", "A signal interrupts only a call that sleeps."),
     (
-        "EPIPE from the write of a signal handler into the process's own socket pair",
-        "both ends are open for as long as the process lives",
+        "EPIPE when a signal handler writes to the self-pipe",
+        "Both ends of the self-pipe stay open for as long as the process lives.",
     ),
+    ("a futex wake-up that fails", "FUTEX_WAKE fails only for invalid arguments."),
     (
-        "a futex wake-up that is not performed",
-        "the kernel has no such failure: FUTEX_WAKE fails only for invalid arguments",
-    ),
-    (
-        "ENOMEM from `poll` in aio-echo and proactor-chat",
-        "they wait for two or three file descriptors, and the kernel keeps the entries of so short a list on its stack",
+        "ENOMEM from `poll` in `aio-echo` and `proactor-chat`",
+        "These servers wait for two or three file descriptors. The kernel keeps so short a list on its stack.",
     ),
     (
-        "ENOSPC or ENOMEM from `epoll_ctl(MOD)`",
-        "the entry exists, and changing it allocates nothing",
+        "ENOSPC or ENOMEM from `epoll_ctl` with `EPOLL_CTL_MOD`",
+        "The entry exists, and changing it allocates nothing.",
     ),
 ];
 
