@@ -15,8 +15,8 @@
 //!
 //! How a message travels: (1) The server submits a read. From now on, socket and buffer belong to
 //! glibc. (2) One thread waits for the signal, for new clients, and for SIGINT or SIGTERM. (3) The
-//! signal does not say which operation has completed, so the server asks all of them. A completed
-//! one gives socket and buffer back. (4) The server submits a write of the message, and then goes
+//! signal does not say which operation has completed, so the server checks all of them. A completed
+//! one returns socket and buffer. (4) The server submits a write of the message, and then goes
 //! back to (1).
 //!
 //! The catch: each operation occupies a thread of glibc. If glibc cannot create one, it reports no
@@ -135,8 +135,8 @@ impl Server {
             if stop {
                 return Ok(()); // ends the process with everything that is in flight
             }
-            // Takes the signal before the operations are asked: a later completion raises it again. It
-            // may have come after `poll`, so only this result counts.
+            // Take the signal before the operations are checked: a later completion raises it again.
+            // It may have arrived after `poll`, so only this result counts.
             let completed = self.completed.read_signal().context("read(signalfd)")?.is_some();
             if completed || unstarted {
                 let connections = mem::take(&mut self.connections).into_iter();

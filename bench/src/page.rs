@@ -9,18 +9,18 @@ use crate::tables::{Report, Titled, legend};
 
 /// What no measurement of this kind shows.
 const NOT_SHOWN: &str = "\
-- A network. Loopback has no network card, no interrupts and no loss, and the sender's call does most of the receiver's
+- A network. Loopback has no network card, no interrupts, and no loss, and the sender's call does most of the receiver's
   work. A real network adds the same cost to every model, so the ratios become smaller.
-- Several cores per server. Models with threads could use more cores. Here each server has one, because the benchmark
-  compares the cost of a message, not the number of cores.
-- Processing. A reply that takes a millisecond to compute hides every difference between the models.
+- Several cores per server. Models with threads could use more cores. Here each server has one core, because the
+  benchmark compares the cost of a message.
+- Processing. If a reply takes a millisecond to compute, the differences between the models hardly matter.
 - Bursts. Each active connection sends its next message when the last one has come back. If a server is slow, its
-  clients wait, and with many connections most of the latency is time in the queue. (The messages for the pauses of
-  nonblocking-echo are sent at moments that do not depend on the server.)
-- Time that the kernel spends in no process's name (interrupts, `ksoftirqd`), and the kernel's memory for sockets,
-  threads and processes.
-- Another machine. Virtualization, mitigations and CPU frequencies change the figures, and the ratios less so.
-  `cargo run --release -p bench` measures yours.
+  clients wait. With many connections, most of the latency is therefore time in the queue. (In the table of the pauses
+  of nonblocking-echo, the moments of sending do not depend on the server.)
+- Kernel time that belongs to no process (interrupts, `ksoftirqd`), and the kernel's memory for sockets, threads, and
+  processes.
+- Another machine. Virtualization, mitigations, and CPU frequencies change the figures, and change the ratios less.
+  `cargo run --release -p bench` measures on yours.
 ";
 
 /// Returns the page.
@@ -86,17 +86,17 @@ fn method(info: &RunInfo) -> String {
     };
     format!(
         "\
-- Each sample has its own server process, and clients that check every byte. In the chat they check the order and the
+- Each sample has its own server process. Its clients check every byte. In the chat they check the order and the
   completeness of all lines. A server that fails a check has no figures.
 - Under each workload the servers take turns, round after round. A ratio compares two samples of the same round.
-- Servers and clients have a core each, if there are two. If other processes used one of these cores for more than 5 %
-  of the time, the sample is repeated, up to {MAX_REPEATS} times, and then marked `~`.
-- CPU time: from the CPU clocks of the server's processes, which have nanoseconds. `user` is the share of user mode,
-  from the clock ticks.
+- The server and the clients have a core each, if the machine has two. If other processes use one of these cores for
+  more than 5 % of the time, the sample is repeated up to {MAX_REPEATS} times, and then marked `~`.
+- CPU time: from the CPU clocks of the server's processes, in nanoseconds. `user` is the share of user mode, from the
+  clock ticks.
 - System calls: {counter}.
 - Latency: from the first byte sent to the last byte received, by the clock of the client.
 - The clients are one thread. If `clients ran` is 100 % and `server ran` is less, the clients were the limit. The
-  messages per second are then those of the clients. The CPU time per message is valid all the same.
+  messages per second are then those of the clients. The CPU time per message is still valid.
 "
     )
 }

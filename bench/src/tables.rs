@@ -129,8 +129,9 @@ impl Report<'_> {
         if !echo.is_empty() {
             tables.push(Titled {
                 title: "CPU time per message, µs".to_owned(),
-                note: "The columns are the connections. `64`: 64 active. `1+900`: one active, \
-                       900 idle. `8×16K`: 8 active, with messages of 16 KiB instead of 64 bytes.",
+                note: "Each column is a workload, named by its connections. `64`: 64 active. \
+                       `1+900`: one active and 900 idle. `8×16K`: 8 active, with messages of 16 KiB \
+                       instead of 64 bytes.",
                 grid: matrix(&echo, self.subjects, |workload, subject| {
                     self.show(workload, subject, &CPU)
                 }),
@@ -163,8 +164,8 @@ impl Report<'_> {
         for &workload in self.workloads.iter().filter(|it| matches!(it, Workload::Chat { .. })) {
             tables.push(Titled {
                 title: format!("A {workload}"),
-                note: "A message is a line for one client. The latency is that of the last client \
-                       that receives the line.",
+                note: "A message is a line that one client receives. The latency is the time until \
+                       the last client has received the line.",
                 grid: self.rows(workload, &[CPU, CALLS, RATE, P50, P99, THREADS]),
             });
         }
@@ -227,8 +228,8 @@ impl Report<'_> {
         };
         Some(Titled {
             title: "What idle connections add".to_owned(),
-            note: "CPU time per message, divided by that of the same server without idle \
-                   connections in the same round.",
+            note: "CPU time per message, divided by that of the same server in the same round \
+                   without idle connections.",
             grid: matrix(&with_idle, &subjects, |workload, subject| {
                 self.show_ratio(ratio(workload, subject), workload, subject)
             }),
@@ -250,8 +251,8 @@ impl Report<'_> {
         };
         Some(Titled {
             title: "Against the baseline".to_owned(),
-            note: "CPU time per message, divided by that of a minimal loop of the same system \
-                   calls in the same round.",
+            note: "CPU time per message, divided by that of the baseline in the same round: a \
+                   minimal loop of the same system calls.",
             grid: matrix(echo, &subjects, |workload, subject| {
                 self.show_ratio(ratio(workload, subject), workload, subject)
             }),
@@ -385,11 +386,11 @@ fn without_figure(cell: Option<Cell>) -> String {
 pub fn legend(summary: &Summary) -> String {
     let (disturbed, all) = summary.disturbed();
     format!(
-        "CPU time is that of all threads and processes of the server. × {REFERENCE}: divided by \
-         the CPU time of {REFERENCE} in the same round. Figures are medians over the rounds; in \
-         parentheses, the quartiles. `~`: other processes used the cores for too long in every \
-         sample (this was so in {disturbed} of all {all} samples). `max N`: the server serves no \
-         more connections. `–`: not measured."
+        "CPU time is that of all threads and processes of the server. The column `× {REFERENCE}` \
+         has the CPU time divided by that of {REFERENCE} in the same round. Figures are medians over \
+         the rounds, with the quartiles in parentheses. `~`: in all samples of this figure, other \
+         processes used the cores for too long. (In all, this was so in {disturbed} of {all} \
+         samples.) `max N`: the server serves no more connections. `–`: not measured."
     )
 }
 

@@ -143,7 +143,7 @@ impl Input {
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Clients that need a writer: call [`Room::take_output`] for each. A client is listed again
-    /// only after its writer was told to wait, so a client never has two writers.
+    /// only after its writer has got [`WriterStep::Wait`], so a client never has two writers.
     pub write: Vec<Id>,
     /// Clients whose connection must be closed now. The room has forgotten them.
     pub close: Vec<Id>,

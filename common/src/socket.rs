@@ -133,7 +133,8 @@ fn set_inherited_options(socket: &Socket) -> io::Result<()> {
     // output is unacknowledged, the retransmission timeout ends the connection: tcp(7), tcp_retries2.)
     // Pitfall: no-keepalive
     // After 60 s without traffic the kernel probes the peer, six times, every 10 s (tcp(7)).
-    let (idle, interval) = (Duration::from_secs(60), Duration::from_secs(10));
+    let idle = Duration::from_secs(60);
+    let interval = Duration::from_secs(10);
     let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(6);
     socket.set_tcp_keepalive(&keepalive)
 }

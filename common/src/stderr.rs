@@ -12,7 +12,7 @@ const MAX_LINE: usize = 4096;
 /// Writes a line to stderr if stderr is writable now, and otherwise drops the line and counts it.
 ///
 /// A write to a full pipe blocks, and so does a write to a terminal after Ctrl-S. So each write
-/// asks poll(2) first. (`O_NONBLOCK` would also change the stderr of the processes that share it.)
+/// calls poll(2) first. (`O_NONBLOCK` would also change the stderr of the processes that share it.)
 /// Two gaps are left: another process may fill the pipe between `poll` and `write`, and a terminal
 /// can be writable with less room than a line needs. Pitfall: log-blocks-server
 #[derive(Default)]

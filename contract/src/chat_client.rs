@@ -108,7 +108,7 @@ impl ChatClient {
         Ok(())
     }
 
-    /// Changes its name. Checks that it and `others` are told.
+    /// Changes its name. Checks that it and `others` are notified.
     pub fn change_name(&mut self, name: &str, others: &[&Self]) -> Result<()> {
         let line = format!("* {} is now {name}", self.name);
         self.send_line(&format!("/nick {name}"))?;

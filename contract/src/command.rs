@@ -32,7 +32,7 @@ const FIRST_PORT: u16 = 20_000;
 const LAST_PORT: u16 = 32_000;
 
 impl Command {
-    /// A command that is told where to listen by its placeholders.
+    /// A command whose placeholders give it the address on which to listen.
     pub fn new(words: Vec<OsString>, host: IpAddr) -> Result<Self> {
         ensure!(!words.is_empty(), "there is no command");
         let has_port = words.iter().any(|word| {
@@ -92,7 +92,7 @@ impl Command {
         self.with_values(&[format!("{name}:{port}"), name.to_owned(), port.to_string()])
     }
 
-    /// Whether it tells the server a host, and not only a port.
+    /// Whether it gives the server a host, and not only a port.
     #[must_use]
     pub fn has_host(&self) -> bool {
         let contains =

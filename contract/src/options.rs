@@ -122,7 +122,7 @@ pub struct Options {
     )]
     pub at_rest: AtRestName,
 
-    /// Signals tell it about its sockets (SIGIO)
+    /// It uses signals for its sockets (SIGIO)
     #[arg(long, help_heading = "Documented limits")]
     pub uses_signals: bool,
 

@@ -102,8 +102,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Makes an entry of the interest list. The file descriptor is its user data, which `epoll_wait`
-/// returns with each event.
+/// Makes an entry of the interest list. `epoll_wait` returns its user data: the file descriptor.
 fn event(interest: EpollFlags, socket: &impl AsFd) -> EpollEvent {
     EpollEvent::new(interest, socket.as_fd().as_raw_fd() as u64)
 }
@@ -120,13 +119,11 @@ impl Server {
             trace!("wait: epoll_wait"); // (1)
             let ready = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => &events[..count],
-                // A signal handler ran, or the process was stopped and continued.
-                // Pitfall: eintr-fatal
+                // A signal handler ran, or SIGSTOP and SIGCONT arrived. Pitfall: eintr-fatal
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error).context("epoll_wait"),
             };
             trace!("wait: epoll_wait = {} ready", ready.len()); // (2)
-
             let mut listener_ready = false;
             for event in ready {
                 let fd = event.data() as RawFd;
@@ -135,12 +132,11 @@ impl Server {
                 } else if fd == self.listener.as_raw_fd() {
                     listener_ready = true;
                 } else {
-                    // Readable, writable, error or hang-up: the next read or write tells which.
+                    // Readable, writable, error or hang-up: the next read or write shows which.
                     self.on_ready(fd)?;
                 }
             }
-            // Last, because existing clients come first, and because the connections that were
-            // closed above have freed file descriptors.
+            // Last: existing clients come first, and closed connections have freed descriptors.
             if listener_ready || self.accept_paused {
                 self.accept_some()?;
             }

@@ -155,12 +155,11 @@ impl Server {
                 } else if fd == self.listener.as_raw_fd() {
                     listener_ready = true;
                 } else {
-                    // Readable, writable, error or hang-up: the next read or write tells which.
+                    // Readable, writable, error or hang-up: the next read or write shows which.
                     self.on_ready(index);
                 }
             }
-            // Last, because existing clients come first, and because the connections that were
-            // closed above have freed file descriptors.
+            // Last: existing clients come first, and closed connections have freed descriptors.
             if listener_ready || self.accept_paused {
                 self.accept_some()?;
             }

@@ -87,7 +87,8 @@ impl Connection {
         self.in_flight -= 1;
         self.blocks = Vec::new();
         if let Ok(count) = result {
-            let (fd, length) = (self.stream.as_raw_fd(), self.output.len());
+            let fd = self.stream.as_raw_fd();
+            let length = self.output.len();
             trace!("copy: writev({fd}) = {count} of {length}");
             self.output.advance(*count);
         }

@@ -1,6 +1,6 @@
 //! The workers of a Proactor: they get input that has been read, and process it.
 //!
-//! They cannot tell who completed the read. In `proactor-chat-simulated`, the main thread does it
+//! They do not know which thread, or whether the kernel, completed the read. In `proactor-chat-simulated`, the main thread does it
 //! with epoll. In `proactor-chat-uring`, the kernel does it. The workers of both are the same. They
 //! have no socket, and call neither read nor write: that is the pattern.
 //!

@@ -15,13 +15,13 @@
 //!  (4) its handler ────▶ (7) aio_error: what next?
 //! ```
 //!
-//! How a line travels: (1) The worker gives the system a client's socket and a buffer to read into,
-//! and the signal to send. (2) The main thread waits for new clients and for SIGINT or SIGTERM, not
+//! How a line travels: (1) The worker submits a read: a client's socket, a buffer, and the signal
+//! to send on completion. (2) The main thread waits for new clients and for SIGINT or SIGTERM, not
 //! for the clients that are connected. (3) The read has completed, and the signal interrupts that
 //! wait. (4) The signal handler wakes the worker. (5) The worker takes the line and applies the
-//! rules of the room. It gives the system the output of a client in one write (at about 64 KiB it
-//! stops adding blocks). It gives the buffer of (1) back for the next read. (6) The write has
-//! completed. (7) The worker writes what became pending meanwhile, waits for more, or closes.
+//! rules of the room. It submits the output of a client as one write (at about 64 KiB it stops
+//! adding blocks), and the buffer of (1) for the next read. (6) The write has completed. (7) The
+//! worker writes what became pending meanwhile, waits for more, or closes.
 //!
 //! The seven steps of the textbook (游双, Linux 高性能服务器编程), and the steps here:
 //!

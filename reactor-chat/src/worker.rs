@@ -41,7 +41,8 @@ pub struct Worker {
 impl Worker {
     /// Starts a worker. It ends with the process.
     pub fn start(server: &'static Server, number: usize) -> io::Result<()> {
-        let (buffer, effects) = ([0; READ_SIZE], Effects::default());
+        let buffer = [0; READ_SIZE];
+        let effects = Effects::default();
         let worker = Self { server, buffer, effects, processed: 0, returned: 0, has_closed: false };
         thread::Builder::new().name(format!("worker-{number}")).spawn(|| worker.work())?;
         Ok(())
@@ -184,7 +185,8 @@ impl Worker {
     }
 
     fn write(&mut self, connection: &Connection) -> io::Result<()> {
-        let (id, room) = (connection.id, &self.server.room);
+        let id = connection.id;
+        let room = &self.server.room;
         connection.update(|state| state.write = false)?;
         let mut output = mem::take(&mut *lock(&connection.output));
         let mut step = lock(room).take_output(id, 0, &mut output);
@@ -261,7 +263,8 @@ impl Server {
         input: Option<&[u8]>,
         effects: &mut Effects,
     ) -> io::Result<bool> {
-        let (id, now) = (connection.id, Instant::now());
+        let id = connection.id;
+        let now = Instant::now();
         let mut rest = input.unwrap_or_default();
         let mut room = lock(&self.room);
         let computation = match input {

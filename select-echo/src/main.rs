@@ -173,8 +173,7 @@ impl Server {
             for &fd in &ready {
                 self.on_ready(fd);
             }
-            // Last, because existing clients come first, and because the connections that were
-            // closed above have freed file descriptors.
+            // Last: existing clients come first, and closed connections have freed descriptors.
             if listener_ready || self.accept_paused {
                 self.accept_some()?;
             }

@@ -110,7 +110,7 @@ impl Buffers {
         let start = unsafe { self.memory.add(usize::from(id) * self.size) };
         // SAFETY: the index is less than `count`, because `count` is a power of two.
         let mut entry = unsafe { self.entries.add(usize::from(self.tail & (self.count - 1))) };
-        // SAFETY: the kernel does not read this entry before `tail` says so, and never writes to it.
+        // SAFETY: the kernel does not read this entry before `tail` includes it, and never writes to it.
         let entry = unsafe { entry.as_mut() };
         entry.set_addr(start.as_ptr() as u64);
         entry.set_len(self.size as u32);

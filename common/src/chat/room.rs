@@ -40,7 +40,7 @@ struct Member {
     queue: Output,
     /// Bytes of output that have not been written, whether they are in `queue` or with the writer.
     pending: usize,
-    /// The client is in [`Effects::write`], or its writer has not yet been told to wait.
+    /// The client is in [`Effects::write`], or its writer has not yet got [`WriterStep::Wait`].
     has_writer: bool,
 }
 

@@ -354,8 +354,8 @@ pub fn start_or_end(target: &Target, launch: Launch) -> Result<Option<Server>> {
     Ok(None)
 }
 
-/// A command may listen before it does what fails, and its runtime may abort, as long as nobody was
-/// told that it serves.
+/// A command may listen before it does what fails, and its runtime may abort, as long as it has
+/// not announced that it serves.
 fn expect_not_announced(target: &Target, status: ExitStatus, log: &str) -> Result<()> {
     let beginning = format!("{} listening on ", target.name);
     if let Some(line) = log.lines().find(|line| line.starts_with(&beginning)) {
@@ -382,7 +382,7 @@ fn many_inherited_descriptors(target: &Target) -> Result<()> {
     serves_or_ends(target, || target.quiet().launch().inherited_below(1100))
 }
 
-/// A name server that never answers: the resolver asks for several seconds.
+/// A name server that never answers: the resolver repeats its question for several seconds.
 fn sigterm_during_lookup(target: &Target) -> Result<()> {
     const NAME: &str = "slow.example.com";
     let silent = UdpSocket::bind("127.0.0.53:53").or_else(|_| UdpSocket::bind("127.0.0.9:53"));

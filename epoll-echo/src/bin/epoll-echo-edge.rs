@@ -8,20 +8,18 @@
 //!        asleep                                 │ wait: until a socket *becomes* ready
 //!  (2) an edge of 8 ◀────────────────────────   ┘ a message for 8 has arrived
 //!  (3) read(8), write(8), again and again ───▶    copy
-//!  (4) read(8) = EAGAIN ◀────────────────────     the socket is empty, so the next
-//!  (1) epoll_wait                                 message will be a new edge
+//!  (4) read(8) = EAGAIN ◀────────────────────     empty: the next message is a new edge
 //! ```
 //!
 //! How a message travels: (1) One thread waits for an edge of any socket. (2) It puts each socket
 //! with an edge into the set `ready`. (3) It reads and writes each socket of the set (4) until
-//! EAGAIN, and then removes the socket from it. (5) A client that never stops sending gets
-//! `MAX_STEPS` steps per iteration. Its socket then stays in the set, and the next wait returns at
-//! once.
+//! EAGAIN, and then removes the socket. (5) A client that never stops sending gets `MAX_STEPS` steps
+//! per iteration. Its socket then stays in the set, and the next wait returns at once.
 //!
 //! The catch: data that the server leaves unread is reported again only when more data arrives,
-//! which may be never. So read until EAGAIN, even after a short read: a FIN or urgent data may
-//! already be behind the data, and no further edge reports it. (epoll(7), question 9, calls a short
-//! read sufficient. For TCP it is not.)
+//! which may be never. So read until EAGAIN, even after a short read: a FIN or urgent data may be
+//! behind the data, and no further edge reports it. (epoll(7), question 9, calls a short read
+//! sufficient. For TCP it is not.)
 //!
 //! Run: `cargo run -p epoll-echo --bin epoll-echo-edge`
 //!
@@ -34,17 +32,14 @@
 //! Figure: `docs/figures/epoll-echo-edge.svg`.
 //!
 //! Use it when: sockets alternate often between waiting to read and waiting to write, as in a
-//! proxy. One `epoll_ctl` registers both; no later one is needed.
+//! proxy. One `epoll_ctl` registers both, and no later one is needed.
 //! Limits: Linux only. Each message costs one more `read`, which returns EAGAIN. Two threads that
-//! share an epoll can both get an edge of one socket: they need EPOLLONESHOT (pitfall
-//! `edge-shared-by-threads`).
-//! Compare with:
-//! - `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs`: level-triggered reports
-//!   that a socket *is* ready, edge-triggered reports once that it *became* ready.
+//! share an epoll can both get an edge of one socket: use EPOLLONESHOT (edge-shared-by-threads).
+//! Compare with: `diff epoll-echo/src/main.rs epoll-echo/src/bin/epoll-echo-edge.rs` ("it *is*
+//! ready" against "it *became* ready", reported once).
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::mem;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -53,8 +48,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use common::{
-    Accepted, BUFFER_SIZE, ECHO_ADDR, Progress, accept, announce, listen, read, run, stop_socket,
-    write,
+    Accepted, BUFFER_SIZE, ECHO_ADDR, Progress, accept, announce, listen, run, stop_socket,
 };
 use log::{info, trace, warn};
 use nix::errno::Errno;
@@ -77,8 +71,7 @@ struct Server {
     connections: BTreeMap<RawFd, Connection>,
     /// The connections that had an edge and have not returned EAGAIN since.
     ready: HashSet<RawFd>,
-    /// When to call `accept` again without a new edge: at once if connections may be left in the
-    /// queue, after `ACCEPT_RETRY` if `accept` failed, and not at all after EAGAIN.
+    /// When to call `accept` again without a new edge of the listener. `None`: not at all.
     accept_again: Option<Duration>,
     /// The read buffer. All connections share it.
     buffer: Vec<u8>,
@@ -87,17 +80,14 @@ struct Server {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Bytes that were read but not yet written, because the send buffer was full.
-    pending: Vec<u8>,
-    /// How many bytes of `pending` have been written since.
-    offset: usize,
+    pending: Vec<u8>, // bytes that were read, and not yet written because the send buffer was full
+    offset: usize,    // how many bytes of `pending` have been written since
 }
 
 fn main() -> ExitCode {
     run([ECHO_ADDR], |[addr]| {
         let listener = listen(&addr)?;
         listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let stop = stop_socket()?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
         let interest = EpollFlags::EPOLLIN;
@@ -112,13 +102,12 @@ fn main() -> ExitCode {
             accept_again: None,
             buffer: vec![0; BUFFER_SIZE],
         };
-        announce(address);
+        announce(server.listener.local_addr()?);
         server.serve()
     })
 }
 
-/// Makes an entry of the interest list. The file descriptor is its user data, which `epoll_wait`
-/// returns with each event.
+/// Makes an entry of the interest list. `epoll_wait` returns its user data: the file descriptor.
 fn event(interest: EpollFlags, socket: &impl AsFd) -> EpollEvent {
     EpollEvent::new(interest | EpollFlags::EPOLLET, socket.as_fd().as_raw_fd() as u64)
 }
@@ -135,13 +124,11 @@ impl Server {
             trace!("wait: epoll_wait"); // (1)
             let edges = match self.epoll.wait(&mut events, timeout) {
                 Ok(count) => &events[..count],
-                // A signal handler ran, or the process was stopped and continued.
-                // Pitfall: eintr-fatal
+                // A signal handler ran, or SIGSTOP and SIGCONT arrived. Pitfall: eintr-fatal
                 Err(Errno::EINTR) => continue,
                 Err(error) => return Err(error).context("epoll_wait"),
             };
             trace!("wait: epoll_wait = {} edges", edges.len()); // (2)
-
             for event in edges {
                 let fd = event.data() as RawFd;
                 if fd == self.stop.as_raw_fd() {
@@ -154,13 +141,12 @@ impl Server {
             }
             // A connection that is closed must leave the set at once: the set outlives this
             // iteration, and the next connection may get the same file descriptor.
-            let mut ready = mem::take(&mut self.ready);
+            let mut ready = std::mem::take(&mut self.ready);
             ready.retain(|&fd| self.on_ready(fd));
             self.ready = ready;
-            // Last, because existing clients come first, and because the connections that were
-            // closed above have freed file descriptors.
+            // Last: existing clients come first, and closed connections have freed descriptors.
             if self.accept_again.is_some() {
-                self.accept_some()?;
+                self.accept_again = self.accept_some()?;
             }
         }
     }
@@ -183,22 +169,18 @@ impl Server {
         true
     }
 
-    /// Accepts until EAGAIN: no edge reports the connections that are left in the queue.
-    /// Pitfall: one-accept-per-edge
-    fn accept_some(&mut self) -> anyhow::Result<()> {
+    /// Accepts until EAGAIN: no edge reports connections that are left in the queue. Returns when to
+    /// call it again. Pitfall: one-accept-per-edge
+    fn accept_some(&mut self) -> anyhow::Result<Option<Duration>> {
         for _ in 0..MAX_ACCEPTS {
-            self.accept_again = match accept(&self.listener) {
-                Accepted::Connection(stream, peer) => {
-                    self.add(stream, peer)?;
-                    continue;
-                }
-                Accepted::WouldBlock => None,
-                Accepted::Pause => Some(ACCEPT_RETRY), // Pitfalls: accept-spins, spare-descriptor
-            };
-            return Ok(());
+            match accept(&self.listener) {
+                Accepted::Connection(stream, peer) => self.add(stream, peer)?,
+                Accepted::WouldBlock => return Ok(None), // the next connection is an edge
+                // Pitfalls: accept-spins, spare-descriptor
+                Accepted::Pause => return Ok(Some(ACCEPT_RETRY)),
+            }
         }
-        self.accept_again = Some(Duration::ZERO);
-        Ok(())
+        Ok(Some(Duration::ZERO))
     }
 
     fn add(&mut self, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
@@ -220,19 +202,18 @@ impl Connection {
     /// Writes pending output, or reads once and writes that back.
     fn step(&mut self, buffer: &mut [u8]) -> io::Result<Progress> {
         if self.offset < self.pending.len() {
-            let written = write(&self.stream, &self.pending[self.offset..])?; // 0 for EAGAIN
+            let written = common::write(&self.stream, &self.pending[self.offset..])?; // 0 for EAGAIN
             self.offset += written;
             return Ok(if written == 0 { Progress::WantWrite } else { Progress::Echoed(written) });
         }
         self.pending = Vec::new();
         self.offset = 0;
-        let Some(count) = read(&self.stream, buffer)? else {
-            return Ok(Progress::WantRead); // EAGAIN
+        let count = match common::read(&self.stream, buffer)? {
+            None => return Ok(Progress::WantRead),  // EAGAIN
+            Some(0) => return Ok(Progress::Closed), // EOF. No output is pending here.
+            Some(count) => count,
         };
-        if count == 0 {
-            return Ok(Progress::Closed); // EOF. No output is pending here.
-        }
-        let written = write(&self.stream, &buffer[..count])?;
+        let written = common::write(&self.stream, &buffer[..count])?;
         self.pending.extend_from_slice(&buffer[written..count]);
         Ok(Progress::Echoed(written))
     }

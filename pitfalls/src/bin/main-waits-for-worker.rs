@@ -33,7 +33,8 @@ fn main() -> ExitCode {
         let (done, results) = mpsc::channel();
         let queue: Arc<Mutex<Receiver<Arc<TcpStream>>>> = Arc::new(Mutex::new(queue));
         for _ in 0..4 {
-            let (queue, done) = (Arc::clone(&queue), done.clone());
+            let queue = Arc::clone(&queue);
+            let done = done.clone();
             thread::Builder::new().spawn(move || -> Option<()> {
                 loop {
                     let stream = lock(&queue).recv().ok()?;

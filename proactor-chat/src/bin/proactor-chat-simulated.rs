@@ -25,11 +25,10 @@
 //! - The main thread writes at once, and waits for EPOLLOUT only if the socket is full. This saves
 //!   two system calls per write.
 //!
-//! This is a Proactor although it uses epoll: its handlers get what has been read, and cannot tell by
-//! whom. The same workers serve `proactor-chat-uring`, where the kernel completes the reads.
-//! A client is disconnected when more than 256 KiB are pending for it. A client that has sent its
-//! FIN still gets what is pending, for at most 10 s. When there is no free file descriptor, the
-//! server stops accepting for up to 100 ms.
+//! This is a Proactor although it uses epoll: its handlers get completed reads, and do not know who
+//! read. The same workers serve `proactor-chat-uring`. A client is disconnected when more than 256
+//! KiB are pending for it. A client that has sent its FIN still gets what is pending, for at most
+//! 10 s. When there is no free file descriptor, the server stops accepting for up to 100 ms.
 //! The catch: one thread copies for all clients. While it copies for one, all others wait.
 //!
 //! Run: `cargo run -p proactor-chat --bin proactor-chat-simulated`
@@ -234,7 +233,8 @@ impl Server {
     /// Writes what is pending for a client, until nothing is left or the socket is full (6).
     fn write(&mut self, id: Id) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let (mut written, mut full) = (0, false);
+        let mut written = 0;
+        let mut full = false;
         loop {
             let output = &mut connection.output;
             match self.workers.room(|room| room.take_output(id, written, output)) {

@@ -234,7 +234,8 @@ impl Server {
         let output = &mut connection.output;
         match self.workers.room(|room| room.take_output(id, written, output)) {
             WriterStep::Write => {
-                let (fd, blocks) = (connection.stream.as_raw_fd(), connection.start_write());
+                let fd = connection.stream.as_raw_fd();
+                let blocks = connection.start_write();
                 let writev = opcode::Writev::new(Fd(fd), blocks.as_ptr(), blocks.len() as u32);
                 return self.queue(id.0 | WRITE, writev.build());
             }

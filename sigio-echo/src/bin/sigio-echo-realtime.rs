@@ -83,10 +83,8 @@ struct Server {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    /// Bytes that were read and that the socket did not take.
-    pending: Vec<u8>,
-    /// How many bytes of `pending` have been written since.
-    offset: usize,
+    pending: Vec<u8>, // bytes that were read, and not yet written because the send buffer was full
+    offset: usize,    // how many bytes of `pending` have been written since
 }
 
 fn main() -> ExitCode {
@@ -208,12 +206,11 @@ impl Connection {
             }
             self.pending = Vec::new();
             self.offset = 0;
-            let Some(count) = common::read(&self.stream, buffer)? else {
-                return Ok(Progress::WantRead); // EAGAIN. A signal announces the next data.
+            let count = match common::read(&self.stream, buffer)? {
+                None => return Ok(Progress::WantRead), // EAGAIN. A signal announces the next data.
+                Some(0) => return Ok(Progress::Closed), // EOF. No output is pending here.
+                Some(count) => count,
             };
-            if count == 0 {
-                return Ok(Progress::Closed); // EOF. No output is pending here.
-            }
             let written = common::write(&self.stream, &buffer[..count])?;
             self.pending.extend_from_slice(&buffer[written..count]);
             echoed += written;

@@ -15,17 +15,15 @@
 //!
 //! How a message travels: (1) The thread sleeps until a signal arrives. (2) The kernel sends SIGIO
 //! when the *wait* is over. The *copy* is still to be done. (3) The server receives one datagram,
-//! and (4) sends a reply from the address to which the peer sent the datagram. It repeats this
-//! until EAGAIN. (5) After `MAX_STEPS` datagrams it calls `sigsuspend`, where SIGINT and SIGTERM
-//! are unblocked. No signal announces the datagrams that are left, so it sends SIGIO to itself. (6)
-//! If the send buffer is full, the reply is pending output, and nothing is received before it has
-//! been sent.
+//! and (4) sends a reply from the address to which the peer sent it. It repeats this until EAGAIN.
+//! (5) After `MAX_STEPS` datagrams it calls `sigsuspend`, where SIGINT and SIGTERM are unblocked.
+//! No signal announces the datagrams that are left, so it sends SIGIO to itself. (6) If the send
+//! buffer is full, the reply is pending output, and nothing is received before it has been sent.
 //!
 //! The catch: textbooks receive in the signal handler. That is allowed (`recvmsg` is
-//! async-signal-safe), but the handler does not return while datagrams arrive. One call of such a
-//! handler has replied to 9000 datagrams, and the program did nothing else in that time. Here the
-//! handler only sets a flag, and SIGIO is blocked except during `sigsuspend`. So SIGIO
-//! never interrupts other work: the program itself decides when to look.
+//! async-signal-safe), but the handler does not return while datagrams arrive: one call has replied
+//! to 9000 of them, and the program did nothing else meanwhile. Here the handler only sets a flag,
+//! and SIGIO is blocked except during `sigsuspend`. So SIGIO never interrupts other work.
 //!
 //! Run: `cargo run -p sigio-echo --bin sigio-echo-udp`
 //!
@@ -40,15 +38,13 @@
 //! Use it when: you maintain such a program. A new program waits with `poll`. If its main thread
 //! computes, a second thread waits.
 //! Limits: datagrams that arrive while the receive buffer is full are lost, as always with UDP. All
-//! peers share one send buffer. Replies to a few unreachable peers fill it, and until the kernel
-//! drops them (after three seconds if ARP finds nobody) all peers wait. So this server keeps neither
-//! isolation nor fairness. And a sender's address can be forged: on an open network, one datagram can
-//! make two echo servers reply to each other for ever.
-//! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (one socket, and
-//! messages that arrive whole).
+//! peers share one send buffer. Replies to a few unreachable peers fill it, and all peers wait
+//! until the kernel drops the replies (after three seconds if ARP finds nobody). So this server
+//! keeps neither isolation nor fairness. A sender's address can be forged: on an open network, one
+//! datagram can make two echo servers reply to each other for ever.
+//! Compare with: `diff sigio-echo/src/main.rs sigio-echo/src/bin/sigio-echo-udp.rs` (one socket).
 
 use std::io::{IoSlice, IoSliceMut};
-use std::mem;
 use std::net::{Ipv6Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
@@ -79,6 +75,8 @@ const MAX_STEPS: usize = 64;
 /// `net.core.rmem_max`, doubled (socket(7)). The kernel counts about 800 bytes even for the
 /// smallest datagram: a burst of 300 overflows the usual 208 KiB.
 const RECEIVE_BUFFER: usize = 16 * 1024 * 1024;
+/// The pause after `recvmsg` failed.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 struct Server {
     socket: UdpSocket,
@@ -103,19 +101,17 @@ fn main() -> ExitCode {
         // Blocked, except while `sigsuspend` sleeps. A signal that arrives between the check of the
         // flags and the sleep then stays pending, and ends the sleep at once. If it were not
         // blocked, its handler would run before the sleep, and nothing would end the sleep.
-        let signals = [Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM];
-        signals.into_iter().collect::<SigSet>().thread_block()?;
+        SigSet::from_iter([Signal::SIGIO, Signal::SIGINT, Signal::SIGTERM]).thread_block()?;
         // The handlers set these flags, and do nothing else. Pitfall: handler-prints
         let stop = stop_flag()?;
         let signaled = Arc::new(AtomicBool::new(false));
         flag::register(Signal::SIGIO as i32, Arc::clone(&signaled))?;
-        if socket.local_addr()?.is_ipv4() {
+        let result = if socket.local_addr()?.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)
-                .context("setsockopt(IP_PKTINFO)")?;
         } else {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)
-                .context("setsockopt(IPV6_RECVPKTINFO)")?;
-        }
+        };
+        result.context("setsockopt(IP_PKTINFO or IPV6_RECVPKTINFO)")?;
         setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).context("setsockopt(SO_RCVBUF)")?;
         enable_sigio(&socket)?;
         announce(socket.local_addr()?);
@@ -135,7 +131,7 @@ impl Server {
             if signaled.swap(false, Ordering::Relaxed) {
                 self.echo_some();
             }
-            if mem::take(&mut self.unfinished) {
+            if std::mem::take(&mut self.unfinished) {
                 // (5) The signal that announced the other datagrams is used up. `raise` replaces it:
                 // SIGIO is blocked now, so it stays pending, and `sigsuspend` returns at once.
                 raise(Signal::SIGIO)?;
@@ -157,7 +153,7 @@ impl Server {
                     // The datagram is lost, or there is no memory: do not keep a core busy.
                     Err(error) => {
                         debug!("recvmsg: {error}");
-                        thread::sleep(Duration::from_millis(10));
+                        thread::sleep(ERROR_PAUSE);
                         continue;
                     }
                 },

@@ -214,7 +214,7 @@ impl Connection {
         if self.pending.is_empty() {
             return Ok(Some(buffers.receive(Fd(fd)))); // (1); pitfall: multishot-no-backpressure
         }
-        let (start, len) = (self.pending.as_ptr(), self.pending.len() as u32);
-        Ok(Some(opcode::Send::new(Fd(fd), start, len).build()))
+        let length = self.pending.len() as u32;
+        Ok(Some(opcode::Send::new(Fd(fd), self.pending.as_ptr(), length).build()))
     }
 }

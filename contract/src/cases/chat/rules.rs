@@ -6,7 +6,7 @@ use super::with_clients;
 use crate::{Case, ChatClient, Client, Target};
 
 pub const CASES: &[Case] = &[
-    Case::new("joining", "the greeting and `joined` tell who joins", joining),
+    Case::new("joining", "the greeting and `joined` name the client that joins", joining),
     Case::new(
         "joining_finds_a_free_name",
         "no two clients get the same name",
@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
     Case::new("leaving", "`left` is sent once, however a client leaves", leaving),
     Case::new("talk", "a line goes to every other client", talk),
     Case::new("alone", "a line of the only client goes to nobody", alone),
-    Case::new("nick", "/nick changes the name, and all are told", nick),
+    Case::new("nick", "/nick changes the name, and all are notified", nick),
     Case::new(
         "nick_of_client_that_left",
         "the name of a client that has left is free",
@@ -234,7 +234,7 @@ fn nick_refused(target: &Target) -> Result<()> {
         }
         a.send_line("/nick")?;
         a.expect_line_starting_with("! ").context("without a name")?;
-        // Its name is the old one, and no other client was told.
+        // Its name is the old one, and no other client was notified.
         for client in [&a, &b, &c] {
             client.expect_names(&["guest1", "bob", "guest3"])?;
         }
