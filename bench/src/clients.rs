@@ -1,8 +1,11 @@
 //! The clients. They check every byte that they receive.
 
 pub mod chat;
+pub mod churn;
+pub mod compute;
 pub mod connections;
 pub mod echo;
+pub mod parallel;
 pub mod pattern;
 
 use std::time::Duration;
@@ -36,6 +39,13 @@ impl Tally {
     pub fn quantile_us(&self, quantile: f64) -> Option<f64> {
         let nanoseconds = self.latency.value_at_quantile(quantile);
         (!self.latency.is_empty()).then(|| nanoseconds as f64 / 1e3)
+    }
+
+    /// Adds what was counted elsewhere over the same period.
+    pub fn add(&mut self, other: &Self) {
+        self.messages += other.messages;
+        // Both have the same bounds, so this cannot fail.
+        let _ = self.latency.add(&other.latency);
     }
 
     fn record(&mut self, latency: Duration) {

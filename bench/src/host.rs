@@ -1,6 +1,7 @@
 //! The machine: which cores are used, by whom, and what the report says about it.
 
 use std::fs;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -17,19 +18,53 @@ use procfs::{CpuInfo, Current, CurrentSI, KernelStats};
 pub struct Cores {
     pub server: usize,
     pub clients: usize,
+    /// The number of cores that this process may use. Processors that share a core count once.
+    pub count: usize,
 }
+
+/// The processors that this process may use, and one of each core.
+struct Allowed {
+    processors: Vec<usize>,
+    cores: Vec<usize>,
+}
+
+/// Read before the process is restricted to the core of the clients.
+static ALLOWED: LazyLock<Allowed> = LazyLock::new(|| {
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let processors = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false));
+    let processors: Vec<usize> = processors.collect();
+    let mut cores: Vec<usize> = Vec::new();
+    for &processor in &processors {
+        let siblings = siblings(processor);
+        if !cores.iter().any(|core| siblings.contains(core)) {
+            cores.push(processor);
+        }
+    }
+    Allowed { processors, cores }
+});
 
 impl Cores {
     /// Takes the first two processors that this process may use and that do not share a core. If
     /// there is only one, servers and clients share it.
     pub fn choose() -> Result<Self> {
-        let allowed = sched_getaffinity(Pid::from_raw(0))?;
-        let mut allowed = (0..CpuSet::count()).filter(|&cpu| allowed.is_set(cpu).unwrap_or(false));
-        let server = allowed.next().context("this process may use no processor")?;
-        let siblings = siblings(server);
-        let rest: Vec<_> = allowed.collect();
-        let other = rest.iter().find(|&cpu| !siblings.contains(cpu)).or(rest.first());
-        Ok(Self { server, clients: other.copied().unwrap_or(server) })
+        let Allowed { processors, cores } = &*ALLOWED;
+        let server = *cores.first().context("this process may use no processor")?;
+        let other = cores.get(1).or(processors.get(1));
+        Ok(Self { server, clients: other.copied().unwrap_or(server), count: cores.len() })
+    }
+
+    /// Returns so many cores for a server. The core of the clients is the last one to be taken.
+    pub fn for_server(self, count: usize) -> Vec<usize> {
+        let others = ALLOWED.cores.iter().filter(|&&it| it != self.server && it != self.clients);
+        let all = [self.server].into_iter().chain(others.copied()).chain([self.clients]);
+        all.take(count).collect()
+    }
+
+    /// Returns so many cores for the clients. The core of the server is the last one to be taken.
+    pub fn for_clients(self, count: usize) -> Vec<usize> {
+        let others = ALLOWED.cores.iter().filter(|&&it| it != self.server && it != self.clients);
+        let all = [self.clients].into_iter().chain(others.rev().copied()).chain([self.server]);
+        all.take(count).collect()
     }
 
     pub fn are_shared(self) -> bool {
@@ -48,11 +83,13 @@ fn siblings(cpu: usize) -> Vec<usize> {
     ranges.flatten().collect()
 }
 
-/// Makes this thread, and what it starts from now on, run on this core only.
-pub fn pin(cpu: usize) -> Result<()> {
+/// Makes this thread, and what it starts from now on, run on these cores only.
+pub fn pin(cores: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
-    set.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot use core {cpu}"))
+    for &core in cores {
+        set.set(core)?;
+    }
+    sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("cannot use cores {cores:?}"))
 }
 
 /// Raises the limit on file descriptors as far as possible, for this process and the servers.
@@ -61,6 +98,11 @@ pub fn raise_descriptor_limit() -> Result<usize> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard as usize)
+}
+
+/// Returns the CPU time of this thread. Other processes do not change it.
+pub fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 /// How the two cores have been used up to a moment.
@@ -83,7 +125,7 @@ impl CoreClocks {
         };
         Ok(Self {
             at: Instant::now(),
-            clients: Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?),
+            clients: thread_time(),
             // The clients run in the main thread, and this file is about the main thread.
             clients_slices: Process::myself()?.schedstat()?.pcount,
             server_idle: idle(cores.server)?,
@@ -118,6 +160,11 @@ pub struct CoreUsage {
 const SLICE_OVERHEAD: Duration = Duration::from_micros(2);
 
 impl CoreUsage {
+    /// The time in which the server's core was not idle.
+    pub fn server_busy(&self) -> Duration {
+        self.wall.saturating_sub(self.server_idle)
+    }
+
     /// The share of the clients' core that other processes used.
     pub fn clients_core_other(&self) -> f64 {
         self.other(self.clients, self.clients_idle, self.clients_slices)

@@ -113,7 +113,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let binaries = server::build(&subjects)?;
 
     let cores = Cores::choose()?;
-    host::pin(cores.clients)?;
+    host::pin(&[cores.clients])?;
     let plan = Plan {
         subjects,
         workloads: workloads::of_scenarios(&arguments.scenario, arguments.quick),
@@ -121,6 +121,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         method: Method::new(arguments.quick, cores, Counter::choose()),
         descriptors: host::raise_descriptor_limit()?,
     };
+    if plan.workloads.iter().any(|it| matches!(it, Workload::Compute { .. })) {
+        clients::compute::calibrate();
+    }
     let info = RunInfo {
         rounds: plan.rounds,
         sample_seconds: plan.method.time.as_secs_f64(),
@@ -206,7 +209,9 @@ fn print_tables(report: Report, out: &Path) {
     for Titled { title, note, grid } in report.overview() {
         print_line(&format!("\n{title}"));
         if !note.is_empty() {
-            print_line(&fold(note));
+            for paragraph in note.split("\n\n") {
+                print_line(&fold(&paragraph.replace('\n', " ")));
+            }
         }
         print_line(&format!("\n{}", grid.render(Medium::Terminal)));
     }

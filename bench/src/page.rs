@@ -8,26 +8,48 @@ use crate::syscalls::Counter;
 use crate::tables::{Report, Titled, legend};
 
 /// What no measurement of this kind shows.
-const NOT_SHOWN: &str = "\
+const NO_NETWORK: &str = "\
 - A network. Loopback has no network card, no interrupts, and no loss, and the sender's call does most of the receiver's
   work. A real network adds the same cost to every model, so the ratios become smaller.
+";
+
+/// What the messages of an echo server do not show, and those of a chat without computations.
+const NO_CORES: &str = "\
 - Several cores per server. Models with threads could use more cores. Here each server has one core, because the
   benchmark compares the cost of a message.
 - Processing. If a reply takes a millisecond to compute, the differences between the models hardly matter.
 - Bursts. Each active connection sends its next message when the last one has come back. If a server is slow, its
   clients wait. With many connections, most of the latency is therefore time in the queue. (In the table of the pauses
   of nonblocking-echo, the moments of sending do not depend on the server.)
+";
+
+/// What short connections and computations do not show.
+const NO_TIME_WAIT: &str = "\
+- The usual end of a connection. The clients close with RST (`SO_LINGER`), because connections in TIME_WAIT would soon
+  occupy all ports. So a server reads ECONNRESET instead of the end of input. It makes the same calls for both.
+- Many cores. On one core, a worker that wakes up must wait for the one that runs. On several cores they run at the same
+  time, so more workers compete for a connection, and more of them wake up in vain.
+";
+
+const NO_KERNEL: &str = "\
 - Kernel time that belongs to no process (interrupts, `ksoftirqd`), and the kernel's memory for sockets, threads, and
   processes.
 - Another machine. Virtualization, mitigations, and CPU frequencies change the figures, and change the ratios less.
   `cargo run --release -p bench` measures on yours.
 ";
 
+/// The title of a page that is only about short connections, several loops and computations.
+const WORKERS_TITLE: &str = "Short connections, several loops, and handlers that compute";
+
 /// Returns the page.
 pub fn page(report: Report, info: &RunInfo, plots: &[Plot]) -> String {
     let report = Report { medium: Medium::Page, ..report };
     let summary = report.summary;
-    let mut page = "# What each model costs\n\n".to_owned();
+    let mut workloads = report.workloads.iter();
+    let has_messages = report.workloads.iter().any(|workload| !workload.is_about_workers());
+    let has_workers = workloads.any(|workload| workload.is_about_workers());
+    let title = if has_messages { "What each model costs" } else { WORKERS_TITLE };
+    let mut page = format!("# {title}\n\n");
     let rounds =
         if info.rounds == 1 { "one round".to_owned() } else { format!("{} rounds", info.rounds) };
     page += &format!(
@@ -50,10 +72,20 @@ pub fn page(report: Report, info: &RunInfo, plots: &[Plot]) -> String {
     }
     page += &format!("\n{}\n", legend(summary));
     add(&mut page, "##", report.overview());
-    page += &format!("\n## What the figures do not show\n\n{NOT_SHOWN}");
+    page += &format!("\n## What the figures do not show\n\n{NO_NETWORK}");
+    if has_messages {
+        page += NO_CORES;
+    }
+    if has_workers {
+        page += NO_TIME_WAIT;
+    }
+    page += NO_KERNEL;
     page += &format!("\n## How it is measured\n\n{}", method(info));
-    page += "\n## Workload by workload\n";
-    add(&mut page, "###", report.details());
+    let details = report.details();
+    if !details.is_empty() {
+        page += "\n## Workload by workload\n";
+        add(&mut page, "###", details);
+    }
     let skipped = summary.skipped();
     if !skipped.is_empty() {
         page += "\n## Skipped\n\n";

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::host::Cores;
-use crate::measure::{Method, measure};
+use crate::measure::{Method, measure, time_of};
 use crate::sample::{Figures, Outcome, Row, Sample};
 use crate::server::Binaries;
 use crate::subjects::Subject;
@@ -132,9 +132,12 @@ impl Plan {
     fn skip_reason(&self, turn: &Turn) -> Option<String> {
         let connections = turn.workload.connections();
         let limit = turn.subject.max_connections;
+        let cores = turn.workload.needed_cores();
         if let Some(reason) = (turn.subject.unavailable)() {
             Some(reason.to_owned())
-        } else if connections > limit {
+        } else if cores > self.method.cores.count {
+            Some(format!("needs {cores} cores"))
+        } else if connections > limit && !turn.workload.connections_end() {
             Some(format!("max {limit}"))
         } else if connections + OTHER_DESCRIPTORS > self.descriptors {
             Some(format!("the limit on file descriptors is {} here", self.descriptors))
@@ -147,11 +150,14 @@ impl Plan {
         if self.skip_reason(turn).is_some() {
             return Duration::ZERO;
         }
-        let counting = if turn.round <= COUNTED_ROUNDS {
-            self.method.counting + START_TIME
-        } else {
-            Duration::ZERO
+        let passes = match turn.workload {
+            _ if turn.round > COUNTED_ROUNDS => 0,
+            Workload::Compute { .. } | Workload::Pause { .. } => 0,
+            // In one pass the calls are counted, in the other one they are recorded.
+            Workload::Churn { .. } => 3,
+            _ => 1,
         };
+        let counting = (self.method.counting + START_TIME) * passes;
         // Each client of a chat receives a line about each later one.
         let announcements = match turn.workload {
             Workload::Chat { clients } => clients * clients / 50,
@@ -159,7 +165,7 @@ impl Plan {
         };
         START_TIME
             + self.method.warm_up
-            + self.method.time
+            + time_of(turn.workload, &self.method)
             + counting
             + CONNECTION_TIME * (turn.workload.connections() + announcements) as u32
     }
@@ -195,7 +201,7 @@ mod tests {
     use crate::workloads::{SMALL, of_scenarios};
 
     fn plan(quick: bool) -> Plan {
-        let cores = Cores { server: 0, clients: 0 };
+        let cores = Cores { server: 0, clients: 0, count: 2 };
         Plan {
             subjects: subjects::all().iter().collect(),
             workloads: of_scenarios(&[], quick),
@@ -248,6 +254,7 @@ mod tests {
             polls: false,
             unavailable: || Some("io_uring is disabled"),
             baseline: None,
+            workers: subjects::Workers::Fixed,
             look: 0,
         };
         let turn = |subject, active| {

@@ -66,6 +66,8 @@ pub fn draw(dir: &Path, report: Report) -> Result<Vec<Plot>> {
     add(plot("memory", "Memory of the process per idle connection"), &|it| plots.memory(it))?;
     let title = "Chat: cost of a line for each client that receives it";
     add(plot("chat", title), &|it| plots.chat(it))?;
+    let title = "While another client computes for 10 ms at a time: latency of a line";
+    add(plot("compute", title), &|it| plots.compute(it))?;
     Ok(drawn)
 }
 
@@ -220,6 +222,20 @@ impl Plots<'_> {
                     ("CPU time per client", CPU),
                     ("median, until the last client has it", P50),
                 ],
+                format: time,
+            },
+        )
+    }
+
+    fn compute(&self, plot: &Plot) -> Result<bool> {
+        let workload =
+            |cores, name: &str| (name.to_owned(), Workload::Compute { milliseconds: 10, cores });
+        self.dots(
+            plot,
+            &Dots {
+                service: Service::Chat,
+                workloads: &[workload(1, "one core"), workload(2, "two cores")],
+                panels: &[("median", P50), ("99th percentile", P99)],
                 format: time,
             },
         )

@@ -64,6 +64,13 @@ pub struct Figures {
     /// The share of the server's core, and of the clients' core, that other processes used.
     pub server_core_other: Option<f64>,
     pub clients_core_other: Option<f64>,
+    /// The share of the thread or process that had the most to do: of the connections, if these are
+    /// short, and else of the CPU time.
+    pub busiest: Option<f64>,
+    /// How often a thread woke up and found nothing to accept, per connection.
+    pub in_vain: Option<f64>,
+    /// `/factor` commands per second.
+    pub computations: Option<f64>,
 }
 
 impl Figures {
@@ -104,6 +111,9 @@ pub struct Row {
     clients_cpu: Option<f64>,
     server_core_other: Option<f64>,
     clients_core_other: Option<f64>,
+    busiest: Option<f64>,
+    in_vain: Option<f64>,
+    computations: Option<f64>,
 }
 
 impl From<&Sample> for Row {
@@ -130,6 +140,9 @@ impl From<&Sample> for Row {
             clients_cpu: figures.clients_cpu,
             server_core_other: figures.server_core_other,
             clients_core_other: figures.clients_core_other,
+            busiest: figures.busiest,
+            in_vain: figures.in_vain,
+            computations: figures.computations,
         }
     }
 }
@@ -162,6 +175,9 @@ impl TryFrom<Row> for Sample {
                 clients_cpu: row.clients_cpu,
                 server_core_other: row.server_core_other,
                 clients_core_other: row.clients_core_other,
+                busiest: row.busiest,
+                in_vain: row.in_vain,
+                computations: row.computations,
             },
         })
     }

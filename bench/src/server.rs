@@ -87,18 +87,18 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server on a free port and on its core. Its log contains warnings only.
+    /// Starts a server on a free port and on its cores. Its log contains warnings only.
     ///
     /// # Errors
     /// Fails if it does not listen, with the last line of its log.
-    pub fn start(path: &Path, argument: Option<&str>, core: usize) -> Result<Self> {
+    pub fn start(path: &Path, argument: Option<&str>, cores: Vec<usize>) -> Result<Self> {
         let log = tempfile::tempfile()?;
         let mut command = Command::new(path);
         command.arg("127.0.0.1:0").args(argument).env("RUST_LOG", "warn");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         command.process_group(0);
         let set_up = move || {
-            host::pin(core).map_err(std::io::Error::other)?;
+            host::pin(&cores).map_err(std::io::Error::other)?;
             // The server ends however the benchmark ends.
             Ok(set_pdeathsig(Signal::SIGKILL)?)
         };
@@ -182,6 +182,18 @@ impl CpuUsage {
 }
 
 impl Processes {
+    /// Returns the CPU time of each thread, by its ID.
+    pub fn thread_times(&self) -> Result<HashMap<i32, Duration>> {
+        let mut times = HashMap::new();
+        for process in &self.0 {
+            for task in process.tasks()?.flatten() {
+                let time = Duration::from_nanos(task.schedstat()?.sum_exec_runtime);
+                times.insert(task.tid, time);
+            }
+        }
+        Ok(times)
+    }
+
     pub fn cpu_usage(&self) -> Result<CpuUsage> {
         let mut usage =
             CpuUsage { time: Duration::ZERO, user_ticks: 0, system_ticks: 0, slices: 0 };

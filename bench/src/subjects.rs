@@ -23,8 +23,21 @@ pub struct Subject {
     pub unavailable: fn() -> Option<&'static str>,
     /// The minimal loop of the same system calls.
     pub baseline: Option<&'static str>,
+    /// Which threads or processes serve the connections.
+    pub workers: Workers,
     /// The index of its color and marker in the plots. A baseline has those of its model.
     pub look: usize,
+}
+
+/// Which threads or processes serve the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// Always the same ones.
+    Fixed,
+    /// As many as the second argument says.
+    Argument,
+    /// A new thread or process for each connection.
+    PerConnection,
 }
 
 /// What a subject does for its clients.
@@ -52,6 +65,44 @@ pub const REFERENCE: &str = "epoll-echo";
 pub const POLLING: &str = "nonblocking-echo";
 /// The package of the references and baselines.
 const OWN_PACKAGE: &str = "bench";
+
+/// The servers that are measured with short connections.
+const CHURNED: &[&str] = &[
+    "blocking-echo-iterative",
+    "blocking-echo",
+    "blocking-echo-fork",
+    "blocking-echo-pool",
+    "blocking-echo-prefork",
+    "epoll-echo",
+    "epoll-echo-reuseport",
+    "epoll-echo-exclusive",
+    "epoll-echo-handoff",
+    "uring-echo",
+    "uring-echo-buffers",
+];
+/// The servers with several loops.
+const LOOPS: &[&str] =
+    &["epoll-echo-reuseport", "epoll-echo-exclusive", "epoll-echo-handoff", "uring-echo-threads"];
+/// The servers whose second argument is the number of their workers.
+const WITH_ARGUMENT: &[&str] = &[
+    "blocking-echo-pool",
+    "blocking-echo-prefork",
+    "epoll-echo-reuseport",
+    "epoll-echo-exclusive",
+    "epoll-echo-handoff",
+];
+/// The servers with a thread or process for each connection.
+const PER_CONNECTION: &[&str] = &["blocking-echo", "blocking-echo-fork"];
+
+fn workers(name: &str) -> Workers {
+    if WITH_ARGUMENT.contains(&name) {
+        Workers::Argument
+    } else if PER_CONNECTION.contains(&name) {
+        Workers::PerConnection
+    } else {
+        Workers::Fixed
+    }
+}
 
 /// What the benchmark needs to know about a server, besides its entry in the catalog.
 struct Notes {
@@ -168,6 +219,7 @@ fn from_catalog(entry: &'static Entry) -> Option<Subject> {
         polls: properties.at_rest == AtRest::Polls,
         unavailable: entry.unavailable,
         baseline: notes.and_then(|notes| notes.baseline),
+        workers: workers(entry.name),
         look: notes.map_or(0, |notes| notes.look),
     })
 }
@@ -182,6 +234,7 @@ fn own(name: &'static str, origin: Origin, look: usize) -> Subject {
         polls: false,
         unavailable: || None,
         baseline: None,
+        workers: Workers::Fixed,
         look,
     }
 }
@@ -190,6 +243,16 @@ impl Subject {
     /// Whether it is a server of the catalog.
     pub fn is_from_catalog(&self) -> bool {
         self.origin == Origin::Catalog
+    }
+
+    /// Whether it is measured with short connections.
+    pub fn is_churned(&self) -> bool {
+        CHURNED.contains(&self.name)
+    }
+
+    /// Whether it has several loops, or can have.
+    pub fn has_loops(&self) -> bool {
+        LOOPS.contains(&self.name)
     }
 }
 

@@ -44,8 +44,13 @@ pub struct Measured {
     pub disturbed: bool,
     /// CPU time, divided by that of the reference in the same round.
     pub ratio: Option<Spread>,
+    /// Messages per second, divided by those of the reference in the same round.
+    pub rate_ratio: Option<Spread>,
     /// System calls per message, in all samples.
     pub calls: Option<f64>,
+    /// As [`Figures::busiest`] and [`Figures::in_vain`], in all samples.
+    pub busiest: Option<f64>,
+    pub in_vain: Option<f64>,
     samples: Vec<Figures>,
 }
 
@@ -55,6 +60,8 @@ impl Measured {
         Spread::of(self.samples.iter().filter_map(figure).collect()).map(|spread| spread.median)
     }
 }
+
+type Figure = fn(&Figures) -> Option<f64>;
 
 #[derive(Debug, Default)]
 pub struct Summary {
@@ -112,16 +119,27 @@ impl Summary {
         }
         let disturbed = samples.iter().all(|sample| sample.outcome == Outcome::Disturbed);
         let wanted = if disturbed { Outcome::Disturbed } else { Outcome::Ok };
-        let calls = samples.iter().filter_map(|sample| sample.figures.calls).collect();
-        let calls = Spread::of(calls).map(|spread| spread.median);
+        // Other processes do not change what is counted.
+        let counted = |figure: fn(&Figures) -> Option<f64>| {
+            let values = samples.iter().filter_map(|sample| figure(&sample.figures)).collect();
+            Spread::of(values).map(|spread| spread.median)
+        };
+        let calls = counted(|figures| figures.calls);
+        let busiest = counted(|figures| figures.busiest);
+        let in_vain = counted(|figures| figures.in_vain);
         let samples: Vec<_> = samples.iter().filter(|sample| sample.outcome == wanted).collect();
         if samples.is_empty() {
             return None;
         }
-        let ratios = samples.iter().filter_map(|sample| self.ratio(sample, workload, REFERENCE));
-        let ratio = Spread::of(ratios.collect());
+        let against_reference = |figure: Figure| {
+            let ratio = |sample: &&&Sample| self.ratio(sample, (workload, REFERENCE), figure);
+            Spread::of(samples.iter().filter_map(ratio).collect())
+        };
+        let ratio = against_reference(|figures| figures.cpu_us);
+        let rate_ratio = against_reference(Figures::rate);
         let samples = samples.iter().map(|sample| sample.figures).collect();
-        Some(Cell::Measured(Box::new(Measured { disturbed, ratio, calls, samples })))
+        let measured = Measured { disturbed, ratio, rate_ratio, calls, busiest, in_vain, samples };
+        Some(Cell::Measured(Box::new(measured)))
     }
 
     /// Returns the figures of a subject under a workload, if it was measured.
@@ -141,7 +159,8 @@ impl Summary {
         other: (Workload, &str),
     ) -> Option<Spread> {
         let ok = self.of(workload, name).filter(|sample| sample.outcome == Outcome::Ok);
-        Spread::of(ok.filter_map(|sample| self.ratio(sample, other.0, other.1)).collect())
+        let ratios = ok.filter_map(|sample| self.ratio(sample, other, |figures| figures.cpu_us));
+        Spread::of(ratios.collect())
     }
 
     fn of(&self, workload: Workload, name: &str) -> impl Iterator<Item = &Sample> {
@@ -150,15 +169,15 @@ impl Summary {
         self.samples.iter().filter(is_wanted)
     }
 
-    /// Divides the CPU time of a sample by that of another server in the same round. An undisturbed
+    /// Divides a figure of a sample by that of another server in the same round. An undisturbed
     /// sample is only compared with an undisturbed one.
-    fn ratio(&self, sample: &Sample, workload: Workload, other: &str) -> Option<f64> {
-        let mut others = self.of(workload, other);
+    fn ratio(&self, sample: &Sample, other: (Workload, &str), figure: Figure) -> Option<f64> {
+        let mut others = self.of(other.0, other.1);
         let other = others.find(|other| {
             other.round == sample.round
                 && (other.outcome == Outcome::Ok || other.outcome == sample.outcome)
         })?;
-        Some(sample.figures.cpu_us? / other.figures.cpu_us?)
+        Some(figure(&sample.figures)? / figure(&other.figures)?)
     }
 }
 

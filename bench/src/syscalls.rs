@@ -1,8 +1,10 @@
 //! Counts the system calls of a server from outside, where the kernel permits it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,6 +17,16 @@ use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 
 const EVENT: &str = "raw_syscalls:sys_enter";
+const EXIT_EVENT: &str = "raw_syscalls:sys_exit:";
+const SWITCH_EVENT: &str = "sched:sched_switch:";
+/// Size of perf's buffer for recorded events.
+const BUFFER: &str = "8M";
+/// The calls that wait in the servers with several loops. Some architectures have only one of them.
+#[cfg(target_arch = "x86_64")]
+const WAIT: i64 = libc::SYS_epoll_wait;
+#[cfg(not(target_arch = "x86_64"))]
+const WAIT: i64 = libc::SYS_epoll_pwait2;
+const PWAIT: i64 = libc::SYS_epoll_pwait;
 /// How long perf or strace may take to begin or to end.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,11 +41,34 @@ pub enum Counter {
     None,
 }
 
+/// What a server does with short connections.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Accepts {
+    /// How many file descriptors each thread has closed: its connections.
+    pub closed: Vec<u64>,
+    /// How often a thread woke up and found no connection.
+    pub in_vain: u64,
+}
+
 impl Counter {
     /// Returns the best one that works here.
     pub fn choose() -> Self {
         let works = |counter: &Self| matches!(counter.count_for_cat(), Ok(Some(_)));
         [Self::Perf, Self::Strace].into_iter().find(works).unwrap_or(Self::None)
+    }
+
+    /// Records who accepts and closes connections during `work`.
+    ///
+    /// Returns `None` if that does not work here. strace cannot do it: it slows the server down so
+    /// much that other threads get the connections.
+    ///
+    /// # Errors
+    /// Fails if the counter cannot be started or stopped.
+    pub fn trace(self, pids: &[i32], work: impl FnOnce()) -> Result<Option<Accepts>> {
+        match self {
+            Self::Perf => trace_with_perf(pids, work),
+            Self::Strace | Self::None => Ok(None),
+        }
     }
 
     /// Counts the system calls that `cat` makes for a hundred lines.
@@ -80,7 +115,16 @@ impl Counter {
 
 fn count_with_perf(pids: &[i32], work: impl FnOnce()) -> Result<Option<u64>> {
     let dir = tempfile::tempdir()?;
-    let path = |name| dir.path().join(name);
+    let result = dir.path().join("result");
+    let mut perf = Command::new("perf");
+    perf.args(["stat", "-x,", "-e", EVENT, "-o"]).arg(&result);
+    run_perf(&mut perf, dir.path(), pids, work)?;
+    Ok(parse_perf(&fs::read_to_string(result)?))
+}
+
+/// Runs perf for the processes, with its events enabled during `work` only.
+fn run_perf(perf: &mut Command, dir: &Path, pids: &[i32], work: impl FnOnce()) -> Result<()> {
+    let path = |name| dir.join(name);
     let fifo = |name| -> Result<File> {
         mkfifo(&path(name), Mode::S_IRWXU)?;
         // Opened for reading and writing, so that opening does not wait for perf.
@@ -90,10 +134,8 @@ fn count_with_perf(pids: &[i32], work: impl FnOnce()) -> Result<Option<u64>> {
     let (mut control, mut replies) = (fifo("control")?, fifo("replies")?);
     let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
     let fifos = format!("fifo:{},{}", path("control").display(), path("replies").display());
-    let mut perf = Command::new("perf");
-    perf.args(["stat", "-x,", "-e", EVENT, "-D", "-1", "--control", &fifos, "-p", &pids.join(",")]);
-    perf.arg("-o").arg(path("result"));
-    let mut perf = Helper::start(silence(&mut perf))?;
+    perf.args(["-D", "-1", "--control", &fifos, "-p", &pids.join(",")]);
+    let mut perf = Helper::start(silence(perf))?;
 
     let mut send_command = |command: &str| -> Result<()> {
         control.write_all(command.as_bytes())?;
@@ -105,8 +147,74 @@ fn count_with_perf(pids: &[i32], work: impl FnOnce()) -> Result<Option<u64>> {
     send_command("enable\n")?;
     work();
     send_command("disable\n")?;
-    perf.stop()?;
-    Ok(parse_perf(&fs::read_to_string(path("result"))?))
+    perf.stop()
+}
+
+/// Records the system calls and context switches with perf, which takes more time than to count
+/// them.
+fn trace_with_perf(pids: &[i32], work: impl FnOnce()) -> Result<Option<Accepts>> {
+    let dir = tempfile::tempdir()?;
+    let data = dir.path().join("data");
+    let mut perf = Command::new("perf");
+    perf.args(["record", "-e", EXIT_EVENT, "-e", SWITCH_EVENT, "-m", BUFFER, "-o"]).arg(&data);
+    run_perf(&mut perf, dir.path(), pids, work)?;
+    let mut script = Command::new("perf");
+    script.args(["script", "-F", "tid,event,trace", "-i"]).arg(&data);
+    let output = script.stdin(Stdio::null()).stderr(Stdio::null()).output()?;
+    Ok(parse_script(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Reads what perf has recorded, in the order of time: a line for each event, such as
+/// `4711 raw_syscalls:sys_exit: NR 288 = -11` or `4711 sched:sched_switch: … S ==> …`.
+///
+/// A thread wakes up in vain in two ways:
+/// - It sleeps, wakes up, and sleeps again, all in one system call: another thread was faster.
+/// - Its wait returns, its next call is an accept that fails with EAGAIN, and then it waits again.
+fn parse_script(script: &str) -> Option<Accepts> {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Last {
+        Slept,
+        Waited,
+        FoundNothing,
+        Other,
+    }
+    let mut threads: BTreeMap<i32, (Last, u64)> = BTreeMap::new();
+    let mut accepts = Accepts::default();
+    for line in script.lines() {
+        let Some((thread, event)) = line.trim().split_once(' ') else { continue };
+        let Ok(thread) = thread.parse() else { continue };
+        let (last, closed) = threads.entry(thread).or_insert((Last::Other, 0));
+        let event = event.trim();
+        if let Some(switch) = event.strip_prefix(SWITCH_EVENT) {
+            // A thread that has to leave the core to another one is still in state R.
+            if switch.contains(" S ==>") || switch.contains("prev_state=S") {
+                accepts.in_vain += u64::from(matches!(*last, Last::Slept | Last::FoundNothing));
+                *last = Last::Slept;
+            }
+            continue;
+        }
+        let Some(exit) = event.strip_prefix(EXIT_EVENT) else { continue };
+        let Some((call, result)) = exit.split_once(" = ") else { continue };
+        let call = call.rsplit(' ').next().and_then(|number| number.parse::<i64>().ok());
+        let result: i64 = result.trim().parse().unwrap_or_default();
+        *last = match call {
+            Some(WAIT | PWAIT) => {
+                accepts.in_vain += u64::from(*last == Last::FoundNothing);
+                Last::Waited
+            }
+            Some(libc::SYS_accept4) if result == -i64::from(libc::EAGAIN) => match *last {
+                Last::Waited | Last::FoundNothing => Last::FoundNothing,
+                _ => Last::Other,
+            },
+            Some(libc::SYS_close) => {
+                *closed += 1;
+                Last::Other
+            }
+            _ => Last::Other,
+        };
+    }
+    accepts.closed = threads.into_values().map(|(_, closed)| closed).collect();
+    (!accepts.closed.is_empty()).then_some(accepts)
 }
 
 /// Reads the count from perf's line, such as `200,,raw_syscalls:sys_enter,651662,100.00,,`.
@@ -222,6 +330,38 @@ mod tests {
         assert_eq!(parse_perf("<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
         assert_eq!(parse_perf("<not supported>,,raw_syscalls:sys_enter,0,100.00,,\n"), None);
         assert_eq!(parse_perf(""), None);
+    }
+
+    #[test]
+    fn wake_ups_in_vain_and_connections_of_each_thread_are_counted() {
+        let exit = |call: i64, result: i64| format!("raw_syscalls:sys_exit: NR {call} = {result}");
+        let sleep = "sched:sched_switch: epoll-echo:7 [120] S ==> swapper/0:0 [120]".to_owned();
+        let preempted = "sched:sched_switch: epoll-echo:7 [120] R ==> bench:8 [120]".to_owned();
+        let again = -i64::from(libc::EAGAIN);
+        let events = [
+            // Accepts one connection, and looks whether there is another one: not in vain.
+            (7, exit(WAIT, 1)),
+            (7, exit(libc::SYS_accept4, 9)),
+            (7, exit(libc::SYS_accept4, again)),
+            (7, sleep.clone()),
+            // Wakes up in the kernel, leaves the core to others, and sleeps again: in vain.
+            (7, preempted),
+            (7, sleep.clone()),
+            (7, exit(WAIT, 1)),
+            (7, exit(libc::SYS_close, 0)),
+            // Wakes up, finds no connection, and waits again: in vain, with and without sleep.
+            (8, exit(PWAIT, 1)),
+            (8, exit(libc::SYS_accept4, again)),
+            (8, sleep),
+            (8, exit(PWAIT, 1)),
+            (8, exit(libc::SYS_accept4, again)),
+            (8, exit(WAIT, 1)),
+        ];
+        let script: Vec<String> =
+            events.iter().map(|(thread, event)| format!("  {thread} {event}")).collect();
+        let accepts = parse_script(&script.join("\n")).expect("there are events");
+        assert_eq!(accepts, Accepts { closed: vec![1, 0], in_vain: 3 });
+        assert_eq!(parse_script(""), None);
     }
 
     #[test]

@@ -15,9 +15,38 @@ struct Column {
 /// A table with its title and a note for its readers.
 pub struct Titled {
     pub title: String,
-    pub note: &'static str,
+    pub note: String,
     pub grid: Grid,
 }
+
+const SHORT_CONNECTIONS: &str = "\
+Each client connects, sends 64 bytes, and closes the connection when they have come back. The server has one core. A
+server that can have several workers (threads or processes) has four. × epoll-echo: connections per second, divided by
+those of epoll-echo in the same round. Where `server ran` is less than 100 %, the clients were the limit, and only the CPU
+time per connection compares the servers. `busiest`: the share of the connections that the busiest worker served, counted
+by its calls of `close`; with four workers, 25 % is a fair share, and with one worker it is 100 %. `in vain`: how often
+per connection a thread woke up and found no connection to accept. The CPU time of servers with a thread or process per
+connection is the time in which the server's core was not idle, because the clocks of processes that have ended cannot be
+read.";
+
+const SEVERAL_LOOPS: &str = "\
+64 connections per core of the server, all of them active, with messages of 64 bytes. `busiest`: the share of the CPU time
+that the busiest thread used. With four loops on one core, this shows how evenly the connections are distributed, and what
+the loops cost. It does not show how a server scales.";
+
+const SCALING_NOT_MEASURED: &str = "\
+**Scaling was not measured on this machine.** With several cores for the server, the clients need as many, and this machine
+has too few. The table shows only what one core can show: the distribution of the connections, and the cost per
+message.";
+
+const COMPUTATIONS: &str = "\
+One client always has two `/factor` commands in flight. A second client sends a line every 4 ms on average, and a third one
+receives it. The columns are the time that a computation takes (`none`: there are none), and the time from sending a line
+to receiving it. `/s`: computations of 10 ms per second. At start, the benchmark measures how large a number must be to
+take this time.";
+
+const SHARED_CORE: &str =
+    " If the machine has two cores, the clients share one of them with the server.";
 
 /// What the tables are made from.
 #[derive(Clone, Copy)]
@@ -104,6 +133,26 @@ const THREADS: Column = Column {
         threads.map(|count| format!("{count:.0}"))
     },
 };
+const RATE_RATIO: Column = Column {
+    head: "× epoll-echo",
+    show: |measured, medium| measured.rate_ratio.map(|ratio| spread(ratio, medium)),
+};
+const PER_SECOND: Column =
+    Column { head: "conn/s", show: |measured, _| median(measured, Figures::rate, short) };
+const CPU_PER_CONNECTION: Column = Column {
+    head: "CPU µs/conn",
+    show: |measured, _| median(measured, |figures| figures.cpu_us, short),
+};
+const CALLS_PER_CONNECTION: Column =
+    Column { head: "calls/conn", show: |measured, _| measured.calls.map(short) };
+const BUSIEST: Column =
+    Column { head: "busiest", show: |measured, _| measured.busiest.map(percent) };
+const IN_VAIN: Column =
+    Column { head: "in vain/conn", show: |measured, _| measured.in_vain.map(short) };
+const COMPUTED: Column = Column {
+    head: "/s",
+    show: |measured, _| median(measured, |figures| figures.computations, short),
+};
 const SERVER_CPU: Column = Column {
     head: "server ran",
     show: |measured, _| median(measured, |figures| figures.server_cpu, percent),
@@ -131,7 +180,8 @@ impl Report<'_> {
                 title: "CPU time per message, µs".to_owned(),
                 note: "Each column is a workload, named by its connections. `64`: 64 active. \
                        `1+900`: one active and 900 idle. `8×16K`: 8 active, with messages of 16 KiB \
-                       instead of 64 bytes.",
+                       instead of 64 bytes."
+                    .to_owned(),
                 grid: matrix(&echo, self.subjects, |workload, subject| {
                     self.show(workload, subject, &CPU)
                 }),
@@ -143,7 +193,7 @@ impl Report<'_> {
         if let Some(&workload) = echo.iter().find(|&&it| it == usual).or(echo.first()) {
             tables.push(Titled {
                 title: format!("One workload: {workload}"),
-                note: "",
+                note: String::new(),
                 grid: self.rows(workload, &[RATIO, CALLS, RATE, P50, P99, P999, THREADS]),
             });
         }
@@ -154,7 +204,8 @@ impl Report<'_> {
             tables.push(Titled {
                 title: "Memory per idle connection".to_owned(),
                 note: "Memory of the server's processes. The kernel's memory for sockets, threads \
-                       and processes is not included.",
+                       and processes is not included."
+                    .to_owned(),
                 grid: matrix(&with_idle, self.subjects, |workload, subject| {
                     self.show(workload, subject, &MEMORY)
                 }),
@@ -164,9 +215,120 @@ impl Report<'_> {
         for &workload in self.workloads.iter().filter(|it| matches!(it, Workload::Chat { .. })) {
             tables.push(Titled {
                 title: format!("A {workload}"),
-                note: "A message is a line that one client receives. The latency is the time until \
-                       the last client has received the line.",
+                note:
+                    "A message is a line that one client receives. The latency is the time until \
+                       the last client has received the line."
+                        .to_owned(),
                 grid: self.rows(workload, &[CPU, CALLS, RATE, P50, P99, THREADS]),
+            });
+        }
+        tables.extend(self.short_connections());
+        tables.extend(self.several_loops());
+        tables.extend(self.computations());
+        tables
+    }
+
+    /// A table for each number of connections at a time.
+    fn short_connections(self) -> Vec<Titled> {
+        const COLUMNS: [Column; 8] = [
+            PER_SECOND,
+            RATE_RATIO,
+            CPU_PER_CONNECTION,
+            BUSIEST,
+            IN_VAIN,
+            CALLS_PER_CONNECTION,
+            P99,
+            SERVER_CPU,
+        ];
+        let workloads = self.workloads.iter().filter(|it| matches!(it, Workload::Churn { .. }));
+        let tables = workloads.enumerate().map(|(index, &workload)| Titled {
+            title: capitalize(&workload.to_string()),
+            note: if index == 0 { SHORT_CONNECTIONS } else { "" }.to_owned(),
+            grid: self.rows(workload, &COLUMNS),
+        });
+        tables.collect()
+    }
+
+    /// A table with a row for each server and each number of cores that was measured.
+    fn several_loops(self) -> Option<Titled> {
+        const COLUMNS: [Column; 6] = [RATE, CPU, RATIO, BUSIEST, THREADS, CLIENTS_CPU];
+        let mut workloads: Vec<Workload> = self.workloads.to_vec();
+        workloads.retain(|it| matches!(it, Workload::Cores { .. }));
+        let is_measured = |workload: &Workload| {
+            self.subjects.iter().any(|subject| self.summary.measured(*workload, subject).is_some())
+        };
+        let measured: Vec<Workload> = workloads.into_iter().filter(is_measured).collect();
+        if measured.is_empty() {
+            return None;
+        }
+        let mut grid = Grid::new(2, heads(["server", "loops"], &COLUMNS));
+        for &workload in &measured {
+            let Workload::Cores { loops, cores } = workload else { continue };
+            for subject in self.subjects.iter().filter(|subject| workload.applies_to(subject)) {
+                // It has one loop, whatever the others have.
+                let is_reference = subject.name == REFERENCE;
+                if is_reference && loops > cores {
+                    continue; // the same figures again
+                }
+                let loops = if is_reference { 1 } else { loops };
+                let label = Workload::Cores { loops, cores }.to_string();
+                let keys = vec![subject.name.to_owned(), label];
+                grid.add(self.row(keys, workload, subject, &COLUMNS));
+            }
+        }
+        let scales = measured.iter().any(|workload| workload.server_cores() > 1);
+        let note = if scales {
+            SEVERAL_LOOPS.to_owned()
+        } else {
+            format!("{SEVERAL_LOOPS}\n\n{SCALING_NOT_MEASURED}")
+        };
+        Some(Titled { title: "Several loops".to_owned(), note, grid })
+    }
+
+    /// A table for each number of cores.
+    fn computations(self) -> Vec<Titled> {
+        let mut tables = Vec::new();
+        for (cores, title) in [(1, "on one core"), (2, "on two cores")] {
+            let times = [0, 1, 10].map(|milliseconds| (milliseconds, cores));
+            let workloads: Vec<(u64, Workload)> = (times.into_iter())
+                .map(|(milliseconds, cores)| {
+                    (milliseconds, Workload::Compute { milliseconds, cores })
+                })
+                .filter(|(_, workload)| self.workloads.contains(workload))
+                .collect();
+            if workloads.is_empty() {
+                continue;
+            }
+            let mut head = vec!["server".to_owned()];
+            for (milliseconds, _) in &workloads {
+                let time = match milliseconds {
+                    0 => "none".to_owned(),
+                    _ => format!("{milliseconds} ms"),
+                };
+                head.extend([format!("{time}: p50"), format!("{time}: p99")]);
+            }
+            head.push(COMPUTED.head.to_owned());
+            let mut grid = Grid::new(1, head);
+            for subject in self.subjects.iter().filter(|it| workloads[0].1.applies_to(it)) {
+                let mut row = vec![subject.name.to_owned()];
+                for (_, workload) in &workloads {
+                    row.push(self.show(*workload, subject, &P50));
+                    row.push(self.show(*workload, subject, &P99));
+                }
+                row.extend(
+                    workloads.last().map(|(_, workload)| self.show(*workload, subject, &COMPUTED)),
+                );
+                grid.add(row);
+            }
+            let note = match (tables.is_empty(), cores) {
+                (true, 1) => COMPUTATIONS.to_owned(),
+                (true, _) => format!("{COMPUTATIONS}{SHARED_CORE}"),
+                (false, _) => SHARED_CORE.trim_start().to_owned(),
+            };
+            tables.push(Titled {
+                title: format!("While another client computes, {title}"),
+                note,
+                grid,
             });
         }
         tables
@@ -193,7 +355,7 @@ impl Report<'_> {
             let has_idle = !matches!(workload, Workload::Echo { idle: 0, .. });
             let columns = if has_idle { &ALL[..] } else { &ALL[..ALL.len() - 1] };
             let grid = self.rows(workload, columns);
-            tables.push(Titled { title: workload.to_string(), note: "", grid });
+            tables.push(Titled { title: workload.to_string(), note: String::new(), grid });
         }
         tables
     }
@@ -229,7 +391,8 @@ impl Report<'_> {
         Some(Titled {
             title: "What idle connections add".to_owned(),
             note: "CPU time per message, divided by that of the same server in the same round \
-                   without idle connections.",
+                   without idle connections."
+                .to_owned(),
             grid: matrix(&with_idle, &subjects, |workload, subject| {
                 self.show_ratio(ratio(workload, subject), workload, subject)
             }),
@@ -252,7 +415,8 @@ impl Report<'_> {
         Some(Titled {
             title: "Against the baseline".to_owned(),
             note: "CPU time per message, divided by that of the baseline in the same round: a \
-                   minimal loop of the same system calls.",
+                   minimal loop of the same system calls."
+                .to_owned(),
             grid: matrix(echo, &subjects, |workload, subject| {
                 self.show_ratio(ratio(workload, subject), workload, subject)
             }),
@@ -281,7 +445,7 @@ impl Report<'_> {
         }
         Some(Titled {
             title: "What polling costs, and what a pause changes".to_owned(),
-            note: "100 connections, one of which sends a message from time to time.",
+            note: "100 connections, one of which sends a message from time to time.".to_owned(),
             grid,
         })
     }
@@ -367,6 +531,11 @@ fn matrix(
     grid
 }
 
+fn capitalize(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
 fn heads<const N: usize>(keys: [&str; N], columns: &[Column]) -> Vec<String> {
     let columns = columns.iter().map(|column| column.head);
     keys.into_iter().chain(columns).map(str::to_owned).collect()
@@ -420,7 +589,8 @@ mod tests {
         let mut samples = Vec::new();
         for &workload in &workloads {
             for subject in subjects.iter().filter(|subject| workload.applies_to(subject)) {
-                let is_skipped = workload.connections() > subject.max_connections;
+                let is_skipped =
+                    workload.connections() > subject.max_connections && !workload.connections_end();
                 let value = Some(999_999.0);
                 samples.push(Sample {
                     round: 1,
@@ -438,6 +608,11 @@ mod tests {
                         p999_us: value,
                         idle_memory: value,
                         idle_cpu: Some(1.0),
+                        server_cpu: Some(1.0),
+                        clients_cpu: Some(1.0),
+                        busiest: Some(1.0),
+                        in_vain: value,
+                        computations: value,
                         threads: Some(9999),
                         ..Figures::default()
                     },

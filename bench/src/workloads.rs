@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::subjects::{POLLING, REFERENCE, Service, Subject};
+use crate::subjects::{POLLING, REFERENCE, Service, Subject, Workers};
 
 /// A group of workloads, as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -20,6 +20,12 @@ pub enum Scenario {
     Pause,
     /// Chats of 100 and 1000 clients
     Chat,
+    /// Connections that are closed after one message
+    Churn,
+    /// Several loops, on one core and on as many cores as the machine has for them
+    Cores,
+    /// A chat in which one client makes the server compute
+    Compute,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +38,14 @@ pub enum Workload {
     Pause { pause: Option<u64> },
     /// A chat.
     Chat { clients: usize },
+    /// Each client connects, sends one message, and closes the connection when the message has come
+    /// back. So many clients do this at a time.
+    Churn { at_once: usize },
+    /// [`PER_CORE`] active connections for each core of the server. The server has so many loops.
+    Cores { loops: usize, cores: usize },
+    /// In a chat, one client keeps the server computing, for so many milliseconds at a time. Another
+    /// client sends a line from time to time.
+    Compute { milliseconds: u64, cores: usize },
 }
 
 /// The usual size of a message.
@@ -39,6 +53,12 @@ pub const SMALL: usize = 64;
 pub const LARGE: usize = 16 * 1024;
 /// Idle connections in [`Workload::Pause`].
 pub const PAUSE_IDLE: usize = 99;
+/// Active connections in [`Workload::Cores`], for each core.
+pub const PER_CORE: usize = 64;
+/// The clients in [`Workload::Compute`]: one computes, one sends, and one receives.
+const COMPUTE_CLIENTS: usize = 3;
+/// The workers of a server that can have several, where the number of cores does not say it.
+pub const WORKERS: usize = 4;
 /// Microseconds.
 const PAUSES: &[u64] = &[0, 100, 300, 1000, 3000, 10_000];
 
@@ -75,6 +95,28 @@ pub fn of_scenarios(scenarios: &[Scenario], quick: bool) -> Vec<Workload> {
         workloads.push(Workload::Chat { clients: 100 });
         workloads.push(Workload::Chat { clients: 1000 });
     }
+    if has(Scenario::Churn) {
+        workloads.push(Workload::Churn { at_once: 64 });
+        if !quick {
+            workloads.push(Workload::Churn { at_once: 1 });
+        }
+    }
+    if has(Scenario::Cores) {
+        workloads.push(Workload::Cores { loops: 1, cores: 1 });
+        workloads.push(Workload::Cores { loops: WORKERS, cores: 1 });
+        let several = [2, 4, 8, 16].map(|cores| Workload::Cores { loops: cores, cores });
+        workloads.extend(several);
+    }
+    if has(Scenario::Compute) {
+        for cores in [1, 2] {
+            for milliseconds in [0, 1, 10] {
+                // A quick run has no time for all of them.
+                if !quick || milliseconds == 10 {
+                    workloads.push(Workload::Compute { milliseconds, cores });
+                }
+            }
+        }
+    }
     let mut unique = Vec::new();
     for workload in workloads {
         if !unique.contains(&workload) {
@@ -101,7 +143,13 @@ impl Workload {
             Self::Echo { .. } => subject.service == Service::Echo,
             Self::Pause { pause: Some(_) } => subject.name == POLLING,
             Self::Pause { pause: None } => subject.name == REFERENCE,
-            Self::Chat { .. } => subject.service == Service::Chat,
+            Self::Chat { .. } | Self::Compute { .. } => subject.service == Service::Chat,
+            Self::Churn { .. } => subject.is_churned(),
+            // The loops are those of the second argument, or one per core.
+            Self::Cores { loops, cores } => {
+                let has_as_many = subject.workers == Workers::Argument || loops == cores;
+                subject.name == REFERENCE || subject.has_loops() && has_as_many
+            }
         }
     }
 
@@ -111,13 +159,49 @@ impl Workload {
             Self::Echo { active, idle, .. } => active + idle,
             Self::Pause { .. } => 1 + PAUSE_IDLE,
             Self::Chat { clients } => clients,
+            Self::Churn { at_once } => at_once,
+            Self::Cores { cores, .. } => PER_CORE * cores,
+            Self::Compute { .. } => COMPUTE_CLIENTS,
         }
     }
 
-    /// The second argument of the server: its pause in milliseconds.
-    pub fn argument(self) -> Option<String> {
+    /// Whether a server that serves few connections at a time can serve these all the same: each of
+    /// them is closed soon, so the next one has to wait, but not for long.
+    pub fn connections_end(self) -> bool {
+        matches!(self, Self::Churn { .. })
+    }
+
+    /// Whether it shows how a server distributes connections and work, and not what a message costs.
+    pub fn is_about_workers(self) -> bool {
+        matches!(self, Self::Churn { .. } | Self::Cores { .. } | Self::Compute { .. })
+    }
+
+    /// The number of cores on which the server runs.
+    pub fn server_cores(self) -> usize {
+        match self {
+            Self::Cores { cores, .. } | Self::Compute { cores, .. } => cores,
+            _ => 1,
+        }
+    }
+
+    /// The number of cores that the machine must have.
+    pub fn needed_cores(self) -> usize {
+        match self {
+            // The clients cost as much as the server, and must not be the limit.
+            Self::Cores { cores, .. } if cores > 1 => 2 * cores,
+            // These clients wait most of the time.
+            Self::Compute { cores, .. } => cores,
+            _ => 1,
+        }
+    }
+
+    /// The second argument of the server: its pause in milliseconds, or the number of its workers.
+    pub fn argument(self, subject: &Subject) -> Option<String> {
+        let has_argument = subject.workers == Workers::Argument;
         match self {
             Self::Pause { pause: Some(pause) } => Some((pause as f64 / 1e3).to_string()),
+            Self::Churn { .. } => has_argument.then(|| WORKERS.to_string()),
+            Self::Cores { loops, .. } => has_argument.then(|| loops.to_string()),
             _ => None,
         }
     }
@@ -138,6 +222,16 @@ impl fmt::Display for Workload {
                 write!(f, "occasional messages, pause {} ms", pause as f64 / 1e3)
             }
             Self::Chat { clients } => write!(f, "chat of {clients}"),
+            Self::Churn { at_once } => write!(f, "short connections, {at_once} at a time"),
+            Self::Cores { loops, cores } => {
+                let plural = |count| if count == 1 { "" } else { "s" };
+                let (s, t) = (plural(loops), plural(cores));
+                write!(f, "{loops} loop{s} on {cores} core{t}")
+            }
+            Self::Compute { milliseconds, cores } => {
+                write!(f, "computations of {milliseconds} ms, {cores} core")?;
+                if cores == 1 { Ok(()) } else { write!(f, "s") }
+            }
         }
     }
 }

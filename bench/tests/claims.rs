@@ -4,14 +4,21 @@
 //! text, in digits or in words, and compares it with a figure of the page.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
-use regex::Regex;
+use regex::{Captures, Regex};
 
 /// The folders with measurements.
 const ALL: &str = "docs/benchmarks";
 const IO_URING: &str = "docs/benchmarks/io-uring";
+const CORES: &str = "docs/benchmarks/cores";
+/// The pages that show tables of [`CORES`].
+const DESIGNS: [&str; 2] = ["docs/designs.md", "docs/designs.zh-CN.md"];
+/// What stands in place of a table that has not been measured yet, in each page.
+const NOT_MEASURED: [&str; 2] = ["Not measured yet.", "尚未测量。"];
+/// With this variable, the test writes the tables to the pages.
+const UPDATE: &str = "UPDATE_DOCS";
 
 /// A figure of a page: the title of its table, its row and its column.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +58,8 @@ enum Expected {
     Saved,
     /// The text contains no number.
     Constant(f64),
+    AtLeast(f64),
+    AtMost(f64),
 }
 
 const fn claim(file: &'static str, says: &'static str, figure: Figure) -> Claim {
@@ -97,16 +106,31 @@ impl Claim {
         Self { expected: Expected::Constant(value), tolerance: 0.1, ..self }
     }
 
+    /// The text says that the figure is large, without a number.
+    const fn at_least(self, value: f64) -> Self {
+        Self { expected: Expected::AtLeast(value), ..self }
+    }
+
+    /// The text says that the figure is small, without a number.
+    const fn at_most(self, value: f64) -> Self {
+        Self { expected: Expected::AtMost(value), ..self }
+    }
+
     const fn within(self, tolerance: f64) -> Self {
         Self { tolerance, ..self }
     }
 
     /// Compares the claim with the page. Returns what is wrong.
     fn check(&self) -> Option<String> {
-        let page = Page::read(&repository(&format!("{}/README.md", self.page)));
         let text = prose(&repository(self.file));
         let Some(captures) = pattern(self.says).captures(&text) else {
             return Some(format!("{} does not say {:?}", self.file, self.says));
+        };
+        let page = match measurement(self.page) {
+            Some(page) => Page::read(&page),
+            // The text must not contain a number that was not measured.
+            None if captures.get(1).is_none() => return None,
+            None => return Some(format!("{} has not been measured", self.page)),
         };
         let number = captures.get(1).map(|number| parse_number(number.as_str()));
         let number = number.unwrap_or_default();
@@ -120,11 +144,13 @@ impl Claim {
             Expected::Number(factor) => number * factor,
             Expected::PercentMore | Expected::AtMostPercentMore => 1.0 + number / 100.0,
             Expected::Saved => 1.0 - number,
-            Expected::Constant(value) => value,
+            Expected::Constant(value) | Expected::AtLeast(value) | Expected::AtMost(value) => value,
         };
         let margin = expected * self.tolerance;
         let is_right = match self.expected {
             Expected::AtMostPercentMore => figure <= expected + margin,
+            Expected::AtLeast(value) => figure >= value,
+            Expected::AtMost(value) => figure <= value,
             _ => (figure - expected).abs() <= margin,
         };
         let says = &captures[0];
@@ -136,6 +162,7 @@ impl Claim {
 const RATIO: &str = "× epoll-echo";
 const CALLS: &str = "calls/msg";
 const CHAT_CPU: &str = "CPU µs/msg";
+const TEN_MS_P50: &str = "10 ms: p50";
 // Tables.
 const CHAT_100: &str = "A chat of 100";
 const CHAT_1000: &str = "A chat of 1000";
@@ -170,6 +197,10 @@ const fn baseline(server: &'static str) -> Figure {
 
 const fn chat(table: &'static str, server: &'static str, column: &'static str) -> Figure {
     Figure(table, server, column)
+}
+
+const fn computing(server: &'static str, column: &'static str) -> Figure {
+    Figure("While another client computes, on one core", server, column)
 }
 
 const README: &str = "README.md";
@@ -208,6 +239,29 @@ const CLAIMS: &[Claim] = &[
         .is(1.0),
     claim(README, "at {} epoll's CPU", busy("aio-echo", RATIO)),
     claim(README, "{} system calls per message", busy("aio-echo", CALLS)),
+    claim(README, "until the computation has ended", computing("reactor-chat-single", TEN_MS_P50))
+        .of(CORES)
+        .at_least(3_000.0),
+    claim(README, "In the servers with workers it does not", computing("reactor-chat", TEN_MS_P50))
+        .over(computing("reactor-chat-single", TEN_MS_P50))
+        .of(CORES)
+        .at_most(0.5),
+    claim(
+        README,
+        "In the servers with workers it does not",
+        computing("proactor-chat-simulated", TEN_MS_P50),
+    )
+    .over(computing("reactor-chat-single", TEN_MS_P50))
+    .of(CORES)
+    .at_most(0.5),
+    claim(
+        README,
+        "In the servers with workers it does not",
+        computing("proactor-chat-uring", TEN_MS_P50),
+    )
+    .over(computing("reactor-chat-single", TEN_MS_P50))
+    .of(CORES)
+    .at_most(0.5),
     // The list of costs.
     claim(COSTS, "select and poll take {} times as much CPU", cpu("select-echo", "1+900"))
         .over(EPOLL_900),
@@ -389,10 +443,14 @@ impl Page {
                     head = row;
                     continue;
                 }
-                // In this table, one server has a row for each pause.
-                let name = if head.get(1) == Some(&"pause") { row[1] } else { row[0] };
+                // In these tables, one server has several rows.
+                let name = match head.get(1) {
+                    Some(&"pause") => row[1].to_owned(),
+                    Some(&"loops") => format!("{}, {}", row[0], row[1]),
+                    _ => row[0].to_owned(),
+                };
                 for (column, cell) in head.iter().zip(&row) {
-                    let place = (title.to_owned(), name.to_owned(), (*column).to_owned());
+                    let place = (title.to_owned(), name.clone(), (*column).to_owned());
                     cells.insert(place, (*cell).to_owned());
                 }
             }
@@ -404,7 +462,7 @@ impl Page {
     fn figure(&self, Figure(title, row, column): Figure) -> f64 {
         let place = (title.to_owned(), row.to_owned(), column.to_owned());
         let cell = self.0.get(&place).unwrap_or_else(|| panic!("no figure at {place:?}"));
-        let mut words = cell.split(' ');
+        let mut words = cell.trim_start_matches('~').split(' ');
         let number = words.next().and_then(|word| word.parse::<f64>().ok());
         let number = number.unwrap_or_else(|| panic!("{cell:?} at {place:?} is not a figure"));
         let unit = match words.next() {
@@ -417,9 +475,28 @@ impl Page {
     }
 }
 
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
 fn repository(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    let path = in_repository(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The page of a measurement, or `None` if it has not been taken yet.
+fn measurement(folder: &str) -> Option<String> {
+    let page = format!("{folder}/README.md");
+    in_repository(&page).exists().then(|| repository(&page))
+}
+
+/// The table with this title in a page, as it stands there.
+fn table(page: &str, title: &str) -> String {
+    let lines = page.lines().skip_while(|line| line.trim_start_matches('#').trim() != title);
+    let lines = lines.skip_while(|line| !line.starts_with('|'));
+    let table: Vec<&str> = lines.take_while(|line| line.starts_with('|')).collect();
+    assert!(!table.is_empty(), "there is no table {title:?}");
+    table.join("\n")
 }
 
 /// Joins the lines of a text, without the marks of doc comments.
@@ -432,6 +509,28 @@ fn prose(text: &str) -> String {
 fn what_is_said_is_what_was_measured() {
     let wrong: Vec<String> = CLAIMS.iter().filter_map(Claim::check).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_tables_of_the_designs_are_those_of_the_measurement() {
+    let place = Regex::new(r"(?s)(<!-- measured: ([^\n]*) -->\n).*?(<!-- end -->)");
+    let place = place.expect("the pattern is valid");
+    let page = measurement(CORES);
+    for (file, not_measured) in DESIGNS.into_iter().zip(NOT_MEASURED) {
+        let text = repository(file);
+        assert!(place.captures_iter(&text).count() > 3, "{file} has places for tables");
+        let current = place.replace_all(&text, |captures: &Captures| {
+            let table = page.as_deref().map(|page| table(page, &captures[2]));
+            let table = table.unwrap_or_else(|| not_measured.to_owned());
+            format!("{}\n{table}\n\n{}", &captures[1], &captures[3])
+        });
+        if env::var_os(UPDATE).is_some() {
+            fs::write(in_repository(file), &*current).expect("it can be written");
+        } else {
+            let rewrite = format!("{UPDATE}=1 cargo test -p bench --test claims rewrites it");
+            assert!(text == current, "{file} differs from {CORES}; {rewrite}");
+        }
+    }
 }
 
 #[test]

@@ -93,6 +93,51 @@ fn a_short_run_writes_samples_a_page_and_plots() {
     assert!(rows.len() >= 2 * 4, "two servers with 1, 8, 64 and 512 connections");
 }
 
+#[test]
+fn connections_loops_and_computations_have_tables() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let scenarios = ["--quick", "--scenario", "churn,cores,compute"];
+    let mut command = bench(&scenarios);
+    command.args(["--servers", "epoll-echo,reactor-chat", "--out"]).arg(dir.path());
+    let output = run(&mut command);
+    let terminal = stdout(&output);
+    assert!(output.status.success(), "{terminal}{}", stderr(&output));
+    let page = read(dir.path().join("README.md"));
+    for title in
+        ["Short connections, 64 at a time", "Several loops", "While another client computes"]
+    {
+        assert!(page.contains(&format!("\n## {title}")), "{page}");
+    }
+    let rows = rows(dir.path());
+    let row = |workload: &str, server: &str| {
+        let is_wanted = |row: &&HashMap<String, String>| {
+            row["workload"] == workload && row["server"] == server && row["outcome"] != "skipped"
+        };
+        rows.iter().find(is_wanted).unwrap_or_else(|| panic!("no {workload}: {rows:?}"))
+    };
+    let number = |row: &HashMap<String, String>, column: &str| {
+        row[column].parse::<f64>().unwrap_or_else(|_| panic!("no {column}: {row:?}"))
+    };
+    // On a very busy machine there may be no message at all in so short a time.
+    let churn = row("short connections, 64 at a time", "epoll-echo");
+    assert!(number(churn, "messages") == 0.0 || number(churn, "cpu_us") > 0.0, "{churn:?}");
+    // These are counted where the kernel permits it.
+    for column in ["busiest", "in_vain"].into_iter().filter(|&column| !churn[column].is_empty()) {
+        assert!(number(churn, column) >= 0.0, "{churn:?}");
+    }
+    let loops = row("1 loop on 1 core", "epoll-echo");
+    let has_one_thread = loops["busiest"].is_empty() || loops["busiest"] == "1.0";
+    assert!(has_one_thread, "{loops:?}");
+    let computing = row("computations of 10 ms, 1 core", "reactor-chat");
+    assert!(number(computing, "computations") >= 0.0, "{computing:?}");
+    assert!(number(computing, "p50_us") <= number(computing, "p99_us"), "{computing:?}");
+    // A workload that needs more cores than there are says how many.
+    let skipped = rows.iter().filter(|row| row["outcome"] == "skipped");
+    for row in skipped {
+        assert!(row["note"].starts_with("needs "), "{row:?}");
+    }
+}
+
 /// A `PATH` with everything that the usual one has, except these programs.
 fn path_without(programs: &[&str], dir: &Path) -> String {
     let path = env::var_os("PATH").expect("there is a PATH");
@@ -179,17 +224,23 @@ fn a_mistake_gets_one_line_without_a_backtrace() {
 }
 
 #[test]
-fn the_page_in_docs_is_made_from_the_samples_in_docs() {
+fn the_pages_in_docs_are_made_from_the_samples_in_docs() {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/benchmarks");
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    for input in ["samples.csv", "run.json"] {
-        fs::copy(docs.join(input), dir.path().join(input)).expect("it can be copied");
+    let mut folders = vec![docs.clone()];
+    for entry in fs::read_dir(&docs).expect("it can be read").flatten() {
+        folders.extend(entry.path().is_dir().then(|| entry.path()));
     }
-    let output = run(bench(&["--page"]).arg(dir.path()));
-    assert!(output.status.success(), "{}", stderr(&output));
-    for entry in fs::read_dir(dir.path()).expect("it can be read").flatten() {
-        let name = entry.file_name();
-        let is_same = read(entry.path()) == read(docs.join(&name));
-        assert!(is_same, "run `cargo run -p bench -- --page docs/benchmarks` for {name:?}");
+    for docs in folders {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for input in ["samples.csv", "run.json"] {
+            fs::copy(docs.join(input), dir.path().join(input)).expect("it can be copied");
+        }
+        let output = run(bench(&["--page"]).arg(dir.path()));
+        assert!(output.status.success(), "{}", stderr(&output));
+        for entry in fs::read_dir(dir.path()).expect("it can be read").flatten() {
+            let name = entry.file_name();
+            let is_same = read(entry.path()) == read(docs.join(&name));
+            assert!(is_same, "run `cargo run -p bench -- --page {}` for {name:?}", docs.display());
+        }
     }
 }
