@@ -19,11 +19,12 @@ pub const README: &str = "README.md";
 const MEASUREMENTS: &str = "docs/benchmarks/README.md";
 
 /// The pages that must have a Chinese edition. Others may have one.
-const TRANSLATED: [&str; 7] = [
+const TRANSLATED: [&str; 8] = [
     README,
     "docs/communication-modes.md",
     "docs/contract.md",
     "docs/costs.md",
+    "docs/designs.md",
     "docs/patterns.md",
     "docs/pitfalls.md",
     "docs/snippets.md",

@@ -30,7 +30,7 @@ pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
     let out = tempfile::tempdir()?;
     let arguments: Vec<&str> = run.arguments.iter().map(String::as_str).collect();
     match (run.binary.package.as_str(), arguments.as_slice()) {
-        ("bench", [] | ["--quick"] | ["--out", _]) => {
+        ("bench", [] | ["--quick"] | ["--out" | "--scenario", _]) => {
             let quick = "--quick --servers epoll-echo --scenario active --out";
             check_success(&output(run, quick, Some(out.path()))?)?;
             check_file(out.path(), "README.md")
