@@ -23,6 +23,7 @@ static MACHINE: RwLock<()> = RwLock::new(());
 /// It starts the server that it is given and does not depend on which server that is. So it runs
 /// against every server, including one that fails it on purpose.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // they are independent of each other
 pub struct Case {
     /// Its name within its line.
     pub name: &'static str,
@@ -35,6 +36,8 @@ pub struct Case {
     /// Whether it fails for one reason only, even if the server does not keep the lines that its
     /// line builds on: see [`builds_on`](crate::cases::builds_on).
     pub independent: bool,
+    /// Whether no other case builds on it, although it is in a line on which others build.
+    pub leaf: bool,
     /// Whether no other case may run at the same time, because it measures wall-clock time or uses
     /// most of the machine.
     pub exclusive: bool,
@@ -79,7 +82,8 @@ impl Case {
         run: fn(&Target) -> Result<()>,
     ) -> Self {
         let needs: &[Need] = &[];
-        Self { name, promise, run, needs, independent: false, exclusive: false, quick: false }
+        let (independent, leaf, exclusive, quick) = (false, false, false, false);
+        Self { name, promise, run, needs, independent, leaf, exclusive, quick }
     }
 
     /// The same, with what it needs.
@@ -92,6 +96,12 @@ impl Case {
     #[must_use]
     pub const fn independent(self) -> Self {
         Self { independent: true, ..self }
+    }
+
+    /// The same, for a failure that breaks nothing else.
+    #[must_use]
+    pub const fn leaf(self) -> Self {
+        Self { leaf: true, ..self }
     }
 
     /// The same, while no other case runs.

@@ -19,7 +19,7 @@ mod run;
 use std::process::ExitCode;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use contract::guard::{self, Limits};
 use contract::{conversation, wait};
@@ -72,6 +72,11 @@ fn check(options: &Options) -> Result<bool> {
     if let Some(path) = &options.junit {
         report.write_junit(path).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let out_of_time = report.out_of_time();
+    ensure!(
+        !report.is_kept() || out_of_time == 0,
+        "{out_of_time} cases did not run, because the time was over; --time-limit gives them more"
+    );
     Ok(report.is_kept())
 }
 

@@ -142,6 +142,10 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     pub timeout: f64,
 
+    /// Seconds for the whole run; no case starts or goes on after it [default: 120, with --quick 20]
+    #[arg(long, value_name = "SECONDS")]
+    pub time_limit: Option<f64>,
+
     /// Cases that run at the same time [default: 4, with --trace or a fixed address 1]
     #[arg(long, value_name = "N")]
     pub jobs: Option<usize>,
@@ -277,6 +281,12 @@ impl Options {
     /// How long a case may take. A correct server needs a few seconds.
     pub fn case_limit(&self) -> Duration {
         12 * self.timeout()
+    }
+
+    /// How long the whole run may take.
+    pub fn time_limit(&self) -> Duration {
+        let usual = if self.quick { 20.0 } else { 120.0 };
+        Duration::try_from_secs_f64(self.time_limit.unwrap_or(usual)).unwrap_or(Duration::MAX / 2)
     }
 
     /// How many cases run at the same time.

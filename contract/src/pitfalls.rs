@@ -165,7 +165,7 @@ pub const PITFALLS: &[Pitfall] = &[
     pitfall(
         "accept-spins",
         ("accept", "out_of_descriptors"),
-        "^with clients waiting: the server used",
+        "^with (clients waiting|no client connected): the server used",
     ),
     pitfall(
         "spare-descriptor",
@@ -301,16 +301,7 @@ impl Pitfall {
     #[must_use]
     pub fn command_line(&'static self) -> (Vec<String>, Vec<String>) {
         let properties = &self.entry.properties;
-        let option = |name: &str, value: usize| [format!("--{name}"), value.to_string()];
-        let mut options =
-            ["--at-rest", "sleeps", "--strict-stop", "--memory", "1"].map(str::to_owned).to_vec();
-        options.extend(option("idle-clients", properties.idle_clients));
-        if properties.max_concurrent < usize::MAX {
-            options.extend(option("max-concurrent", properties.max_concurrent));
-        }
-        if let Some(limit) = properties.fd_setsize {
-            options.extend(option("fd-setsize", limit as usize));
-        }
+        let mut options = properties.options();
         if self.http {
             options.extend(["--probe", "http"].map(str::to_owned));
         }
@@ -319,7 +310,6 @@ impl Pitfall {
         }
         let mut arguments = vec!["{addr}".to_owned()];
         if let Some(timeout) = properties.idle_timeout {
-            options.extend(option("idle-timeout", timeout.as_secs() as usize));
             arguments.push(timeout.as_secs().to_string());
         }
         (options, arguments)

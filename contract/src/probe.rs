@@ -208,6 +208,9 @@ fn chunked_length(body: &[u8]) -> Result<Option<usize>> {
 pub struct Responses {
     probe: Probe,
     received: Vec<u8>,
+    /// Bytes of `received` that were taken already. They are removed when more arrive, because to
+    /// remove each response alone would move all others each time.
+    taken: usize,
     greeted: bool,
 }
 
@@ -216,43 +219,45 @@ impl Responses {
     #[must_use]
     pub fn new(probe: &Probe) -> Self {
         let greeted = probe.greeting.is_none();
-        Self { probe: probe.clone(), received: Vec::new(), greeted }
+        Self { probe: probe.clone(), received: Vec::new(), taken: 0, greeted }
     }
 
     /// Adds bytes that have arrived.
     pub fn push(&mut self, bytes: &[u8]) {
+        self.received.drain(..self.taken);
+        self.taken = 0;
         self.received.extend_from_slice(bytes);
     }
 
     /// Removes the next response, if it is complete. `ended`: nothing more will arrive.
     pub fn next(&mut self, ended: bool) -> Result<bool> {
         if let Some(greeting) = self.probe.greeting.as_ref().filter(|_| !self.greeted) {
-            let Some(found) = greeting.find(&self.received) else {
+            let Some(found) = greeting.find(self.rest()) else {
                 // A server that refuses a client may send an error instead of the greeting.
-                ensure!(!ended, "the server sent {} as its greeting", quote(&self.received));
+                ensure!(!ended, "the server sent {} as its greeting", quote(self.rest()));
                 return Ok(false);
             };
-            self.received.drain(..found.end());
+            self.taken += found.end();
             self.greeted = true;
         }
-        while let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
-            if !self.probe.is_unsolicited(&self.received[..=end]) {
+        while let Some(end) = self.rest().iter().position(|&byte| byte == b'\n') {
+            if !self.probe.is_unsolicited(&self.rest()[..=end]) {
                 break;
             }
-            self.received.drain(..=end);
+            self.taken += end + 1;
         }
-        if self.received.is_empty() {
+        if self.rest().is_empty() {
             return Ok(false);
         }
-        let length = self.probe.response_length(&self.received, ended)?;
-        self.received.drain(..length.unwrap_or(0));
+        let length = self.probe.response_length(self.rest(), ended)?;
+        self.taken += length.unwrap_or(0);
         Ok(length.is_some())
     }
 
     /// What has arrived and is no complete response.
     #[must_use]
     pub fn rest(&self) -> &[u8] {
-        &self.received
+        &self.received[self.taken..]
     }
 }
 

@@ -35,6 +35,8 @@ enum Mark {
     /// It fails, but so does a line that it builds on.
     Follows,
     Skipped,
+    /// There was no time for it.
+    OutOfTime,
 }
 
 impl Mark {
@@ -44,6 +46,7 @@ impl Mark {
             Self::NotKept => "NOT KEPT",
             Self::Follows => "not judged",
             Self::Skipped => "-",
+            Self::OutOfTime => "no time",
         }
     }
 }
@@ -68,6 +71,12 @@ impl<'a> Report<'a> {
     /// Whether no case fails.
     pub fn is_kept(&self) -> bool {
         self.lines.iter().all(|line| line.failures().next().is_none())
+    }
+
+    /// How many cases did not run, or not to their end, because the time was over.
+    pub fn out_of_time(&self) -> usize {
+        let all = self.lines.iter().flat_map(|line| &line.outcomes);
+        all.filter(|outcome| outcome.verdict == Verdict::OutOfTime).count()
     }
 
     /// Prints the table, and then each failure in detail.
@@ -125,8 +134,9 @@ impl<'a> Report<'a> {
         marks.sort_by_key(|mark| match mark {
             Mark::NotKept => 0,
             Mark::Follows => 1,
-            Mark::Kept => 2,
-            Mark::Skipped => 3,
+            Mark::OutOfTime => 2,
+            Mark::Kept => 3,
+            Mark::Skipped => 4,
         });
         marks.first().copied().unwrap_or(Mark::Skipped)
     }
@@ -135,6 +145,7 @@ impl<'a> Report<'a> {
         match outcome.verdict {
             Verdict::Kept => Mark::Kept,
             Verdict::Skipped(_) => Mark::Skipped,
+            Verdict::OutOfTime => Mark::OutOfTime,
             Verdict::NotKept(_) if self.cause_elsewhere(outcome).is_some() => Mark::Follows,
             Verdict::NotKept(_) => Mark::NotKept,
         }
@@ -148,7 +159,7 @@ impl<'a> Report<'a> {
         let builds_on = cases::builds_on(outcome.planned.line).iter().copied();
         builds_on.into_iter().find(|name| {
             let mut line = self.lines.iter().filter(|line| line.name == *name);
-            line.any(|line| line.failures().next().is_some())
+            line.any(|line| line.failures().any(|failure| !failure.planned.case.leaf))
         })
     }
 
@@ -174,7 +185,11 @@ impl<'a> Report<'a> {
     fn print_skipped(&self) {
         let mut reasons: Vec<(&str, Vec<String>)> = Vec::new();
         for outcome in self.lines.iter().flat_map(|line| &line.outcomes) {
-            let Verdict::Skipped(reason) = outcome.verdict else { continue };
+            let reason = match outcome.verdict {
+                Verdict::Skipped(reason) => reason,
+                Verdict::OutOfTime => "the time was over; --time-limit gives it more",
+                _ => continue,
+            };
             let name = format!("{}::{}", outcome.planned.line, outcome.planned.case.name);
             match reasons.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, names)) => names.push(name),
@@ -250,6 +265,7 @@ impl<'a> Report<'a> {
                 let (seen, reason) = match &outcome.verdict {
                     Verdict::NotKept(seen) => (Some(seen.as_str()), None),
                     Verdict::Skipped(reason) => (None, Some(*reason)),
+                    Verdict::OutOfTime => (None, Some("the time was over")),
                     Verdict::Kept => (None, None),
                 };
                 let case = outcome.planned.case;
@@ -289,6 +305,11 @@ impl<'a> Report<'a> {
                         status.set_description(seen.clone());
                         status
                     }
+                    Verdict::OutOfTime => {
+                        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+                        status.set_message("the time was over");
+                        status
+                    }
                     Verdict::Skipped(reason) => {
                         let mut status = TestCaseStatus::skipped();
                         status.set_message(*reason);
@@ -321,7 +342,8 @@ impl Line {
 
     /// `3 of 4`: of those that ran.
     fn count(&self) -> String {
-        let ran = self.outcomes.len() - self.skipped().len();
+        let out_of_time = self.outcomes.iter().filter(|it| it.verdict == Verdict::OutOfTime);
+        let ran = self.outcomes.len() - self.skipped().len() - out_of_time.count();
         if ran == 0 {
             "-".to_owned()
         } else {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use contract::case::Skip;
@@ -43,6 +43,8 @@ pub enum Verdict {
     NotKept(String),
     /// The case does not apply, or cannot run here: the reason.
     Skipped(&'static str),
+    /// The time of the whole run was over before the case was complete.
+    OutOfTime,
 }
 
 /// The lines of the contract that this server can keep.
@@ -77,7 +79,11 @@ pub fn plan(target: &Target, options: &Options) -> Result<Vec<Planned>> {
 
 /// Runs all cases, several at a time. Returns their outcomes in the order of the plan.
 pub fn run(target: &Target, plan: &[Planned], options: &Options) -> Vec<Outcome> {
-    let queue: Mutex<VecDeque<_>> = Mutex::new(plan.iter().copied().enumerate().collect());
+    let end = Instant::now() + options.time_limit();
+    let mut queue: Vec<_> = plan.iter().copied().enumerate().collect();
+    // Those that run alone come last, so that no other case waits for them.
+    queue.sort_by_key(|(_, planned)| planned.case.exclusive);
+    let queue: Mutex<VecDeque<_>> = Mutex::new(queue.into());
     let outcomes = Mutex::new(Vec::new());
     let bar = progress_bar(plan.len(), options);
     thread::scope(|scope| {
@@ -87,7 +93,7 @@ pub fn run(target: &Target, plan: &[Planned], options: &Options) -> Vec<Outcome>
                     let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                     let Some((number, planned)) = next else { return };
                     bar.set_message(format!("{}::{}", planned.line, planned.case.name));
-                    let outcome = run_case(target, planned, options);
+                    let outcome = run_case(target, planned, options, end);
                     bar.inc(1);
                     outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((number, outcome));
                 }
@@ -100,17 +106,20 @@ pub fn run(target: &Target, plan: &[Planned], options: &Options) -> Vec<Outcome>
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-fn run_case(target: &Target, planned: Planned, options: &Options) -> Outcome {
+fn run_case(target: &Target, planned: Planned, options: &Options, end: Instant) -> Outcome {
     let verdict = match planned.case.skip(target) {
         Some(Skip::DoesNotApply(reason) | Skip::Unavailable(reason)) => Verdict::Skipped(reason),
+        None if Instant::now() >= end => Verdict::OutOfTime,
         None => {
             if options.trace {
                 eprintln!("== {}::{}", planned.line, planned.case.name);
             }
-            let (result, time) =
-                planned.case.check_within(target, options.timeout(), options.case_limit());
+            let left = end.saturating_duration_since(Instant::now());
+            let limit = options.case_limit().min(left);
+            let (result, time) = planned.case.check_within(target, options.timeout(), limit);
             let verdict = match result {
                 Ok(()) => Verdict::Kept,
+                Err(_) if limit == left && time >= limit => Verdict::OutOfTime,
                 Err(error) => Verdict::NotKept(format!("{error:#}")),
             };
             return Outcome { planned, verdict, time };

@@ -1,11 +1,18 @@
-//! The TCP sockets of this machine, from `/proc/net/tcp` and `/proc/net/tcp6`.
+//! The TCP sockets of this machine, from the kernel's socket monitor (`sock_diag(7)`), or else from
+//! `/proc/net/tcp` and `/proc/net/tcp6`.
+//!
+//! The files list all sockets, also the thousands in `TIME_WAIT` that the cases leave behind. The
+//! monitor lists those of one port, so that a case can ask often.
 
 use std::fs;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
 
-/// A line of `/proc/net/tcp`.
+/// A TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpSocket {
     /// Its own address.
@@ -29,8 +36,21 @@ pub const ESTABLISHED: u8 = 0x01;
 /// The keepalive timer runs. (1 is retransmission, 4 is the zero window probe.)
 pub const KEEPALIVE: u8 = 2;
 
-/// All TCP sockets in the network namespace of this process.
-pub fn all() -> Result<Vec<TcpSocket>> {
+/// The TCP sockets of this process's network namespace with this local port, in these states.
+fn with_port(port: u16, states: u32) -> Result<Vec<TcpSocket>> {
+    let monitored: Result<Vec<_>> =
+        [libc::AF_INET, libc::AF_INET6].into_iter().map(|it| monitor(it, port, states)).collect();
+    // A container may forbid the monitor.
+    let mut sockets = match monitored {
+        Ok(sockets) => sockets.concat(),
+        Err(_) => listed()?,
+    };
+    sockets.retain(|it| it.local.port() == port && states & (1 << it.state) != 0);
+    Ok(sockets)
+}
+
+/// All TCP sockets, as the files list them.
+fn listed() -> Result<Vec<TcpSocket>> {
     let mut sockets = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         // Without IPv6 there is no tcp6.
@@ -42,14 +62,75 @@ pub fn all() -> Result<Vec<TcpSocket>> {
     Ok(sockets)
 }
 
+/// The same from the monitor, for one address family.
+fn monitor(family: i32, port: u16, states: u32) -> Result<Vec<TcpSocket>> {
+    let protocol = Some(Protocol::from(libc::NETLINK_SOCK_DIAG));
+    let mut socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, protocol)?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    // struct nlmsghdr, and struct inet_diag_req_v2 (linux/inet_diag.h).
+    let mut request = [0; HEADER + 56];
+    request[..4].copy_from_slice(&(HEADER as u32 + 56).to_ne_bytes());
+    request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
+    request[6..8].copy_from_slice(&flags.to_ne_bytes());
+    request[HEADER] = family as u8;
+    request[HEADER + 1] = libc::IPPROTO_TCP as u8;
+    request[HEADER + 4..HEADER + 8].copy_from_slice(&states.to_ne_bytes());
+    request[HEADER + 8..HEADER + 10].copy_from_slice(&port.to_be_bytes());
+    socket.send(&request)?;
+    let mut sockets = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = socket.read(&mut buffer)?;
+        let mut messages = &buffer[..count];
+        while messages.len() >= HEADER {
+            let length = u32::from_ne_bytes(messages[..4].try_into()?) as usize;
+            let kind = u16::from_ne_bytes(messages[4..6].try_into()?);
+            if i32::from(kind) == libc::NLMSG_DONE {
+                return Ok(sockets);
+            }
+            ensure!(kind == SOCK_DIAG_BY_FAMILY, "the monitor sent a message of type {kind}");
+            let message = messages.get(HEADER..length).context("a message is cut off")?;
+            sockets.push(monitored(message).context("a message is too short")?);
+            messages = messages.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+    }
+}
+
+/// The type of a request, and of a response (`linux/sock_diag.h`).
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+/// The size of `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// Reads `struct inet_diag_msg`.
+fn monitored(message: &[u8]) -> Option<TcpSocket> {
+    let number = |at: usize| Some(u32::from_ne_bytes(message.get(at..at + 4)?.try_into().ok()?));
+    let port = |at: usize| Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?));
+    let is_v4 = i32::from(*message.first()?) == libc::AF_INET;
+    let ip = |at: usize| {
+        let bytes: [u8; 16] = message.get(at..at + 16)?.try_into().ok()?;
+        Some(if is_v4 {
+            IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+        } else {
+            IpAddr::from(bytes).to_canonical()
+        })
+    };
+    Some(TcpSocket {
+        local: SocketAddr::new(ip(8)?, port(4)?),
+        remote: SocketAddr::new(ip(24)?, port(6)?),
+        state: *message.get(1)?,
+        receive_queue: number(56)? as usize,
+        timer: *message.get(2)?,
+        inode: number(68)?.into(),
+    })
+}
+
 /// The sockets that listen on this address, or on this port of all addresses.
 fn listeners(address: SocketAddr) -> Result<Vec<TcpSocket>> {
-    let mut sockets = all()?;
+    let mut sockets = with_port(address.port(), 1 << LISTEN)?;
     sockets.retain(|socket| {
         let ip = socket.local.ip();
-        socket.state == LISTEN
-            && socket.local.port() == address.port()
-            && (ip == address.ip() || ip.is_unspecified())
+        ip == address.ip() || ip.is_unspecified()
     });
     Ok(sockets)
 }
@@ -66,10 +147,8 @@ pub fn accept_queue(address: SocketAddr) -> Result<usize> {
 
 /// The server's socket of the connection whose client has the address `client`.
 pub fn server_side(client: SocketAddr, server: SocketAddr) -> Result<Option<TcpSocket>> {
-    let is_it = |socket: &&TcpSocket| {
-        socket.remote == client && socket.local.port() == server.port() && socket.state != LISTEN
-    };
-    Ok(all()?.iter().find(is_it).copied())
+    let sockets = with_port(server.port(), !(1 << LISTEN))?;
+    Ok(sockets.into_iter().find(|socket| socket.remote == client))
 }
 
 fn parse(line: &str) -> Option<TcpSocket> {
@@ -118,6 +197,8 @@ mod tests {
             let socket = server_side(client.local_addr()?, address)?.context("not found")?;
             assert_eq!(accept_queue(address)?, 1);
             assert_eq!((socket.local, socket.state, socket.timer), (address, ESTABLISHED, 0));
+            // The files say the same.
+            assert!(listed()?.contains(&socket));
             drop(listener);
             assert!(!is_listening(address)?);
         }

@@ -108,6 +108,43 @@ impl Properties {
     };
 }
 
+impl Properties {
+    /// The options of the program `contract` that describe a server of this workspace with these
+    /// properties.
+    #[must_use]
+    pub fn options(&self) -> Vec<String> {
+        let at_rest = match self.at_rest {
+            AtRest::Sleeps => "sleeps",
+            AtRest::WakesUp => "wakes-up",
+            AtRest::Polls => "polls",
+        };
+        let mut options =
+            vec!["--at-rest".to_owned(), at_rest.to_owned(), "--strict-stop".to_owned()];
+        let mut add = |name: &str, value: u64| options.extend([name.to_owned(), value.to_string()]);
+        add("--memory", self.memory >> 20);
+        add("--idle-clients", self.idle_clients as u64);
+        if self.max_concurrent < usize::MAX {
+            add("--max-concurrent", self.max_concurrent as u64);
+        }
+        if let Some(count) = self.max_clients {
+            add("--max-clients", count as u64);
+        }
+        if let Some(limit) = self.fd_setsize {
+            add("--fd-setsize", limit);
+        }
+        if let Some(bytes) = self.idle_memory {
+            add("--idle-memory", bytes);
+        }
+        if let Some(timeout) = self.idle_timeout {
+            add("--idle-timeout", timeout.as_secs());
+        }
+        if self.uses_signals {
+            options.push("--uses-signals".to_owned());
+        }
+        options
+    }
+}
+
 impl From<&'static Entry> for Target {
     fn from(entry: &'static Entry) -> Self {
         let protocol = match entry.kind {

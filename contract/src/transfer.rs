@@ -54,7 +54,12 @@ pub struct Transfer {
 #[derive(Debug)]
 enum Content {
     Pattern(Pattern),
-    Requests { request: Vec<u8>, responses: Responses },
+    Requests {
+        request: Vec<u8>,
+        /// The request over and over, for one chunk from any offset in a request.
+        repeated: Vec<u8>,
+        responses: Responses,
+    },
 }
 
 impl Transfer {
@@ -77,7 +82,9 @@ impl Transfer {
             let request = probe.request(seed, 0);
             let length = request.len() as u64;
             let count = probe.requests((total / length).min(REQUESTS));
-            (Content::Requests { request, responses: Responses::new(probe) }, count * length)
+            let repeated = request.repeat(CHUNK / request.len() + 2);
+            let responses = Responses::new(probe);
+            (Content::Requests { request, repeated, responses }, count * length)
         };
         let stream = client.into_stream();
         stream.set_nonblocking(true)?;
@@ -195,6 +202,14 @@ impl Transfer {
         }
     }
 
+    /// Sends nothing more than the rest of the request that was sent last.
+    pub fn stop_sending(&mut self) {
+        self.total = match &self.content {
+            Content::Pattern(_) => self.sent,
+            Content::Requests { request, .. } => self.sent.next_multiple_of(request.len() as u64),
+        };
+    }
+
     /// Sends nothing more than was sent already, and half-closes.
     pub fn half_close_here(&mut self) -> Result<()> {
         if let Content::Requests { request, .. } = &self.content {
@@ -233,10 +248,9 @@ impl Transfer {
             let chunk = &mut chunk[..size as usize];
             match &self.content {
                 Content::Pattern(pattern) => pattern.fill(self.sent, chunk),
-                Content::Requests { request, .. } => {
+                Content::Requests { request, repeated, .. } => {
                     let offset = (self.sent % request.len() as u64) as usize;
-                    let bytes = request.iter().cycle().skip(offset);
-                    chunk.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+                    chunk.copy_from_slice(&repeated[offset..offset + chunk.len()]);
                 }
             }
             match self.stream.write(chunk) {
@@ -298,7 +312,7 @@ impl Transfer {
                 pattern.check(self.answered, bytes)?;
                 self.answered += bytes.len() as u64;
             }
-            Content::Requests { request, responses } => {
+            Content::Requests { request, responses, .. } => {
                 responses.push(bytes);
                 while responses.next(self.ended)? {
                     self.answered += request.len() as u64;

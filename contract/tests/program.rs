@@ -6,9 +6,10 @@ use std::env;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use common::{processes, program, run, server, wait_until};
+use common::{output_of, processes, program, run, server, wait_until};
 use contract::Launch;
 use serde_json::{Value, json};
 
@@ -217,6 +218,23 @@ fn a_server_in_the_background_is_reported_and_killed() -> Result<()> {
     let address = address.context("the message names no address")?;
     TcpListener::bind(address).with_context(|| format!("{address} is still in use"))?;
     Ok(())
+}
+
+/// A container without an init process is like this: getsid(2) returns 0.
+#[test]
+fn it_works_where_the_leader_of_its_session_is_in_another_pid_namespace() -> Result<()> {
+    let options = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+    let allowed = Command::new("unshare").args(options).arg("true").output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: this user may not create a PID namespace, or there is no unshare(1)");
+        return Ok(());
+    }
+    let server = server("epoll-echo")?;
+    let mut command = Command::new("unshare");
+    command.args(options).arg(env!("CARGO_BIN_EXE_contract"));
+    let cases = ["--only", "half_close", "--only", "shutdown::sigterm_no_client"];
+    command.args(cases).args(["--", &server, "{addr}"]);
+    output_of(&mut command)?.expect(0, &["7 cases kept, 0 not kept"])
 }
 
 #[test]

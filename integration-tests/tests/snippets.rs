@@ -1,4 +1,11 @@
-//! A server that `take` writes into a package of its own works: `snippets::SERVER`.
+//! A server that `take` writes into a package of its own works: `snippets::SERVER`. The program
+//! `contract` finds nothing wrong with it: `taken::SERVER`, `taken::SERVER_in_one_file`. A run takes a
+//! while, so `cargo test` does that for a few servers with `--quick`. This does it for all of them,
+//! with all cases:
+//!
+//! ```text
+//! TEST_TAKEN=all cargo test --test snippets taken::
+//! ```
 //!
 //! The packages are members of a workspace in the target folder, so that they share what they
 //! build. Each is built alone, because Cargo would otherwise give each of them the features that the
@@ -6,20 +13,30 @@
 //! would change something, or if a dependency is not used.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use contract::Launch;
+use contract::{Kind, Launch, Properties, binaries, catalog};
 use integration_tests::{Binary, Workspace, sample, workspace};
 use libtest_mimic::{Arguments, Completion, Trial};
 use regex::Regex;
 use take::{Layout, Package};
 
-/// Held during a build. Cargo builds one package at a time anyway.
-static BUILD: Mutex<()> = Mutex::new(());
+/// Held during a build, because Cargo builds one package at a time anyway, and while `contract` runs,
+/// because it measures times.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// The servers that `cargo test` checks with `contract`.
+const TAKEN: [(&str, Layout); 2] =
+    [("epoll-echo", Layout::Modules), ("select-echo", Layout::SingleFile)];
+/// `all`: all servers in all layouts, with all cases.
+const CHOICE: &str = "TEST_TAKEN";
+/// Clients that a server holds in these tests.
+const MOST_IDLE_CLIENTS: usize = 1000;
 
 const TARGET: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/snippets");
 const PACKAGES: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/snippets/packages");
@@ -43,14 +60,72 @@ fn trials() -> Result<Vec<Trial>> {
             stands_alone(&server).map_err(|error| format!("{error:#}").into())
         })
     };
-    Ok(servers.map(trial).collect())
+    let mut trials: Vec<_> = servers.map(trial).collect();
+    let all = env::var(CHOICE).is_ok_and(|choice| choice == "all");
+    for (name, layout) in if all { everything() } else { TAKEN.to_vec() } {
+        let server = workspace.binary(name)?.clone();
+        let in_one_file = if layout == Layout::SingleFile { "_in_one_file" } else { "" };
+        trials.push(Trial::ignorable_test(format!("taken::{name}{in_one_file}"), move || {
+            keeps_the_contract(&server, layout, all).map_err(|error| format!("{error:#}").into())
+        }));
+    }
+    Ok(trials)
+}
+
+/// All servers on TCP. A chat server does not fit into one file.
+fn everything() -> Vec<(&'static str, Layout)> {
+    let mut all = Vec::new();
+    for entry in catalog::SERVERS.iter().filter(|entry| entry.kind != Kind::Datagram) {
+        all.push((entry.name, Layout::Modules));
+        if entry.kind == Kind::Echo {
+            all.push((entry.name, Layout::SingleFile));
+        }
+    }
+    all
+}
+
+/// Runs the program `contract` against the server in a package of its own.
+fn keeps_the_contract(server: &Binary, layout: Layout, in_full: bool) -> Result<Completion> {
+    let entry = catalog::find(&server.name).context("the server is not in the catalog")?;
+    if let Some(missing) = server.unavailable() {
+        return Ok(Completion::ignored_with(missing));
+    }
+    let one_file = if layout == Layout::SingleFile { "-in-one-file" } else { "" };
+    let name = format!("{}{one_file}", server.name);
+    let program = build(&name, &Package::new(&server.name, &name, layout)?)?;
+
+    let idle_clients = entry.properties.idle_clients.min(MOST_IDLE_CLIENTS);
+    let mut command = Command::new(contract_program()?);
+    command.args(Properties { idle_clients, ..entry.properties }.options());
+    if !in_full {
+        command.arg("--quick");
+    }
+    if entry.kind == Kind::Chat {
+        command.args(["--probe", "chat"]);
+    }
+    command.arg("--").arg(program).arg("{addr}").args(entry.argument);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = command.output().context("cannot start `contract`")?;
+    let [report, errors] =
+        [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned());
+    ensure!(output.status.success(), "{command:?}: {}\n{report}{errors}", output.status);
+    Ok(Completion::Completed)
+}
+
+/// The program `contract`.
+fn contract_program() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let build = || binaries::build(&["contract"]).map_err(|error| format!("{error:#}"));
+    BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)?;
+    binaries::path("contract")
 }
 
 fn stands_alone(server: &Binary) -> Result<Completion> {
     let package = Package::new(&server.name, &server.name, Layout::Modules)?;
     check_dependencies(&package.files)?;
     check_comments(&package.files)?;
-    let program = build(server, &package)?;
+    let program = build(&server.name, &package)?;
     if let Some(missing) = server.unavailable() {
         return Ok(Completion::ignored_with(missing));
     }
@@ -83,10 +158,10 @@ fn check_comments(files: &BTreeMap<PathBuf, String>) -> Result<()> {
     Ok(())
 }
 
-/// Builds the package, and returns its program.
-fn build(server: &Binary, package: &Package) -> Result<PathBuf> {
-    let _alone = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
-    let workspace = Path::new(PACKAGES).join(&server.name);
+/// Builds the package with this name, and returns its program.
+fn build(name: &str, package: &Package) -> Result<PathBuf> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let workspace = Path::new(PACKAGES).join(name);
     let folder = workspace.join("package");
     for (path, text) in &package.files {
         write(&folder.join(path), text)?;
@@ -103,7 +178,7 @@ fn build(server: &Binary, package: &Package) -> Result<PathBuf> {
     ensure!(output.status.success() && !log.contains("warning: "), "{log}");
     let output = cargo(&workspace, &["fmt", "--all", "--check"])?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    Ok(Path::new(TARGET).join("debug").join(&server.name))
+    Ok(Path::new(TARGET).join("debug").join(name))
 }
 
 fn cargo(folder: &Path, arguments: &[&str]) -> Result<Output> {

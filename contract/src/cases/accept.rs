@@ -29,7 +29,8 @@ pub const CASES: &[Case] = &[
         "without a free file descriptor and without connections, the server waits for one",
         out_of_descriptors_without_connections,
     )
-    .needs(&[Need::Process]),
+    .needs(&[Need::Process])
+    .leaf(),
     Case::new(
         "full",
         "when its file descriptors are used up, the server uses under 5 % of a core",
@@ -41,9 +42,11 @@ pub const CASES: &[Case] = &[
         "if accept always fails, the server uses under 5 % of a core and obeys SIGTERM",
         accept_fails,
     )
-    .needs(&[Need::Process, filter::SECCOMP]),
+    .needs(&[Need::Process, filter::SECCOMP])
+    .leaf(),
     Case::new("wake_ups", "a new connection wakes only the threads that handle it", wake_ups)
         .needs(&[Need::Process])
+        .leaf()
         .exclusive(),
 ];
 

@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::accept::expect_low_cpu;
 use crate::case::{Case, Need};
-use crate::{Server, Target, Transfer, transfer};
+use crate::target::AtRest;
+use crate::{Server, Target, Transfer, timeout, transfer, wait_until};
 
 pub const CASES: &[Case] = &[
     Case::new(
@@ -59,6 +60,13 @@ fn reads_late(target: &Target) -> Result<()> {
                 break; // all requests of the connection are sent
             }
             blocked = if taken? { blocked + 1 } else { 0 };
+            if blocked > 0 && target.properties.at_rest != AtRest::Polls {
+                // It may be busy with the requests that it has read. A server that does not sleep in
+                // all this time fails `stalled_client_uses_no_cpu`.
+                let _ = wait_until("the server to sleep", timeout(), || {
+                    Ok(server.is_asleep()?.then_some(()))
+                });
+            }
             check_memory(target, server, before)?;
             if blocked > 0 {
                 if !limited {
@@ -75,6 +83,9 @@ fn reads_late(target: &Target) -> Result<()> {
         check_memory(target, server, before)?;
         if client.has_ended() {
             return Ok(()); // the server has disconnected the client
+        }
+        if !server.probe().is_echo() {
+            client.stop_sending(); // millions of small requests are left
         }
         transfer::run(slice::from_mut(&mut client)).context("when the client read at last")
     })

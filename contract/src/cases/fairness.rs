@@ -43,8 +43,8 @@ const TIME: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(5);
 /// What each flood has to get back meanwhile, so that it is one.
 const FLOOD: u64 = 16 << 20;
-/// The same in bytes of requests, for other protocols.
-const REQUESTS: u64 = 1 << 20;
+/// The same in bytes of requests, for other protocols. A server has more work with them.
+const REQUESTS: u64 = 256 << 10;
 
 /// If Nagle's algorithm waits for an acknowledgment that is delayed, each response takes 40 ms or
 /// more. A busy machine is slow at times, but not each time.
@@ -86,7 +86,8 @@ fn beside_two_floods(target: &Target) -> Result<()> {
         let (mut times, mut work) = (Vec::new(), 0);
         let start = Instant::now();
         while times.len() < 50 || !flooded() {
-            ensure!(start.elapsed() < timeout(), "a flooding client is hardly served");
+            // A busy machine may serve all of them slowly.
+            ensure!(start.elapsed() < 3 * timeout(), "a flooding client is hardly served");
             thread::sleep(PAUSE);
             let (sent, before) = (Instant::now(), total());
             third.exchange(1)?;

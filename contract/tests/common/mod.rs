@@ -51,7 +51,12 @@ pub fn program(arguments: &[&str]) -> Command {
 
 /// Runs the program to its end.
 pub fn run(arguments: &[&str]) -> Result<Output> {
-    let output = program(arguments).output().context("cannot start the program")?;
+    output_of(&mut program(arguments))
+}
+
+/// Runs this command to its end.
+pub fn output_of(command: &mut Command) -> Result<Output> {
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     Ok(Output {
         status: output.status.code(),
         stdout: String::from_utf8(output.stdout)?,

@@ -35,6 +35,14 @@ pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
             check_success(&output(run, quick, Some(out.path()))?)?;
             check_file(out.path(), "README.md")
         }
+        // It takes half an hour.
+        ("contract", ["--example", "scoreboard", ..]) => {
+            let launch = run.launch("cargo run -p contract --example scoreboard -- --list");
+            let output = launch.output_within(LIMIT)?;
+            check_success(&output)?;
+            ensure!(output.stdout.contains("redis-server"), "{}", output.stdout);
+            Ok(())
+        }
         // The servers of the examples are the reader's. So only the options are checked.
         ("contract", _) => {
             let output = output(run, &format!("--list {}", run.arguments.join(" ")), None)?;
