@@ -210,7 +210,10 @@ fn print_tables(report: Report, out: &Path) {
         print_line(&format!("\n{title}"));
         if !note.is_empty() {
             for paragraph in note.split("\n\n") {
-                print_line(&fold(&paragraph.replace('\n', " ")));
+                for item in paragraph.split("\n- ") {
+                    let words: Vec<&str> = item.split_whitespace().collect();
+                    print_line(&fold(&words.join(" ")));
+                }
             }
         }
         print_line(&format!("\n{}", grid.render(Medium::Terminal)));

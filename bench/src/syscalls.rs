@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::mem;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -168,53 +169,58 @@ fn trace_with_perf(pids: &[i32], work: impl FnOnce()) -> Result<Option<Accepts>>
 /// `4711 raw_syscalls:sys_exit: NR 288 = -11` or `4711 sched:sched_switch: … S ==> …`.
 ///
 /// A thread wakes up in vain in two ways:
-/// - It sleeps, wakes up, and sleeps again, all in one system call: another thread was faster.
+/// - It sleeps, wakes up, and sleeps again, all in one call that waits for connections: another
+///   thread was faster.
 /// - Its wait returns, its next call is an accept that fails with EAGAIN, and then it waits again.
 fn parse_script(script: &str) -> Option<Accepts> {
-    #[derive(Clone, Copy, PartialEq)]
+    #[derive(Default)]
+    struct Thread {
+        last: Last,
+        /// How often it has gone to sleep in the current call.
+        sleeps: u64,
+        closed: u64,
+    }
+    #[derive(Clone, Copy, Default, PartialEq)]
     enum Last {
-        Slept,
         Waited,
         FoundNothing,
+        #[default]
         Other,
     }
-    let mut threads: BTreeMap<i32, (Last, u64)> = BTreeMap::new();
-    let mut accepts = Accepts::default();
+    let mut threads: BTreeMap<i32, Thread> = BTreeMap::new();
+    let mut in_vain = 0;
     for line in script.lines() {
-        let Some((thread, event)) = line.trim().split_once(' ') else { continue };
-        let Ok(thread) = thread.parse() else { continue };
-        let (last, closed) = threads.entry(thread).or_insert((Last::Other, 0));
+        let Some((id, event)) = line.trim().split_once(' ') else { continue };
+        let Ok(id) = id.parse() else { continue };
+        let thread = threads.entry(id).or_default();
         let event = event.trim();
         if let Some(switch) = event.strip_prefix(SWITCH_EVENT) {
             // A thread that has to leave the core to another one is still in state R.
-            if switch.contains(" S ==>") || switch.contains("prev_state=S") {
-                accepts.in_vain += u64::from(matches!(*last, Last::Slept | Last::FoundNothing));
-                *last = Last::Slept;
-            }
+            let sleeps = switch.contains(" S ==>") || switch.contains("prev_state=S");
+            thread.sleeps += u64::from(sleeps);
             continue;
         }
         let Some(exit) = event.strip_prefix(EXIT_EVENT) else { continue };
         let Some((call, result)) = exit.split_once(" = ") else { continue };
         let call = call.rsplit(' ').next().and_then(|number| number.parse::<i64>().ok());
         let result: i64 = result.trim().parse().unwrap_or_default();
-        *last = match call {
+        let sleeps = mem::take(&mut thread.sleeps);
+        if matches!(call, Some(WAIT | PWAIT | libc::SYS_accept4 | libc::SYS_io_uring_enter)) {
+            in_vain += sleeps.saturating_sub(1);
+        }
+        let failed = result == -i64::from(libc::EAGAIN);
+        thread.last = match call {
             Some(WAIT | PWAIT) => {
-                accepts.in_vain += u64::from(*last == Last::FoundNothing);
+                in_vain += u64::from(thread.last == Last::FoundNothing);
                 Last::Waited
             }
-            Some(libc::SYS_accept4) if result == -i64::from(libc::EAGAIN) => match *last {
-                Last::Waited | Last::FoundNothing => Last::FoundNothing,
-                _ => Last::Other,
-            },
-            Some(libc::SYS_close) => {
-                *closed += 1;
-                Last::Other
-            }
+            Some(libc::SYS_accept4) if failed && thread.last != Last::Other => Last::FoundNothing,
             _ => Last::Other,
         };
+        thread.closed += u64::from(call == Some(libc::SYS_close));
     }
-    accepts.closed = threads.into_values().map(|(_, closed)| closed).collect();
-    (!accepts.closed.is_empty()).then_some(accepts)
+    let closed: Vec<u64> = threads.into_values().map(|thread| thread.closed).collect();
+    (!closed.is_empty()).then_some(Accepts { closed, in_vain })
 }
 
 /// Reads the count from perf's line, such as `200,,raw_syscalls:sys_enter,651662,100.00,,`.
@@ -348,6 +354,10 @@ mod tests {
             (7, preempted),
             (7, sleep.clone()),
             (7, exit(WAIT, 1)),
+            // Sleeps twice, but not for a connection.
+            (7, sleep.clone()),
+            (7, sleep.clone()),
+            (7, exit(libc::SYS_read, 6)),
             (7, exit(libc::SYS_close, 0)),
             // Wakes up, finds no connection, and waits again: in vain, with and without sleep.
             (8, exit(PWAIT, 1)),

@@ -21,13 +21,18 @@ pub struct Titled {
 
 const SHORT_CONNECTIONS: &str = "\
 Each client connects, sends 64 bytes, and closes the connection when they have come back. The server has one core. A
-server that can have several workers (threads or processes) has four. × epoll-echo: connections per second, divided by
-those of epoll-echo in the same round. Where `server ran` is less than 100 %, the clients were the limit, and only the CPU
-time per connection compares the servers. `busiest`: the share of the connections that the busiest worker served, counted
-by its calls of `close`; with four workers, 25 % is a fair share, and with one worker it is 100 %. `in vain`: how often
-per connection a thread woke up and found no connection to accept. The CPU time of servers with a thread or process per
-connection is the time in which the server's core was not idle, because the clocks of processes that have ended cannot be
-read.";
+server that can have several workers (threads or processes) has four.
+
+- `ratio`: connections per second, divided by those of epoll-echo in the same round. Where `server ran` is clearly less
+  than 100 %, the clients were the limit. Then only the CPU time per connection compares the servers.
+- `CPU µs/conn`: for a server with a thread or process per connection, this is the time in which the server's core was not
+  idle. The clocks of processes that have ended cannot be read.
+- `busiest`: the share of the connections that the busiest worker served. Its calls of `close` are counted. With four
+  workers, 25 % is a fair share. With one worker, it is 100 %.
+- `in vain/conn`: how often a thread woke up and found no connection to accept, per connection. Either it went back to
+  sleep within the same system call, or its wait returned and `accept` failed with EAGAIN. It is counted in a recording by
+  `perf`, which is taken after the rest of the sample.
+- `p99`: the time from the call of `connect` until the 64 bytes have come back.";
 
 const SEVERAL_LOOPS: &str = "\
 64 connections per core of the server, all of them active, with messages of 64 bytes. `busiest`: the share of the CPU time
@@ -36,17 +41,18 @@ the loops cost. It does not show how a server scales.";
 
 const SCALING_NOT_MEASURED: &str = "\
 **Scaling was not measured on this machine.** With several cores for the server, the clients need as many, and this machine
-has too few. The table shows only what one core can show: the distribution of the connections, and the cost per
-message.";
+has too few. The table shows only what one core can show: the distribution of the connections, and the cost per message.";
 
 const COMPUTATIONS: &str = "\
-One client always has two `/factor` commands in flight. A second client sends a line every 4 ms on average, and a third one
-receives it. The columns are the time that a computation takes (`none`: there are none), and the time from sending a line
-to receiving it. `/s`: computations of 10 ms per second. At start, the benchmark measures how large a number must be to
-take this time.";
+One client always has two `/factor` commands in flight. A second client sends a line every 4 ms on average, and a third
+client receives it. The head of a column names the time that one computation takes (`none`: there are no computations). The
+figures are the time from sending a line until it is received. `/s`: computations of 10 ms per second. When the benchmark
+starts, it measures how large a number must be to take 1 ms or 10 ms.";
 
 const SHARED_CORE: &str =
-    " If the machine has two cores, the clients share one of them with the server.";
+    "\
+If the machine has two cores, the clients share one of them with the server. So the time that other processes used is not
+known, and these figures are never marked `~`.";
 
 /// What the tables are made from.
 #[derive(Clone, Copy)]
@@ -134,7 +140,7 @@ const THREADS: Column = Column {
     },
 };
 const RATE_RATIO: Column = Column {
-    head: "× epoll-echo",
+    head: "ratio",
     show: |measured, medium| measured.rate_ratio.map(|ratio| spread(ratio, medium)),
 };
 const PER_SECOND: Column =
@@ -322,8 +328,8 @@ impl Report<'_> {
             }
             let note = match (tables.is_empty(), cores) {
                 (true, 1) => COMPUTATIONS.to_owned(),
-                (true, _) => format!("{COMPUTATIONS}{SHARED_CORE}"),
-                (false, _) => SHARED_CORE.trim_start().to_owned(),
+                (true, _) => format!("{COMPUTATIONS}\n\n{SHARED_CORE}"),
+                (false, _) => SHARED_CORE.to_owned(),
             };
             tables.push(Titled {
                 title: format!("While another client computes, {title}"),

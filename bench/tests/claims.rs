@@ -520,8 +520,13 @@ fn the_tables_of_the_designs_are_those_of_the_measurement() {
         let text = repository(file);
         assert!(place.captures_iter(&text).count() > 3, "{file} has places for tables");
         let current = place.replace_all(&text, |captures: &Captures| {
-            let table = page.as_deref().map(|page| table(page, &captures[2]));
-            let table = table.unwrap_or_else(|| not_measured.to_owned());
+            let table = match (page.as_deref(), &captures[2]) {
+                (None, _) => not_measured.to_owned(),
+                (Some(_), "the page") => {
+                    "[benchmarks/cores](benchmarks/cores/README.md)".to_owned()
+                }
+                (Some(page), title) => table(page, title),
+            };
             format!("{}\n{table}\n\n{}", &captures[1], &captures[3])
         });
         if env::var_os(UPDATE).is_some() {
