@@ -53,9 +53,9 @@ pub fn measure(
     path: &Path,
     method: Method,
 ) -> Result<Figures> {
-    let argument = workload.argument(subject);
+    let arguments = workload.arguments(subject);
     let server_cores = method.cores.for_server(workload.server_cores());
-    let server = Server::start(path, argument.as_deref(), server_cores)?;
+    let server = Server::start(path, &arguments, server_cores)?;
     match workload {
         Workload::Echo { active, idle, size } => {
             let (idle, idle_memory) = open_idle(&server, idle)?;

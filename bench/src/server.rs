@@ -91,10 +91,10 @@ impl Server {
     ///
     /// # Errors
     /// Fails if it does not listen, with the last line of its log.
-    pub fn start(path: &Path, argument: Option<&str>, cores: Vec<usize>) -> Result<Self> {
+    pub fn start(path: &Path, arguments: &[String], cores: Vec<usize>) -> Result<Self> {
         let log = tempfile::tempfile()?;
         let mut command = Command::new(path);
-        command.arg("127.0.0.1:0").args(argument).env("RUST_LOG", "warn");
+        command.arg("127.0.0.1:0").args(arguments).env("RUST_LOG", "warn");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.try_clone()?);
         command.process_group(0);
         let set_up = move || {

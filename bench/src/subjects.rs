@@ -34,8 +34,8 @@ pub struct Subject {
 pub enum Workers {
     /// Always the same ones.
     Fixed,
-    /// As many as the second argument says.
-    Argument,
+    /// As many as the last argument says. These arguments come before it, after the address.
+    Argument(&'static [&'static str]),
     /// A new thread or process for each connection.
     PerConnection,
 }
@@ -83,20 +83,22 @@ const CHURNED: &[&str] = &[
 /// The servers with several loops.
 const LOOPS: &[&str] =
     &["epoll-echo-reuseport", "epoll-echo-exclusive", "epoll-echo-handoff", "uring-echo-threads"];
-/// The servers whose second argument is the number of their workers.
-const WITH_ARGUMENT: &[&str] = &[
-    "blocking-echo-pool",
-    "blocking-echo-prefork",
-    "epoll-echo-reuseport",
-    "epoll-echo-exclusive",
-    "epoll-echo-handoff",
+/// The servers whose last argument is the number of their workers, and the arguments before it.
+const WITH_ARGUMENT: &[(&str, &[&str])] = &[
+    ("blocking-echo-pool", &[]),
+    ("blocking-echo-prefork", &[]),
+    ("epoll-echo-reuseport", &[]),
+    ("epoll-echo-exclusive", &[]),
+    ("epoll-echo-handoff", &[]),
+    // The seconds after which an idle client is disconnected.
+    ("reactor-chat-multi", &["300"]),
 ];
 /// The servers with a thread or process for each connection.
 const PER_CONNECTION: &[&str] = &["blocking-echo", "blocking-echo-fork"];
 
 fn workers(name: &str) -> Workers {
-    if WITH_ARGUMENT.contains(&name) {
-        Workers::Argument
+    if let Some((_, before)) = WITH_ARGUMENT.iter().find(|(server, _)| *server == name) {
+        Workers::Argument(before)
     } else if PER_CONNECTION.contains(&name) {
         Workers::PerConnection
     } else {

@@ -47,7 +47,8 @@ const COMPUTATIONS: &str = "\
 One client always has two `/factor` commands in flight. A second client sends a line every 4 ms on average, and a third
 client receives it. The head of a column names the time that one computation takes (`none`: there are no computations). The
 figures are the time from sending a line until it is received. `/s`: computations of 10 ms per second. When the benchmark
-starts, it measures how large a number must be to take 1 ms or 10 ms.";
+starts, it measures how large a number must be to take 1 ms or 10 ms. reactor-chat-multi has four loops, so each of the
+three clients is in a loop of its own. A client in the loop that computes would wait as in reactor-chat-single.";
 
 const SHARED_CORE: &str =
     "\

@@ -145,9 +145,10 @@ impl Workload {
             Self::Pause { pause: None } => subject.name == REFERENCE,
             Self::Chat { .. } | Self::Compute { .. } => subject.service == Service::Chat,
             Self::Churn { .. } => subject.is_churned(),
-            // The loops are those of the second argument, or one per core.
+            // The loops are those of the argument, or one per core.
             Self::Cores { loops, cores } => {
-                let has_as_many = subject.workers == Workers::Argument || loops == cores;
+                let has_argument = matches!(subject.workers, Workers::Argument(_));
+                let has_as_many = has_argument || loops == cores;
                 subject.name == REFERENCE || subject.has_loops() && has_as_many
             }
         }
@@ -195,15 +196,18 @@ impl Workload {
         }
     }
 
-    /// The second argument of the server: its pause in milliseconds, or the number of its workers.
-    pub fn argument(self, subject: &Subject) -> Option<String> {
-        let has_argument = subject.workers == Workers::Argument;
-        match self {
-            Self::Pause { pause: Some(pause) } => Some((pause as f64 / 1e3).to_string()),
-            Self::Churn { .. } => has_argument.then(|| WORKERS.to_string()),
-            Self::Cores { loops, .. } => has_argument.then(|| loops.to_string()),
-            _ => None,
-        }
+    /// The arguments of the server after its address: its pause in milliseconds, or the number of
+    /// its workers.
+    pub fn arguments(self, subject: &Subject) -> Vec<String> {
+        let workers = match self {
+            Self::Pause { pause: Some(pause) } => return vec![(pause as f64 / 1e3).to_string()],
+            Self::Churn { .. } | Self::Compute { .. } => WORKERS,
+            Self::Cores { loops, .. } => loops,
+            _ => return Vec::new(),
+        };
+        let Workers::Argument(before) = subject.workers else { return Vec::new() };
+        let before = before.iter().map(ToString::to_string);
+        before.chain([workers.to_string()]).collect()
     }
 }
 
