@@ -146,6 +146,8 @@ const NOTES: &[Notes] = &[
     notes("uring-echo", 12),
     notes("uring-echo-buffers", 2),
     notes("uring-echo-threads", 4),
+    notes("async-echo-states", 3),
+    notes("async-echo", 1),
     notes("reactor-chat", 7),
     notes("proactor-chat", 11),
     notes("proactor-chat-simulated", 8),

@@ -82,6 +82,10 @@ const AIO_CLIENTS: usize = 1024;
 /// buffer.
 const TABLE_ENTRIES: u64 = 300;
 
+/// Bytes of memory that an idle client may cost a server with a task per client: the state machine,
+/// and entries in the tables.
+const TASK: u64 = 600;
+
 /// Bytes of memory that an idle client may cost a chat server: its entries in the room and in the
 /// server's tables, and space for a few lines. Less than a read buffer.
 const CHAT_ENTRIES: u64 = 4000;
@@ -173,6 +177,8 @@ pub const SERVERS: &[Entry] = &[
         ..ECHO
     },
     Entry { package: "uring-echo", name: "uring-echo-threads", unavailable: no_io_uring, ..ECHO },
+    Entry { package: "async-echo", name: "async-echo-states", properties: TASKS, ..ECHO },
+    Entry { package: "async-echo", name: "async-echo", properties: TASKS, ..ECHO },
     Entry {
         package: "reactor-chat",
         name: "reactor-chat",
@@ -208,6 +214,9 @@ pub const SERVERS: &[Entry] = &[
 /// One thread, and a table of connections.
 const EVENT_LOOP: Properties =
     Properties { idle_memory: Some(TABLE_ENTRIES), idle_clients: 5000, ..DEFAULT };
+
+/// One thread, and a task per connection.
+const TASKS: Properties = Properties { idle_memory: Some(TASK), ..EVENT_LOOP };
 
 /// The servers of this kind.
 pub fn servers(kind: Kind) -> impl Iterator<Item = &'static Entry> {

@@ -163,6 +163,16 @@ static NOTES: &[Notes] = &[
         ..DEFAULT
     },
     Notes {
+        name: "async-echo-states",
+        summary: "The thread of epoll-echo. Each read and write is a poll of the client's future.",
+        ..DEFAULT
+    },
+    Notes {
+        name: "async-echo",
+        summary: "Tasks await their sockets. The one thread that runs them waits in epoll_wait.",
+        ..DEFAULT
+    },
+    Notes {
         name: "reactor-chat",
         summary: "The main thread only waits, and queues the clients that are ready. Workers read, process and write.",
         steps: &[

@@ -1,0 +1,220 @@
+//! async/await: each connection is an `async fn`, which reads like a blocking server. The compiler
+//! turns it into a state machine, and one thread runs all of these machines, on epoll.
+//!
+//! ```text
+//!      task of client 8         executor and reactor              kernel
+//!  (1) ready(8).await ───────▶  keep the waker of the task
+//!        suspended          (2) epoll_wait ────────────────────▶  ┐ wait: until a socket of
+//!        suspended          (3) wake: into the run queue ◀─────   ┘ the list is ready
+//!        continues ◀─────── (4) poll
+//!  (5) read(8), write(8) ──────────────────────────────────────▶    copy
+//! ```
+//!
+//! How a message travels: (1) The task awaits its socket. The future stores the task's waker and is
+//! pending, so `poll` returns to the executor. (2) When no task can run, the thread sleeps. (3) The
+//! reactor wakes the tasks whose sockets are ready: a waker puts its task into the run queue. (4) The
+//! executor polls the task, which continues after its `.await`. (5) It reads once and writes once. (6)
+//! Bytes that the socket does not take are pending output. The task awaits room before it reads again.
+//!
+//! Which wait is it: the thread never sleeps in an `.await`, but in `epoll_wait`, for all tasks at
+//! once. In POSIX's terms this is synchronous I/O, because the task itself copies (5). With
+//! `async-echo-uring`, the copy is done when the `.await` is over: that is asynchronous I/O.
+//!
+//! The catch: a task lets others run at an `.await` and nowhere else. So it must not block, and it
+//! awaits before each step, even if there is more data. Pitfall: blocking-in-task
+//!
+//! Run: `cargo run -p async-echo`
+//!
+//! ```text
+//! $ nc 127.0.0.1 7000
+//! hello
+//! hello
+//! ```
+//!
+//! Figure: `docs/figures/async-echo.svg`.
+//!
+//! Use it when: you want to see what tokio does. (Use tokio itself for your own server.)
+//! Limits: Linux only. One thread.
+//! Compare with: `diff async-echo/src/bin/async-echo-states.rs async-echo/src/main.rs` (the state
+//! machine by hand), `blocking-echo/src/main.rs` (the same calls, with a thread per connection).
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+use std::{future::poll_fn, io, pin::Pin, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, accept, announce};
+use common::{exit_on_stop, listen, lock, read, run, write};
+use log::{info, trace, warn};
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+/// The most events that one wait returns. Sockets that are left out come first at the next wait.
+const MAX_EVENTS: usize = 256;
+/// The longest time between two calls of `accept` while accepting is paused.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// The tasks that can run. Locked, because any thread may have a waker (here, no other one has).
+static RUN_QUEUE: Mutex<VecDeque<Arc<Task>>> = Mutex::new(VecDeque::new());
+/// The read buffer. All tasks share it.
+static BUFFER: Mutex<[u8; BUFFER_SIZE]> = Mutex::new([0; BUFFER_SIZE]);
+
+/// The state machine of an `async fn`. Pinned, because it may contain references to itself.
+type Machine = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+
+/// `None` after its end, because a waker may keep the task for longer.
+struct Task(Mutex<Option<Machine>>);
+
+struct Reactor {
+    epoll: Epoll,
+    /// By file descriptor: the waker of the task that awaits the socket.
+    wakers: Mutex<HashMap<RawFd, Waker>>,
+    /// The listener while accepting is paused. It counts as ready after the next wait.
+    paused: Mutex<Option<RawFd>>,
+}
+
+fn main() -> ExitCode {
+    run([ECHO_ADDR], |[addr]| {
+        let listener = listen(&addr)?;
+        listener.set_nonblocking(true)?;
+        exit_on_stop()?; // no task has to complete anything before the process ends
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
+        let interest = event(EpollFlags::EPOLLIN, &listener);
+        epoll.add(&listener, interest).context("epoll_ctl(ADD, listener)")?;
+        announce(listener.local_addr()?);
+        let reactor = Reactor { epoll, wakers: Mutex::default(), paused: Mutex::default() };
+        let reactor = Box::leak(Box::new(reactor));
+        spawn(accept_all(reactor, listener));
+        run_tasks(reactor)
+    })
+}
+
+/// Makes an entry of the interest list. The file descriptor is its user data.
+fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
+    EpollEvent::new(interest, socket.as_raw_fd() as u64)
+}
+
+async fn accept_all(reactor: &'static Reactor, listener: TcpListener) -> anyhow::Result<()> {
+    loop {
+        reactor.ready(&listener).await; // before each accept, as before each read
+        match accept(&listener) {
+            Accepted::Connection(stream, peer) => spawn(serve(reactor, stream, peer)),
+            Accepted::WouldBlock => {}
+            // Pitfalls: accept-spins, spare-descriptor
+            Accepted::Pause => {
+                reactor.epoll.modify(&listener, &mut event(EpollFlags::empty(), &listener))?;
+                *lock(&reactor.paused) = Some(listener.as_raw_fd());
+                reactor.ready(&listener).await;
+                reactor.epoll.modify(&listener, &mut event(EpollFlags::EPOLLIN, &listener))?;
+            }
+        }
+    }
+}
+
+/// The task of a connection.
+async fn serve(reactor: &Reactor, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+    if let Err(error) = reactor.epoll.add(&stream, event(EpollFlags::EPOLLIN, &stream)) {
+        // ENOSPC (the user's limit, fs.epoll.max_user_watches) or ENOMEM.
+        warn!("{peer} refused: epoll_ctl(ADD): {error}");
+        return Ok(());
+    }
+    match echo(reactor, &stream).await {
+        Ok(()) => info!("{peer} disconnected"),
+        // ECONNRESET, EPIPE, ETIMEDOUT: ends this connection only. Pitfall: peer-error-ends
+        Err(error) => info!("{peer} disconnected: {error}"),
+    }
+    Ok(())
+}
+
+async fn echo(reactor: &Reactor, stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    loop {
+        reactor.ready(stream).await; // (1)
+        let pending = {
+            let mut buffer = lock(&BUFFER); // up to the next `.await`: tasks share the buffer
+            let Some(count) = read(stream, &mut buffer[..])? else { continue }; // (5)
+            if count == 0 {
+                return Ok(()); // EOF. No output is pending here.
+            }
+            let written = write(stream, &buffer[..count])?;
+            buffer[written..count].to_vec() // allocates nothing if nothing is left
+        };
+        if !pending.is_empty() {
+            // Not EPOLLIN: unread input would end every wait at once.
+            reactor.epoll.modify(stream, &mut event(EpollFlags::EPOLLOUT, stream))?;
+            let mut offset = 0;
+            while offset < pending.len() {
+                reactor.ready(stream).await; // (6)
+                offset += write(stream, &pending[offset..])?;
+            }
+            reactor.epoll.modify(stream, &mut event(EpollFlags::EPOLLIN, stream))?;
+        }
+    }
+}
+
+fn spawn(future: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+    Arc::new(Task(Mutex::new(Some(Box::pin(future))))).wake(); // for its first poll
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        lock(&RUN_QUEUE).push_back(self);
+    }
+}
+
+fn run_tasks(reactor: &Reactor) -> anyhow::Result<()> {
+    let mut events = [EpollEvent::empty(); MAX_EVENTS];
+    loop {
+        // The executor polls the tasks that are queued now. A task that wakes itself has to wait.
+        let queued = lock(&RUN_QUEUE).len();
+        for _ in 0..queued {
+            let Some(task) = lock(&RUN_QUEUE).pop_front() else { break };
+            let waker = Waker::from(Arc::clone(&task));
+            let mut machine = lock(&task.0);
+            let Some(future) = machine.as_mut() else { continue }; // it has ended
+            if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                *machine = None; // closes its socket
+                result?;
+            }
+        }
+        // The reactor waits, and wakes the tasks whose sockets are ready.
+        let paused = lock(&reactor.paused).take();
+        let timeout = match paused {
+            _ if !lock(&RUN_QUEUE).is_empty() => EpollTimeout::ZERO,
+            Some(_) => EpollTimeout::try_from(ACCEPT_RETRY)?,
+            None => EpollTimeout::NONE,
+        };
+        trace!("wait: epoll_wait"); // (2)
+        let count = match reactor.epoll.wait(&mut events, timeout) {
+            Err(Errno::EINTR) => 0, // Pitfall: eintr-fatal
+            result => result.context("epoll_wait")?,
+        };
+        trace!("wait: epoll_wait = {count} ready");
+        let ready = events[..count].iter().map(|event| event.data() as RawFd);
+        for fd in ready.chain(paused) {
+            if let Some(waker) = lock(&reactor.wakers).remove(&fd) {
+                waker.wake(); // (3)
+            }
+        }
+    }
+}
+
+impl Reactor {
+    /// Completes when epoll reports the socket as ready.
+    async fn ready(&self, socket: &impl AsRawFd) {
+        let fd = socket.as_raw_fd();
+        lock(&self.wakers).insert(fd, Waker::noop().clone()); // until the first poll
+        poll_fn(|context| match lock(&self.wakers).get_mut(&fd) {
+            // Not ready: a future may be polled at any time.
+            Some(waker) => {
+                waker.clone_from(context.waker());
+                Poll::Pending
+            }
+            None => Poll::Ready(()), // the reactor has taken the waker (3)
+        })
+        .await;
+    }
+}
