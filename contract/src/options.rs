@@ -126,7 +126,7 @@ pub struct Options {
     #[arg(long, help_heading = "Documented limits")]
     pub uses_signals: bool,
 
-    /// Only the most telling cases: about twenty seconds
+    /// Only the most telling cases, in at most twenty seconds
     #[arg(long)]
     pub quick: bool,
 

@@ -177,7 +177,7 @@ pub const PITFALLS: &[Pitfall] = &[
     pitfall(
         "peer-error-ends",
         ("isolation", "resets_one_after_another"),
-        "ended: exit status: 1.*os error 104",
+        "ended: exit status: 1.*(os error 104|ECONNRESET)",
     )
     .with(Properties { max_concurrent: 1, ..FEW_CLIENTS })
     // Their clients reset the connection, or keepalive gives it up.

@@ -247,7 +247,13 @@ impl Places {
     fn contract(&self, program: &Program, quick: bool) -> Result<Value> {
         let file = self.out.join("report.json");
         let mut command = Command::new(&self.contract);
-        command.arg("--json").arg(&file).args(quick.then_some("--quick")).args(program.options);
+        command.arg("--json").arg(&file).args(program.options);
+        if quick {
+            command.arg("--quick");
+        } else {
+            // The results of a busy machine are to be complete, too.
+            command.args(["--time-limit", "1200"]);
+        }
         command.arg("--").args(self.fill_in(program.command)).stdin(Stdio::null());
         let output = command.output().context("cannot start `contract`")?;
         let message = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -23,14 +23,16 @@ cargo run --release -p contract --example scoreboard
 
 The servers for production run as Debian ships them. The other programs are in
 [`contract/examples`](../contract/examples). They were written for this page, each as its documentation teaches it, and
-they leave out what the documentation leaves out. An example in a documentation explains an interface. It does not claim to be
-a server for production, so a red cell is no defect of the library: it shows what you have to add yourself.
+they leave out what the documentation leaves out. The example of a
+documentation explains an interface. It does not claim to be a server for production. So a ✗ in its row is no defect of the
+library: it shows what you have to add yourself.
 
 - ✓: the program keeps the rule.
 - ✗: it does not. The link leads to the pitfall that fails in the same way, or to what was seen.
 - ○: it does not, and its documentation says so or does not claim it. The link leads to the note.
 - ?: not judged, because the rule builds on another one that the program does not keep.
 - ·: no case of the rule applies.
+- …: not all cases ran.
 
 ";
 
@@ -42,6 +44,7 @@ enum Cell {
     NotClaimed,
     Follows,
     DoesNotApply,
+    NotRun,
 }
 
 /// A case that fails.
@@ -148,12 +151,14 @@ fn cell(program: &'static Program, report: &Value, line: &str) -> String {
         "NOT KEPT" if own.is_none() => Cell::NotClaimed,
         "NOT KEPT" => Cell::Fails,
         "not judged" => Cell::Follows,
+        "no time" => Cell::NotRun,
         _ => Cell::DoesNotApply,
     };
     match kind {
         Cell::Kept => "✓".to_owned(),
         Cell::Follows => "?".to_owned(),
         Cell::DoesNotApply => "·".to_owned(),
+        Cell::NotRun => "…".to_owned(),
         Cell::NotClaimed => format!("[○](#{})", program.name),
         Cell::Fails => match own.and_then(|failure| failure.like) {
             Some(pitfall) => format!("[✗](../pitfalls/src/bin/{pitfall}.rs)"),
@@ -169,7 +174,7 @@ fn section(page: &mut String, program: &'static Program, report: &Value, version
         Some(file) => format!("[`{file}`](../contract/examples/{file}): {}", program.what),
         None => program.what.to_owned(),
     };
-    let _ = writeln!(page, "{what}. Version: {version}.");
+    let _ = writeln!(page, "{what}.\n\nVersion: {version}.");
     let words = [program.options, &["--"], program.command].concat();
     let words: Vec<_> = words.iter().map(|it| if it.is_empty() { "''" } else { it }).collect();
     let command = words.join(" ");

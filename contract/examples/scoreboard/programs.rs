@@ -96,7 +96,7 @@ pub const PROGRAMS: &[Program] = &[
             },
             Note {
                 case: "shutdown::signals_blocked_by_parent",
-                text: "Its source installs handlers and does not change the signal mask, which execve(2) keeps. (`server.c`, `setupSignalHandlers`)",
+                text: "Its source installs handlers and does not change the signal mask, which execve(2) keeps (`server.c`, `setupSignalHandlers`).",
             },
             Note {
                 case: "start::stdout_broken",
@@ -132,7 +132,7 @@ pub const PROGRAMS: &[Program] = &[
             },
             Note {
                 case: "shutdown::signals_blocked_by_parent",
-                text: "Its source installs handlers and does not change the signal mask, which execve(2) keeps. (`memcached.c`, `main`)",
+                text: "Its source installs handlers and does not change the signal mask, which execve(2) keeps (`memcached.c`, `main`).",
             },
             Note {
                 case: "start::sigterm_during_lookup",
@@ -143,7 +143,7 @@ pub const PROGRAMS: &[Program] = &[
     },
     Program {
         name: "nats-server",
-        what: "the NATS server with its defaults, of which one is `max_pending`, 64 MiB for a client that does not read",
+        what: "The NATS server with its defaults: `max_pending` allows 64 MiB for a client that does not read",
         packages: "nats-server",
         version: &["nats-server", "--version"],
         options: &["--probe", "nats", "--memory", "100"],
@@ -162,12 +162,16 @@ pub const PROGRAMS: &[Program] = &[
                 case: "shutdown",
                 text: "Its source ends with status 1 after SIGTERM (`signal.go`, `handleSignals`).",
             },
+            Note {
+                case: "start::sigterm_during_lookup",
+                text: "Its source holds a lock while it opens the listener, and waits for the lock when it has to end (`server.go`, `AcceptLoop` and `Shutdown`).",
+            },
         ],
         ..PROGRAM
     },
     Program {
         name: "epoll-echo",
-        what: "the server of this workspace, for comparison",
+        what: "The server of this workspace, for comparison",
         packages: "none",
         version: &["cargo", "--version"],
         build: Some(&[

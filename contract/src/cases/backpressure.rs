@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::accept::expect_low_cpu;
 use crate::case::{Case, Need};
+use crate::client::is_reset;
 use crate::target::AtRest;
 use crate::{Server, Target, Transfer, timeout, transfer, wait_until};
 
@@ -56,6 +57,9 @@ fn reads_late(target: &Target) -> Result<()> {
         let mut blocked = 0;
         while blocked < 2 {
             let taken = client.send_portion(PORTION);
+            if taken.as_ref().is_err_and(|error| was_disconnected(server, error)) {
+                return Ok(());
+            }
             if limited && taken.is_err() {
                 break; // all requests of the connection are sent
             }
@@ -87,8 +91,18 @@ fn reads_late(target: &Target) -> Result<()> {
         if !server.probe().is_echo() {
             client.stop_sending(); // millions of small requests are left
         }
-        transfer::run(slice::from_mut(&mut client)).context("when the client read at last")
+        match transfer::run(slice::from_mut(&mut client)) {
+            Err(error) if was_disconnected(server, &error) => Ok(()),
+            result => result.context("when the client read at last"),
+        }
     })
+}
+
+/// Whether the server has reset the connection, which is one way to get rid of a client that does not
+/// read. An echo server loses data that way.
+fn was_disconnected(server: &Server, error: &anyhow::Error) -> bool {
+    let source = error.downcast_ref::<std::io::Error>();
+    !server.probe().is_echo() && source.is_some_and(is_reset)
 }
 
 fn check_memory(target: &Target, server: &Server, before: u64) -> Result<()> {
