@@ -12,17 +12,20 @@ use serde_json::Value;
 
 static BINARIES: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
 
-/// Builds all binaries of `packages`, in the profile that this suite was built in.
+/// Builds the binaries with these names, in the profile that this suite was built in.
+///
+/// They get the features of the whole workspace, so Cargo builds nothing that `cargo test` has built
+/// before. (With `--package`, Cargo would build each dependency again with fewer features.)
 ///
 /// Cargo shows its progress and its errors on stderr.
 ///
 /// If the environment variable `CONTRACT_BINARIES` is set, nothing is built, and the binaries are
 /// the files of the folder that it names. `.ci/checkers` runs the cases over instrumented servers
 /// this way.
-pub fn build(packages: &[&str]) -> Result<()> {
+pub fn build<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let binaries = match env::var_os("CONTRACT_BINARIES") {
         Some(folder) => files(Path::new(&folder)).context("CONTRACT_BINARIES")?,
-        None => run_cargo(packages)?,
+        None => run_cargo(names)?,
     };
     BINARIES.set(binaries).map_err(|_| anyhow!("the servers are built twice"))
 }
@@ -39,13 +42,13 @@ fn files(folder: &Path) -> Result<HashMap<String, PathBuf>> {
     Ok(files)
 }
 
-fn run_cargo(packages: &[&str]) -> Result<HashMap<String, PathBuf>> {
+fn run_cargo<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<HashMap<String, PathBuf>> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--bins", "--message-format=json-render-diagnostics"]);
+    command.args(["build", "--workspace", "--message-format=json-render-diagnostics"]);
     // Cargo runs a test with its package's directory as the working directory.
     command.arg("--manifest-path").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"));
-    command.args(packages.iter().flat_map(|package| ["--package", package]));
+    command.args(names.into_iter().flat_map(|name| ["--bin", name]));
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

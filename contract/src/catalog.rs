@@ -74,6 +74,9 @@ const DEFAULT: Properties = Properties::DEFAULT;
 /// A number below `FD_SETSIZE` (1024), because the server has file descriptors of its own.
 const SELECT_CLIENTS: usize = 900;
 
+/// A thread takes four of the 65,530 mappings that a process may have.
+const MOST_THREADS: usize = 15_000;
+
 /// The AIO servers use one or two threads of glibc's per client.
 const AIO_CLIENTS: usize = 1024;
 
@@ -92,7 +95,12 @@ const CHAT_ENTRIES: u64 = 4000;
 
 /// Every server of the workspace.
 pub const SERVERS: &[Entry] = &[
-    Entry { package: "blocking-echo", name: "blocking-echo", ..ECHO },
+    Entry {
+        package: "blocking-echo",
+        name: "blocking-echo",
+        properties: Properties { max_threads: Some(MOST_THREADS), ..DEFAULT },
+        ..ECHO
+    },
     Entry {
         package: "blocking-echo",
         name: "blocking-echo-iterative",
@@ -113,7 +121,7 @@ pub const SERVERS: &[Entry] = &[
         package: "blocking-echo",
         name: "blocking-echo-pool",
         argument: Some("64"),
-        bad_arguments: &["0", "-1", "x", ""],
+        bad_arguments: &["0", "15001", "-1", "x", ""],
         properties: Properties { max_concurrent: 64, ..DEFAULT },
         ..ECHO
     },

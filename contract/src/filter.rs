@@ -27,6 +27,11 @@ pub fn no_clone() -> Result<BpfProgram> {
     fail(&[libc::SYS_clone, libc::SYS_clone3], libc::EAGAIN)
 }
 
+/// `io_uring_setup` fails with this error.
+pub fn no_io_uring(error: libc::c_int) -> Result<BpfProgram> {
+    fail(&[libc::SYS_io_uring_setup], error)
+}
+
 /// The largest stack for signal handlers, in bytes, with its guard page.
 const SIGNAL_STACK: u64 = 16 * 1024;
 

@@ -247,6 +247,7 @@ impl Options {
         Ok(Properties {
             max_concurrent,
             max_clients: self.max_clients,
+            max_threads: None,
             fd_setsize: self.fd_setsize,
             descriptors_per_client: None,
             backlog: Properties::DEFAULT.backlog,

@@ -44,6 +44,8 @@ pub struct Properties {
     pub max_concurrent: usize,
     /// It refuses clients beyond this number.
     pub max_clients: Option<usize>,
+    /// It has a thread per client, and refuses clients beyond this number of threads.
+    pub max_threads: Option<usize>,
     /// It refuses file descriptors from this number on (`FD_SETSIZE`).
     pub fd_setsize: Option<u64>,
     /// File descriptors per client in the process that accepts. `None`: unknown.
@@ -92,6 +94,7 @@ impl Properties {
     pub const DEFAULT: Self = Self {
         max_concurrent: usize::MAX,
         max_clients: None,
+        max_threads: None,
         fd_setsize: None,
         descriptors_per_client: Some(1),
         backlog: 100,

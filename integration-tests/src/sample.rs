@@ -31,6 +31,12 @@ pub fn apply(trials: Vec<Trial>) -> Vec<Trial> {
     trials.into_iter().zip(chosen).map(mark).collect()
 }
 
+/// Whether only a part of the trials runs.
+#[must_use]
+pub fn is_set() -> bool {
+    number(SAMPLE).is_some_and(|every| every > 1)
+}
+
 fn number(variable: &str) -> Option<usize> {
     env::var(variable).ok()?.parse().ok()
 }

@@ -7,7 +7,8 @@ use std::process::{self, Command};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Resource;
+use procfs::Current;
+use rustix::process::{Resource, getrlimit};
 
 use super::accept::Burst;
 use super::start;
@@ -52,10 +53,35 @@ pub const CASES: &[Case] = &[
         Need::Process,
         Need::Property(|target| target.properties.uses_signals, "the server does not use signals"),
     ]),
+    Case::new(
+        "most_threads",
+        "the server refuses a client before it has more threads than the kernel allows",
+        most_threads,
+    )
+    .needs(&[
+        Need::Workspace,
+        Need::Property(
+            |target| target.properties.max_threads.is_some(),
+            "the server has no thread per client",
+        ),
+        MANY_THREADS,
+    ])
+    .exclusive(),
     FEW_THREADS,
     NO_STACKS,
     NO_ADDRESS_SPACE,
 ];
+
+/// For the case with as many threads as a process may have.
+const MANY_THREADS: Need = Need::Machine(|| {
+    const DESCRIPTORS: u64 = 16_000;
+    const MEMORY: u64 = 4 << 30;
+    if getrlimit(Resource::Nofile).current.is_some_and(|limit| limit < DESCRIPTORS) {
+        return Some("RLIMIT_NOFILE is too low for 15,000 clients");
+    }
+    let memory = procfs::Meminfo::current().ok().and_then(|it| it.mem_available);
+    memory.is_none_or(|it| it < MEMORY).then_some("there is too little memory for 15,000 threads")
+});
 
 /// For every kind of server.
 pub const FEW_THREADS: Case = Case::new(
@@ -175,6 +201,48 @@ fn short_signal_queue(target: &Target) -> Result<()> {
             .map(|(seed, client)| Ok(Transfer::new(client, seed, 200_000)?.then_half_close()))
             .collect::<Result<_>>()?;
         transfer::run(&mut transfers)
+    })
+}
+
+/// A thread of std has four memory mappings. If a new thread cannot make its third or fourth one
+/// (`vm.max_map_count`), it panics, and the process ends with all its clients.
+fn most_threads(target: &Target) -> Result<()> {
+    const SURPLUS: usize = 20;
+    const GROUP: usize = 100;
+    let limit = target.properties.max_threads.context("there is no limit")?;
+    target.launch().log_level("warn").serve(|server| {
+        let (mut inside, mut refused) = (Vec::new(), 0);
+        while refused < SURPLUS {
+            ensure!(inside.len() <= limit, "{} clients are served, not {limit}", inside.len());
+            let clients: Vec<_> =
+                (0..GROUP).map(|_| Client::connect(server)).collect::<Result<_>>()?;
+            for client in &clients {
+                // It fails if the server has closed the connection already.
+                let _ = client.send_request(1);
+            }
+            for client in clients {
+                let reply = client.expect_response_or_end(1);
+                match reply.with_context(|| format!("beside {} clients", inside.len()))? {
+                    Reply::Response => inside.push(client),
+                    Reply::Closed => refused += 1,
+                }
+            }
+        }
+        let log = server.log()?;
+        ensure!(log.contains("refused"), "the log does not say that it refused clients");
+        // A container or a user may have fewer threads (pids.max, RLIMIT_NPROC).
+        let is_machine = log.contains("cannot start a thread");
+        let count = inside.len();
+        ensure!(count == limit || is_machine, "{count} clients are served, not {limit}");
+        inside.iter().step_by(50).try_for_each(|client| client.exchange(2))?;
+        // RST leaves no socket in TIME_WAIT. With 15,000 of these, other cases would need long to read
+        // /proc/net/tcp.
+        inside.into_iter().try_for_each(Client::reset)?;
+        wait_until("a new client to be served", timeout(), || {
+            let client = Client::connect(server)?;
+            let _ = client.send_request(3);
+            Ok((client.expect_response_or_end(3)? == Reply::Response).then_some(()))
+        })
     })
 }
 

@@ -23,8 +23,17 @@ pub const CASES: &[Case] = &[
         two_phases,
     )
     .needs(&[Need::Workspace]),
+    RESET_BEFORE_ACCEPT,
     FULL_PIPE,
 ];
+
+/// For every kind of server with connections.
+pub const RESET_BEFORE_ACCEPT: Case = Case::new(
+    "reset_before_accept",
+    "the log shows a connection that is reset before the server accepts it",
+    reset_before_accept,
+)
+.needs(&[Need::Workspace]);
 
 /// For every kind of server.
 pub const FULL_PIPE: Case = Case::new(
@@ -67,6 +76,22 @@ fn two_phases(target: &Target) -> Result<()> {
         expect_line(server, "TRACE.*wait: ")?;
         expect_line(server, r"TRACE.*copy: (aio_)?(read|recv)\(.* 5( |$)")?;
         expect_line(server, r"TRACE.*copy: (aio_)?(write|send)\(.* 5( |$)")
+    })
+}
+
+/// accept(2) returns the connection together with the address of its peer. An accept through
+/// `io_uring` returns the connection alone. Its peer then has no address any more.
+fn reset_before_accept(target: &Target) -> Result<()> {
+    target.launch().serve(|server| {
+        let address = server.while_stopped(|| {
+            let client = Client::connect(server)?;
+            let address = client.address()?;
+            client.reset()?;
+            Ok(address)
+        })?;
+        let peer = regex::escape(&address.to_string());
+        let failed = "a connection failed before it was accepted: ";
+        expect_line(server, &format!("INFO.* ({peer} connected$|{failed})"))
     })
 }
 

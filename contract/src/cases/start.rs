@@ -70,6 +70,16 @@ pub const CASES: &[Case] = &[
     )
     .needs(&[Need::Process, filter::SECCOMP]),
     Case::new(
+        "no_io_uring",
+        "if the kernel refuses io_uring, the message names the call and the usual reason",
+        no_io_uring,
+    )
+    .needs(&[
+        Need::Workspace,
+        Need::Property(|target| target.name.contains("uring"), "the server does not use io_uring"),
+        filter::SECCOMP,
+    ]),
+    Case::new(
         "many_inherited_descriptors",
         "with 1100 inherited file descriptors the server serves, or ends without announcing itself",
         many_inherited_descriptors,
@@ -139,7 +149,12 @@ fn refuses<A: Into<OsString>>(
     arguments: impl IntoIterator<Item = A>,
     statuses: &[i32],
 ) -> Result<String> {
-    let output = target.launch_with(arguments).output()?;
+    refuses_to_start(target.launch_with(arguments), statuses)
+}
+
+/// The same for a server that is ready to start.
+fn refuses_to_start(launch: Launch, statuses: &[i32]) -> Result<String> {
+    let output = launch.output()?;
     let code = output.status.code();
     ensure!(
         code.is_some_and(|code| statuses.contains(&code)),
@@ -385,6 +400,23 @@ fn few_descriptors(target: &Target) -> Result<()> {
 fn no_threads(target: &Target) -> Result<()> {
     let filter = filter::no_clone()?;
     serves_or_ends(target, || target.quiet().launch().filter(filter.clone())).map(drop)
+}
+
+/// Each error has other usual reasons: the setting of a limit, a setting of the kernel, a container.
+fn no_io_uring(target: &Target) -> Result<()> {
+    let reasons = [
+        (libc::ENOMEM, "RLIMIT_MEMLOCK"),
+        (libc::EPERM, "kernel.io_uring_disabled"),
+        (libc::ENOSYS, "a kernel without io_uring"),
+    ];
+    for (error, reason) in reasons {
+        let launch = target.launch().filter(filter::no_io_uring(error)?);
+        let line = refuses_to_start(launch, &[1])?;
+        for part in ["io_uring_setup", reason] {
+            ensure!(line.contains(part), "{line:?} does not contain {part:?}");
+        }
+    }
+    Ok(())
 }
 
 fn many_inherited_descriptors(target: &Target) -> Result<()> {

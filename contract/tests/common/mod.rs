@@ -36,8 +36,9 @@ impl Output {
 /// Where the server of this workspace with this name is.
 pub fn server(name: &str) -> Result<String> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
-    let packages = || binaries::build(&["epoll-echo", pitfalls::PACKAGE]);
-    let built = BUILT.get_or_init(|| packages().map_err(|error| format!("{error:#}")));
+    let names = pitfalls::PITFALLS.iter().map(|pitfall| pitfall.entry.name);
+    let run_cargo = || binaries::build(names.chain(["epoll-echo"]));
+    let built = BUILT.get_or_init(|| run_cargo().map_err(|error| format!("{error:#}")));
     built.clone().map_err(|error| anyhow!(error))?;
     Ok(binaries::path(name)?.display().to_string())
 }

@@ -15,7 +15,7 @@ use std::thread;
 
 use contract::case::Skip;
 use contract::catalog::SERVERS;
-use contract::pitfalls::{self, PITFALLS};
+use contract::pitfalls::PITFALLS;
 use contract::{Case, Target, binaries, cases};
 use integration_tests::sample;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -27,10 +27,9 @@ fn main() -> ExitCode {
     let threads = thread::available_parallelism().map_or(2, |cores| 2 * cores.get());
     arguments.test_threads.get_or_insert(threads);
     if !arguments.list {
-        let mut packages: Vec<_> = SERVERS.iter().map(|entry| entry.package).collect();
-        packages.dedup();
-        packages.push(pitfalls::PACKAGE);
-        if let Err(error) = binaries::build(&packages) {
+        let wrong = PITFALLS.iter().map(|pitfall| &pitfall.entry);
+        let names = SERVERS.iter().chain(wrong).map(|entry| entry.name);
+        if let Err(error) = binaries::build(names) {
             eprintln!("{error:#}");
             return ExitCode::FAILURE;
         }

@@ -30,7 +30,9 @@ pub fn build() -> Result<PathBuf> {
         return Ok(path.clone());
     }
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--example", "shim", "--message-format=json-render-diagnostics"])
+        // With the features that `cargo test` has built it with.
+        .args(["build", "--workspace", "--example", "shim"])
+        .arg("--message-format=json-render-diagnostics")
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .stderr(Stdio::inherit())

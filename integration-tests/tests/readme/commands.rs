@@ -27,10 +27,15 @@ pub fn is_one(code: &str) -> bool {
 }
 
 fn without_variables(command: &str) -> &str {
+    split_variable(command).1
+}
+
+/// The variable that a command sets, if any, and the rest of the command.
+fn split_variable(command: &str) -> (&str, &str) {
     let is_variable = |word: &str| word.contains('=') && word.starts_with(char::is_uppercase);
     match command.split_once(' ') {
-        Some((word, rest)) if is_variable(word) => rest,
-        _ => command,
+        Some((word, rest)) if is_variable(word) => (word, rest),
+        _ => ("", command),
     }
 }
 
@@ -112,7 +117,8 @@ fn is_server(step: &Step, workspace: &Workspace) -> bool {
 
 fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
     let command = &steps.last().context("no command")?.command;
-    match without_variables(command).split(' ').collect::<Vec<_>>().as_slice() {
+    let (variable, rest) = split_variable(command);
+    match rest.split(' ').collect::<Vec<_>>().as_slice() {
         ["cargo", "run", ..] => match Run::parse(command, workspace)? {
             Some(run)
                 if ["bench", "contract", "take", "trace"]
@@ -126,7 +132,7 @@ fn holds(steps: &[Step], workspace: &Workspace) -> Result<()> {
             _ => session::run(steps, workspace),
         },
         ["nc", ..] => session::run(steps, workspace),
-        ["cargo", "test", arguments @ ..] => listing::selects_a_test(arguments),
+        ["cargo", "test", arguments @ ..] => listing::selects_a_test(variable, arguments),
         ["diff", _, _] => differ(command),
         _ => bail!("how does this run? Add it to tests/readme/commands.rs"),
     }

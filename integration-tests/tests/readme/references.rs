@@ -79,7 +79,7 @@ fn exists(code: &str, package: &Path, file: &Path, workspace: &Workspace) -> Res
         workspace.run(&run[1], run.get(2).map(|name| name.as_str()))?;
     }
     if let Some(filter) = Regex::new("^cargo test ([a-z_:]+)$")?.captures(code) {
-        listing::selects_a_test(&[&filter[1]])?;
+        listing::selects_a_test("", &[&filter[1]])?;
     }
     let mut files = Vec::new();
     for word in code.split_whitespace().flat_map(expand) {

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::room::{HAS_IDLE_TIMEOUT, Member};
-use crate::case::Need;
+use crate::case::{MANY_DESCRIPTORS, Need};
 use crate::chat_client::join_many;
 use crate::wait::seconds;
-use crate::{Case, ChatClient, Target};
+use crate::{Case, ChatClient, Client, Target};
 
 pub const CASES: &[Case] = &[
     Case::new("goodbye", "an idle client receives a goodbye and EOF", goodbye),
@@ -22,6 +22,12 @@ pub const CASES: &[Case] = &[
     Case::new("receiving_is_idle", "a client that only receives is idle", receiving_is_idle),
     Case::new("two_hundred_at_once", "200 clients receive their goodbye", two_hundred_at_once),
     INPUT_BEFORE_DEADLINE,
+    Case::new(
+        "burst_before_deadline",
+        "input of 400 clients that arrived in time counts, even if it is read late",
+        burst_before_deadline,
+    )
+    .needs(&[MANY_DESCRIPTORS]),
     Case::new("never", "with IDLE 0 a client may be idle for ever", never),
 ];
 
@@ -150,6 +156,52 @@ fn input_before_deadline(target: &Target) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// When the server continues, 400 deadlines are over and 400 inputs have arrived, more than a server
+/// takes at once. It must not judge a deadline while it has taken the input and not processed it.
+fn burst_before_deadline(target: &Target) -> Result<()> {
+    const CLIENTS: usize = 400;
+    for (argument, idle) in [("1", IDLE), ("5", 5 * IDLE), ("20", 20 * IDLE)] {
+        let mut in_time = false;
+        target.with_argument(argument).launch().serve(|server| {
+            let start = Instant::now();
+            let clients = server.while_stopped(|| {
+                (0..CLIENTS).map(|_| Client::connect(server)).collect::<Result<Vec<_>>>()
+            })?;
+            let clients: Vec<_> =
+                clients.into_iter().map(ChatClient::new).collect::<Result<_>>()?;
+            server.while_stopped(|| {
+                clients.iter().try_for_each(|client| client.send_line("/x"))?;
+                // Otherwise a deadline may have passed before the input arrived.
+                in_time = start.elapsed() < idle;
+                if in_time {
+                    thread::sleep(idle + IDLE / 10);
+                }
+                Ok(())
+            })?;
+            if !in_time {
+                return Ok(());
+            }
+            clients.iter().try_for_each(expect_response_to_unknown_command)
+        })?;
+        if in_time {
+            return Ok(());
+        }
+    }
+    bail!("this machine is too busy for the case")
+}
+
+/// Other clients may have joined and left before the response.
+fn expect_response_to_unknown_command(client: &ChatClient) -> Result<()> {
+    loop {
+        let line = client.next_line()?;
+        if line.starts_with("! unknown command /x") {
+            return Ok(());
+        }
+        let is_event = line.ends_with(" joined") || line.ends_with(" left");
+        ensure!(is_event, "{}, which was not idle, received {line:?}", client.name());
+    }
 }
 
 fn never(target: &Target) -> Result<()> {

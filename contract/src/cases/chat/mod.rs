@@ -44,7 +44,12 @@ pub const SMALL: super::Lines = &[
     ("start", &[start::IN_USE]),
 ];
 
-const LOG: &[Case] = &[lines::CONNECTED_AND_DISCONNECTED, lines::TWO_PHASES, log::FULL_PIPE];
+const LOG: &[Case] = &[
+    lines::CONNECTED_AND_DISCONNECTED,
+    lines::TWO_PHASES,
+    log::RESET_BEFORE_ACCEPT,
+    log::FULL_PIPE,
+];
 
 /// Lets `N` clients join. Each has received the lines about those that joined after it.
 fn join<const N: usize>(server: &Server) -> Result<[ChatClient; N]> {
