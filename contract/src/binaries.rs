@@ -25,7 +25,7 @@ static BINARIES: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
 pub fn build<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<()> {
     let binaries = match env::var_os("CONTRACT_BINARIES") {
         Some(folder) => files(Path::new(&folder)).context("CONTRACT_BINARIES")?,
-        None => run_cargo(names)?,
+        None => cargo_build(names)?,
     };
     BINARIES.set(binaries).map_err(|_| anyhow!("the servers are built twice"))
 }
@@ -42,7 +42,10 @@ fn files(folder: &Path) -> Result<HashMap<String, PathBuf>> {
     Ok(files)
 }
 
-fn run_cargo<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<HashMap<String, PathBuf>> {
+/// Builds the binaries with these names, as [`build`] does. Returns their paths.
+pub fn cargo_build<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<HashMap<String, PathBuf>> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--workspace", "--message-format=json-render-diagnostics"]);

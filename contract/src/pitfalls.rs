@@ -222,7 +222,7 @@ pub const PITFALLS: &[Pitfall] = &[
         ("start", "few_descriptors"),
         "announced itself.* and then ended",
     ),
-    pitfall("spawn-panics", ("start", "no_threads"), "ended: exit status: 101"),
+    pitfall("spawn-panics", ("start", "no_threads"), "ended: (exit status: 101|.*has panicked)"),
     pitfall(
         "log-blocks-server",
         ("log", "full_pipe"),

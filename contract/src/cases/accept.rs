@@ -169,8 +169,10 @@ pub fn expect_low_cpu(server: &Server) -> Result<()> {
         let before = server.usage()?;
         thread::sleep(WINDOW);
         let after = server.usage()?;
-        // Scale to the time in which other processes did not keep the server from running.
-        let waited = after.waited.saturating_sub(before.waited);
+        // Scale to the time in which other processes did not keep a thread of the server from
+        // running. `waited` is the sum of all threads.
+        let threads = u32::try_from(after.threads.max(1))?;
+        let waited = after.waited.saturating_sub(before.waited) / threads;
         let free = WINDOW.saturating_sub(waited).max(WINDOW / 10);
         let used_there = after.cpu.saturating_sub(before.cpu);
         used = used_there.mul_f64(WINDOW.as_secs_f64() / free.as_secs_f64());

@@ -4,7 +4,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use contract::{Client, Launch, Server, TIMEOUT, wait_until};
@@ -14,9 +14,11 @@ use rustix::process::Signal;
 
 use crate::{Unavailable, conversation};
 
-/// A program that is asleep in this many checks in a row, for two seconds or more, waits for input.
-/// A program that ends by itself does not sleep for so long.
-const ASLEEP: usize = 400;
+/// A program that is asleep in all checks of this time waits for input. A program that ends by itself
+/// does not sleep for so long.
+const ASLEEP: Duration = Duration::from_secs(2);
+/// At least so many checks, if the machine is so busy that they are few.
+const CHECKS: usize = 20;
 
 /// Held while Cargo builds something, because a build slows down everything else. Also held by each
 /// session, because many of them use the same ports.
@@ -243,7 +245,7 @@ impl<'a> Session<'a> {
         }
         let mut running = run.launch(&line).spawn()?;
         let listens = Regex::new(r" listening on (\S+)\n")?;
-        let mut asleep = 0;
+        let (mut awake, mut asleep) = (Instant::now(), 0);
         let start = wait_until("the program being ready", TIMEOUT, || {
             if let Some(address) = listens.captures(&running.log()?) {
                 return Ok(Some(Start::Listens(address[1].parse()?)));
@@ -252,8 +254,13 @@ impl<'a> Session<'a> {
                 return Ok(Some(Start::Ended(status)));
             }
             let waits = run.binary.is_mode() && running.is_itself() && running.is_asleep()?;
-            asleep = if waits { asleep + 1 } else { 0 };
-            Ok((asleep == ASLEEP).then_some(Start::Sleeps))
+            if waits {
+                asleep += 1;
+            } else {
+                (awake, asleep) = (Instant::now(), 0);
+            }
+            let is_long = awake.elapsed() > ASLEEP && asleep >= CHECKS;
+            Ok(is_long.then_some(Start::Sleeps))
         });
         let start = start.with_context(|| running.log().unwrap_or_default())?;
         let address = if let Start::Listens(address) = start { Some(address) } else { None };

@@ -2,14 +2,16 @@
 //!
 //! A trace is really taken. A command that would overwrite the figures of the documentation
 //! writes to another folder instead, and only for one server. A full benchmark takes minutes, so
-//! only its shortest part runs, in the profile that is already built.
+//! only its shortest part runs, in the profile that is already built. The programs have the features
+//! of the whole workspace, as `cargo test` has built them: to build them again takes a minute.
 
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use contract::binaries;
 use contract::server::Output;
 use integration_tests::Workspace;
 
@@ -23,10 +25,17 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    {
+    let program = {
         let _alone = session::alone();
-        run.build()?;
-    }
+        let name = &run.binary.name;
+        let built = binaries::cargo_build([name.as_str()])?;
+        built.get(name).context("cargo does not say where the program is")?.clone()
+    };
+    let output = |run: &Run, arguments: &str, out: Option<&Path>| {
+        let out = out.map(|out| out.display().to_string()).unwrap_or_default();
+        let command = format!("{} {arguments} {out}", program.display());
+        run.launch(&command).output_within(LIMIT)
+    };
     let out = tempfile::tempdir()?;
     let arguments: Vec<&str> = run.arguments.iter().map(String::as_str).collect();
     match (run.binary.package.as_str(), arguments.as_slice()) {
@@ -100,12 +109,6 @@ pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
         }
         other => bail!("what should {other:?} print? Add it to tests/readme/tools.rs"),
     }
-}
-
-fn output(run: &Run, arguments: &str, out: Option<&Path>) -> Result<Output> {
-    let out = out.map(|out| out.display().to_string()).unwrap_or_default();
-    let package = &run.binary.package;
-    run.launch(&format!("cargo run -p {package} -- {arguments} {out}")).output_within(LIMIT)
 }
 
 fn check_success(output: &Output) -> Result<()> {

@@ -109,6 +109,10 @@ pub const LIMITS: &[Case] = &[
     limits::NO_ADDRESS_SPACE,
 ];
 
+/// How many clients of a round are in the room at the same time. Each line goes to all of them, which
+/// takes a debug build several seconds if they are many.
+const GROUP: usize = if cfg!(debug_assertions) { 50 } else { usize::MAX };
+
 const HAS_LIMIT: Need = Need::Property(
     |target| target.properties.max_clients.is_some(),
     "the server has no limit beyond which it refuses clients",
@@ -532,9 +536,11 @@ fn refuses_surplus(target: &Target) -> Result<()> {
 
 /// A server that releases clients slowly must not count them when it decides whether it is full.
 fn departed_clients(target: &Target) -> Result<()> {
+    /// See [`GROUP`].
+    const ROUNDS: usize = if cfg!(debug_assertions) { 1 } else { 3 };
     let limit = target.properties.max_clients.context("there is no limit")?;
     target.launch().serve(|server| {
-        for _ in 0..3 {
+        for _ in 0..ROUNDS {
             let clients = join_many(server, limit * 3 / 4)?;
             drop(clients);
             // They connect at once, while the server is still busy with those that have left.
@@ -638,14 +644,18 @@ fn flooding_clients(target: &Target, signal: Signal) -> Result<()> {
 
 /// Clients join, send a line, and leave in three ways.
 fn join_and_leave(_: &Target, server: &Server, count: usize) -> Result<()> {
-    let clients = join_many(server, count)?;
-    for (number, client) in clients.into_iter().enumerate() {
-        client.send_line("hello")?;
-        client.send(b"and half a line")?;
-        match number % 3 {
-            0 => client.reset()?,
-            1 => client.finish()?,
-            _ => {}
+    let mut left = count;
+    while left > 0 {
+        let clients = join_many(server, left.min(GROUP))?;
+        left -= clients.len();
+        for (number, client) in clients.into_iter().enumerate() {
+            client.send_line("hello")?;
+            client.send(b"and half a line")?;
+            match number % 3 {
+                0 => client.reset()?,
+                1 => client.finish()?,
+                _ => {}
+            }
         }
     }
     Ok(())
