@@ -116,7 +116,7 @@ fn keeps_the_contract(server: &Binary, layout: Layout, in_full: bool) -> Result<
 fn contract_program() -> Result<&'static Path> {
     static BUILT: OnceLock<Result<(), String>> = OnceLock::new();
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let build = || binaries::build(&["contract"]).map_err(|error| format!("{error:#}"));
+    let build = || binaries::build(["contract"]).map_err(|error| format!("{error:#}"));
     BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)?;
     binaries::path("contract")
 }
