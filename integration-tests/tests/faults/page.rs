@@ -16,10 +16,11 @@ const HEAD: &str = "\
 all servers of this workspace. In each table, the last column names the servers to which the row applies. \"Not tested\"
 means that a row applies to a server, but strace cannot tell this use of the call from others.
 
-Tests check this page. `cargo test --test faults` runs each server under strace while clients use it. strace makes calls of
-the server fail: first a single call of each thread, then every call. The tests then check the [contract](contract.md): the
-other clients receive all bytes in order, nothing hangs or spins, no file descriptor leaks, a new client is served, and
-SIGTERM ends the server with status 0. Each run injects a sample of the faults, which changes from day to day.
+Tests check this page. `cargo test --test faults` runs each server under strace while clients use it. In some tests strace
+makes a single call of each thread fail, in others every call for some time. The tests check the [contract](contract.md)
+while the calls fail: the other clients receive all bytes in order, and nothing hangs or spins. When the calls succeed again,
+no file descriptor has leaked, a new client is served, and SIGTERM ends the server with status 0. (SIGTERM also ends it while
+the calls still fail.) Each run injects a sample of the faults, which changes from day to day.
 `FAULTS=all cargo test --release --test faults` injects all of them.
 
 At start, before a server prints that it listens, one rule holds for all calls. If a call fails that the server needs, the
@@ -28,15 +29,17 @@ server ends with status 1 and one line on stderr that names the call. The table 
 The table does not contain three results that are not errors:
 
 - EAGAIN from a non-blocking socket: no connection is waiting, no data has arrived, or the send buffer is full. The server
-  waits until the socket is ready. (io_uring and POSIX AIO do not return EAGAIN: the operation waits in the kernel or in a
-  helper thread.)
+  waits until the socket is ready. (`nonblocking-echo` does not wait. It tries the other sockets, and then this one again. In
+  the servers on io_uring and POSIX AIO the sockets are blocking: the operation waits in the kernel or in a helper thread.)
 - A short count: `read` or `write` transfers fewer bytes than the server asked for. The server continues with the rest. The
-  tests `short_counts::SERVER` check this.
+  tests `short_counts::SERVER` check this. (SERVER stands for the name of a server.)
 - Spurious readiness: the wait reports a socket, but the call on it returns EAGAIN. The server waits again. The tests
   `spurious::SERVER` check this.
 
 Many servers have a *self-pipe*: a socket pair into which a signal handler writes, so that a loop that waits for file
-descriptors notices SIGTERM.
+descriptors notices SIGTERM. A server pauses accepting in its functions `accept_some` and `set_accept_paused`, for example in
+[epoll-echo](../epoll-echo/src/main.rs). ADD and MOD are the operations `EPOLL_CTL_ADD` and `EPOLL_CTL_MOD`. A helper thread
+is a thread in which glibc runs an operation of POSIX AIO.
 ";
 
 /// strace cannot inject these, because no system call returns them.
@@ -51,9 +54,9 @@ completion queue entry of the operation. strace cannot inject such errors. The s
 | accept | all except `EINTR` | what the table says for `accept` | the kernel runs the same code as for the system call | all on io_uring |
 | accept | `EINTR` | submits the accept again; no client notices | SIGSTOP interrupted the accept, and no connection was removed from the queue | all on io_uring |
 | receive or send | `EINTR` | submits the operation again; no client notices | SIGSTOP interrupted the operation | all on io_uring |
-| receive or send | `ECONNRESET`, `EPIPE`, `ETIMEDOUT`, and others | closes that connection | the connection is lost | all on io_uring |
-| receive | `ENOBUFS` | submits the receive again when a buffer is free | no provided buffer was free; an immediate retry would be a busy loop | `uring-echo-buffers` |
-| receive | `ENOBUFS` | submits the receive again at once | the server returns each buffer before it looks at the next completion, so buffers are free again | `proactor-chat-uring` |
+| receive or send | `ECONNRESET`, `EPIPE`, `ETIMEDOUT`, and others | closes that connection | the connection has failed | all on io_uring |
+| receive | `ENOBUFS` | submits the receive again when a buffer is free | no provided buffer was free, because the server keeps each buffer until its data has been sent; an immediate retry would be a busy loop | `uring-echo-buffers` |
+| receive | `ENOBUFS` | submits the receive again at once | the server copies the data out of each buffer and returns the buffer before it looks at the next completion; when it sees the error, buffers are free again, so the retry is no busy loop | `proactor-chat-uring` |
 ";
 
 pub fn trials() -> Vec<Trial> {
