@@ -74,7 +74,7 @@ struct Arguments {
     /// Measure only these servers, references and baselines
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     servers: Vec<String>,
-    /// Measure only these scenarios
+    /// Measure only these scenarios [default: active,idle,large,pause,chat]
     #[arg(long, value_delimiter = ',', value_enum)]
     scenario: Vec<Scenario>,
     /// Write to this folder [default: target/bench]
@@ -185,7 +185,7 @@ fn redraw(dir: &Path) -> Result<()> {
     let summary = Summary::new(samples);
     let subjects: Vec<&Subject> =
         subjects::all().iter().filter(|subject| summary.has_server(subject.name)).collect();
-    let mut workloads: Vec<Workload> = workloads::of_scenarios(&[], false);
+    let mut workloads: Vec<Workload> = workloads::all();
     workloads.retain(|&workload| summary.has_workload(workload));
     let report = Report {
         summary: &summary,

@@ -52,8 +52,9 @@ pub fn page(report: Report, info: &RunInfo, plots: &[Plot]) -> String {
     let mut page = format!("# {title}\n\n");
     let rounds =
         if info.rounds == 1 { "one round".to_owned() } else { format!("{} rounds", info.rounds) };
+    let scenarios = if has_messages { "" } else { " -- --scenario churn,cores,compute" };
     page += &format!(
-        "Measured by `cargo run --release -p bench` in {rounds}, with {} s per sample, on this machine:\n\n",
+        "Measured by `cargo run --release -p bench{scenarios}` in {rounds}, with {} s per sample, on this machine:\n\n",
         info.sample_seconds
     );
     if !info.optimized {

@@ -198,7 +198,7 @@ impl Turn {
 mod tests {
     use super::*;
     use crate::subjects;
-    use crate::workloads::{SMALL, of_scenarios};
+    use crate::workloads::{SMALL, Scenario, of_scenarios};
 
     fn plan(quick: bool) -> Plan {
         let cores = Cores { server: 0, clients: 0, count: 2 };
@@ -270,6 +270,14 @@ mod tests {
         let epoll = subjects::find("epoll-echo").expect("the subject exists");
         let reason = skip_reason(epoll, 30_000).expect("there are not enough descriptors");
         assert!(reason.contains("20000"), "{reason}");
+    }
+
+    #[test]
+    fn the_scenarios_about_workers_take_less_than_a_quarter_of_an_hour() {
+        let workloads = of_scenarios(&Scenario::ABOUT_WORKERS, false);
+        let plan = Plan { workloads, rounds: 9, ..plan(false) };
+        let total: Duration = plan.turns().iter().map(|turn| plan.cost(turn)).sum();
+        assert!(total < Duration::from_secs(15 * 60), "it takes about {total:?}");
     }
 
     #[test]

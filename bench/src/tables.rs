@@ -576,7 +576,7 @@ mod tests {
     use crate::sample::{Outcome, Sample};
     use crate::subjects;
     use crate::terminal::COLUMNS;
-    use crate::workloads::of_scenarios;
+    use crate::workloads::all;
 
     #[test]
     fn numbers_have_three_digits() {
@@ -592,7 +592,7 @@ mod tests {
     #[test]
     fn the_tables_in_the_terminal_fit_80_columns() {
         let subjects: Vec<&Subject> = subjects::all().iter().collect();
-        let workloads = of_scenarios(&[], false);
+        let workloads = all();
         let mut samples = Vec::new();
         for &workload in &workloads {
             for subject in subjects.iter().filter(|subject| workload.applies_to(subject)) {
@@ -634,7 +634,7 @@ mod tests {
             medium: Medium::Terminal,
         };
         let tables = report.overview();
-        assert!(tables.len() > 6);
+        assert!(tables.len() > 10);
         for Titled { title, grid, .. } in tables {
             let text = grid.render(Medium::Terminal);
             let longest = text.lines().max_by_key(|line| line.chars().count());

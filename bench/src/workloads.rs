@@ -28,6 +28,11 @@ pub enum Scenario {
     Compute,
 }
 
+impl Scenario {
+    /// Those that show how a server distributes connections and work.
+    pub const ABOUT_WORKERS: [Self; 3] = [Self::Churn, Self::Cores, Self::Compute];
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Workload {
     /// Each active connection always has a message in flight. The idle ones have sent one message
@@ -63,9 +68,13 @@ pub const WORKERS: usize = 4;
 const PAUSES: &[u64] = &[0, 100, 300, 1000, 3000, 10_000];
 
 /// Returns the workloads of the scenarios, each once, in the order of the report. No scenario
-/// means all of them.
+/// means those about what a message costs. The others have a page of their own.
 pub fn of_scenarios(scenarios: &[Scenario], quick: bool) -> Vec<Workload> {
-    let has = |scenario| scenarios.is_empty() || scenarios.contains(&scenario);
+    let is_usual = |scenario| !Scenario::ABOUT_WORKERS.contains(&scenario);
+    let has = |scenario| match scenarios {
+        [] => is_usual(scenario),
+        _ => scenarios.contains(&scenario),
+    };
     let mut workloads = Vec::new();
     if has(Scenario::Active) {
         for active in [1, 8, 64, 512] {
@@ -126,14 +135,18 @@ pub fn of_scenarios(scenarios: &[Scenario], quick: bool) -> Vec<Workload> {
     unique
 }
 
+/// Returns all workloads in the order of the report.
+pub fn all() -> Vec<Workload> {
+    of_scenarios(Scenario::value_variants(), false)
+}
+
 impl Workload {
     /// Returns the workload with this name, as [`fmt::Display`] writes it.
     ///
     /// # Errors
     /// Fails if there is none.
     pub fn from_name(name: &str) -> Result<Self> {
-        let mut all = of_scenarios(&[], false).into_iter();
-        let found = all.find(|workload| workload.to_string() == name);
+        let found = all().into_iter().find(|workload| workload.to_string() == name);
         found.with_context(|| format!("there is no workload {name:?}"))
     }
 
@@ -246,7 +259,7 @@ mod tests {
 
     #[test]
     fn every_workload_has_a_name_of_its_own() {
-        for workload in of_scenarios(&[], false) {
+        for workload in all() {
             assert_eq!(Workload::from_name(&workload.to_string()).ok(), Some(workload));
         }
         assert!(Workload::from_name("65 active").is_err());

@@ -39,7 +39,10 @@ pub fn works(run: &Run, workspace: &Workspace) -> Result<()> {
     let out = tempfile::tempdir()?;
     let arguments: Vec<&str> = run.arguments.iter().map(String::as_str).collect();
     match (run.binary.package.as_str(), arguments.as_slice()) {
-        ("bench", [] | ["--quick"] | ["--out" | "--scenario", _]) => {
+        (
+            "bench",
+            [] | ["--quick"] | ["--out" | "--scenario", _] | ["--scenario", _, "--out", _],
+        ) => {
             let quick = "--quick --servers epoll-echo --scenario active --out";
             check_success(&output(run, quick, Some(out.path()))?)?;
             check_file(out.path(), "README.md")
