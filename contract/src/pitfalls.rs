@@ -135,7 +135,7 @@ pub const PITFALLS: &[Pitfall] = &[
     pitfall(
         "accept-error-ends",
         ("accept", "out_of_descriptors"),
-        "ended: exit status: 1.*os error 24",
+        "ended: exit status: 1.*(os error 24|EMFILE|Too many open files)",
     ),
     pitfall(
         "one-accept-per-edge",
@@ -177,7 +177,7 @@ pub const PITFALLS: &[Pitfall] = &[
     pitfall(
         "peer-error-ends",
         ("isolation", "resets_one_after_another"),
-        "ended: exit status: 1.*(os error 104|ECONNRESET)",
+        "ended: exit status: 1.*(os error 104|ECONNRESET|Connection reset)",
     )
     .with(Properties { max_concurrent: 1, ..FEW_CLIENTS })
     // Their clients reset the connection, or keepalive gives it up.

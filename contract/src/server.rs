@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::SigSet;
+use procfs::process::FDTarget;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io_uring::{IoringSetupFlags, io_uring_params, io_uring_setup};
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
@@ -484,6 +485,12 @@ impl Server {
         &self.probe
     }
 
+    /// Whether it is a server of this workspace, and not the reader's command.
+    #[must_use]
+    pub fn is_of_workspace(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.may_leave_strays)
+    }
+
     /// How many clients may connect at once before they have to wait.
     #[must_use]
     pub fn backlog(&self) -> usize {
@@ -685,7 +692,8 @@ impl Server {
 
     fn wait_until_it_listens(&mut self) -> Result<()> {
         let address = self.address;
-        let result = wait_until("the server to listen", timeout().max(TIMEOUT / 2), || {
+        let what = format!("the server to listen on {address}");
+        let result = wait_until(&what, timeout().max(TIMEOUT / 2), || {
             let listens = sockets::is_listening(address)?;
             let process = self.process_mut()?;
             if !process.has_ended()? {
@@ -703,9 +711,30 @@ impl Server {
             }
             bail!("the server has ended before it listened on {address}: {status}");
         });
-        result.map_err(|error| anyhow!("{error:#}\n{}", self.log_tail()))?;
+        result.map_err(|error| {
+            let mut message = format!("{error:#}");
+            for other in self.listens_on().unwrap_or_default() {
+                message += &format!("\nIt listens on {other} instead.");
+            }
+            anyhow!("{message}\n{}", self.log_tail())
+        })?;
         server_event(&format!("listens on {address}"));
         Ok(())
+    }
+
+    /// The addresses on which its processes listen.
+    fn listens_on(&self) -> Result<Vec<SocketAddr>> {
+        let mut own = Vec::new();
+        for process in usage::group(self.pid()?)? {
+            for descriptor in process.fd()?.flatten() {
+                if let FDTarget::Socket(inode) = descriptor.target {
+                    own.push(inode);
+                }
+            }
+        }
+        let mut listeners = sockets::listening()?;
+        listeners.retain(|socket| own.contains(&socket.inode));
+        Ok(listeners.into_iter().map(|socket| socket.local).collect())
     }
 
     /// The last lines of the log.

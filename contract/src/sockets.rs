@@ -36,7 +36,8 @@ pub const ESTABLISHED: u8 = 0x01;
 /// The keepalive timer runs. (1 is retransmission, 4 is the zero window probe.)
 pub const KEEPALIVE: u8 = 2;
 
-/// The TCP sockets of this process's network namespace with this local port, in these states.
+/// The TCP sockets of this process's network namespace with this local port, or with any port if it
+/// is 0, in these states.
 fn with_port(port: u16, states: u32) -> Result<Vec<TcpSocket>> {
     let monitored: Result<Vec<_>> =
         [libc::AF_INET, libc::AF_INET6].into_iter().map(|it| monitor(it, port, states)).collect();
@@ -45,7 +46,7 @@ fn with_port(port: u16, states: u32) -> Result<Vec<TcpSocket>> {
         Ok(sockets) => sockets.concat(),
         Err(_) => listed()?,
     };
-    sockets.retain(|it| it.local.port() == port && states & (1 << it.state) != 0);
+    sockets.retain(|it| [0, it.local.port()].contains(&port) && states & (1 << it.state) != 0);
     Ok(sockets)
 }
 
@@ -123,6 +124,11 @@ fn monitored(message: &[u8]) -> Option<TcpSocket> {
         timer: *message.get(2)?,
         inode: number(68)?.into(),
     })
+}
+
+/// All sockets that listen.
+pub fn listening() -> Result<Vec<TcpSocket>> {
+    with_port(0, 1 << LISTEN)
 }
 
 /// The sockets that listen on this address, or on this port of all addresses.

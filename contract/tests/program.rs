@@ -158,6 +158,13 @@ fn a_server_that_cannot_start_ends_with_status_2() -> Result<()> {
 }
 
 #[test]
+fn a_server_that_listens_elsewhere_ends_with_status_2() -> Result<()> {
+    let server = server("epoll-echo")?;
+    run(&["--", "sh", "-c", r#""$0" 127.0.0.1:0"#, &server, "{addr}"])?
+        .expect(2, &["for the server to listen on 127.0.0.1:", "It listens on 127.0.0.1:"])
+}
+
+#[test]
 fn wrong_arguments_end_with_status_2() -> Result<()> {
     let server = server("epoll-echo")?;
     run(&["--", &server])?.expect(2, &["{addr}", "{port}"])?;

@@ -98,7 +98,7 @@ fn main() -> Result<ExitCode> {
 fn run(program: &'static Program, options: &Options, places: &Places) -> Result<Vec<String>> {
     let start = Instant::now();
     let result = places.prepare(program).and_then(|version| {
-        let report = places.contract(program, options.quick)?;
+        let report = places.contract(program, options)?;
         Ok((report, version))
     });
     let stored = places.file(program);
@@ -143,7 +143,7 @@ fn repeat(
     let mut verdicts: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
     for number in 1..=times {
         let start = Instant::now();
-        let report = places.contract(program, options.quick)?;
+        let report = places.contract(program, options)?;
         let failures = page::failures(&report).join(", ");
         println!(
             "{} {number}: {} s, not kept: {failures}",
@@ -244,13 +244,14 @@ impl Places {
     }
 
     /// Runs the contract. Returns its report.
-    fn contract(&self, program: &Program, quick: bool) -> Result<Value> {
+    fn contract(&self, program: &Program, options: &Options) -> Result<Value> {
         let file = self.out.join("report.json");
         let mut command = Command::new(&self.contract);
         command.arg("--json").arg(&file).args(program.options);
-        if quick {
+        if options.quick {
             command.arg("--quick");
-        } else {
+        }
+        if !options.quick || options.repeat.is_some() {
             // The results of a busy machine are to be complete, too.
             command.args(["--time-limit", "1200"]);
         }
