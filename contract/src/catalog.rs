@@ -17,6 +17,8 @@ pub struct Entry {
     pub kind: Kind,
     /// Its second argument.
     pub argument: Option<&'static str>,
+    /// The arguments after the second one, with which the cases start it.
+    pub further_arguments: &'static [&'static str],
     /// The second argument with which it pauses between polls.
     pub quiet_argument: Option<&'static str>,
     /// Second arguments that it has to refuse.
@@ -55,6 +57,7 @@ pub const ECHO: Entry = Entry {
     name: "",
     kind: Kind::Echo,
     argument: None,
+    further_arguments: &[],
     quiet_argument: None,
     bad_arguments: &[],
     unavailable: || None,
@@ -189,7 +192,25 @@ pub const SERVERS: &[Entry] = &[
     Entry { package: "async-echo", name: "async-echo", properties: TASKS, ..ECHO },
     Entry {
         package: "reactor-chat",
+        name: "reactor-chat-single",
+        properties: Properties {
+            computes_in_loop: true,
+            idle_memory: Some(CHAT_ENTRIES),
+            ..DEFAULT
+        },
+        ..CHAT
+    },
+    Entry {
+        package: "reactor-chat",
         name: "reactor-chat",
+        properties: Properties { idle_memory: Some(CHAT_ENTRIES), ..DEFAULT },
+        ..CHAT
+    },
+    Entry {
+        package: "reactor-chat",
+        name: "reactor-chat-multi",
+        // Several loops, however many cores there are.
+        further_arguments: &["3"],
         properties: Properties { idle_memory: Some(CHAT_ENTRIES), ..DEFAULT },
         ..CHAT
     },

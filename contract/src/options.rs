@@ -258,6 +258,7 @@ impl Options {
                 AtRestName::Polls => AtRest::Polls,
             },
             keeps_fd_limit: false,
+            computes_in_loop: false,
             uses_signals: self.uses_signals,
             idle_memory: self.idle_memory,
             // One client less than the limit, which is active among the idle ones.

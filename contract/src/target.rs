@@ -39,6 +39,7 @@ pub enum Origin {
 
 /// What a server can do, and the documented limits of its model.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are independent of one another")]
 pub struct Properties {
     /// How many clients it serves at the same time. The others wait in the backlog.
     pub max_concurrent: usize,
@@ -57,6 +58,8 @@ pub struct Properties {
     /// Whether a change of that limit has no effect on its accept, because the operation was submitted
     /// once for all connections (multishot, `io_uring`).
     pub keeps_fd_limit: bool,
+    /// Whether no client is served while it computes for one of them (`/factor`).
+    pub computes_in_loop: bool,
     /// What it does while nothing happens.
     pub at_rest: AtRest,
     /// Whether signals notify it of events on its sockets.
@@ -100,6 +103,7 @@ impl Properties {
         backlog: 100,
         fd_limit: 64,
         keeps_fd_limit: false,
+        computes_in_loop: false,
         at_rest: AtRest::Sleeps,
         uses_signals: false,
         idle_memory: None,
@@ -217,8 +221,9 @@ impl Target {
     #[must_use]
     pub fn launch(&self) -> Launch {
         match &self.origin {
-            Origin::Workspace(_, argument) => {
-                self.launch_with(["127.0.0.1:0"].into_iter().chain(*argument))
+            Origin::Workspace(entry, argument) => {
+                let further = entry.further_arguments.iter().copied();
+                self.launch_with(["127.0.0.1:0"].into_iter().chain(*argument).chain(further))
             }
             Origin::Command(command) => {
                 let (program, arguments, address) = command.instance();

@@ -124,8 +124,8 @@ fn main() -> ExitCode {
         // The worker and the calculator inherit the mask, so the signal goes to the main thread.
         SigSet::from(COMPLETED).thread_block()?;
         let calculator = Calculator::start(waker.try_clone()?).context("cannot start a thread")?;
-        Worker::start(room, wake, Admission::new(new_connections), calculator)
-            .context("cannot start a thread")?;
+        let admission = Admission::new(new_connections).context("cannot open /proc/self/stat")?;
+        Worker::start(room, wake, admission, calculator).context("cannot start a thread")?;
         pipe::register(COMPLETED as i32, waker.try_clone()?)?; // (4); pitfall: handler-prints
         // The parent process may have blocked the signal too. Pitfall: blocked-signals-inherited
         SigSet::from(COMPLETED).thread_unblock()?;

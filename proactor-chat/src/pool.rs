@@ -139,7 +139,7 @@ impl Pool {
         }
         let Chat { room, effects, charged, .. } = &mut *chat;
         let computation = room.process(id, &mut input, Instant::now(), effects);
-        *charged += effects.take_charge(length);
+        *charged += effects.take_charge(length - input.byte_count());
         let Some(computation) = computation else {
             chat.finished.push((id, input));
             return self.notify(chat);

@@ -146,7 +146,7 @@ impl Worker {
         let length = input.byte_count();
         trace!("process: {length} bytes of {id}");
         let computation = self.room.process(id, &mut input, Instant::now(), &mut self.effects);
-        self.processed += self.effects.take_charge(length);
+        self.processed += self.effects.take_charge(length - input.byte_count());
         if let Some(computation) = computation {
             return self.calculator.submit(Job { id, computation, rest: input });
         }

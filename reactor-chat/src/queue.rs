@@ -185,10 +185,16 @@ impl Queue {
     }
 
     /// Worker: returns the part of its reserved budget that a read does not need. A worker that
-    /// asks for its next request can then read while this one processes. It does not wake a
-    /// sleeping worker.
+    /// asks for its next request can then read while this one processes. If only the budget kept
+    /// input waiting, a sleeping worker is woken for it.
     pub fn return_budget(&self, bytes: usize) {
-        lock(&self.state).used -= bytes;
+        let mut state = lock(&self.state);
+        state.used -= bytes;
+        let must_wake = state.may_take_input() && state.sleeping > 0;
+        drop(state);
+        if must_wake {
+            self.not_empty.notify_one();
+        }
     }
 
     /// Worker: queues a computation behind those of other clients.
@@ -229,10 +235,15 @@ impl State {
         !self.reads.is_empty() || !self.rests.is_empty()
     }
 
+    /// Returns whether such a request waits, and the budget allows it.
+    fn may_take_input(&self) -> bool {
+        self.used + READ_SIZE <= INPUT_BUDGET && self.has_input()
+    }
+
     /// Takes a request that can produce lines, within the budget, and reserves [`READ_SIZE`] for
     /// it.
     fn take_input(&mut self) -> Option<Request> {
-        if self.used + READ_SIZE > INPUT_BUDGET || !self.has_input() {
+        if !self.may_take_input() {
             return None;
         }
         self.used += READ_SIZE;

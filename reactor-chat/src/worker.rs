@@ -29,8 +29,8 @@ pub struct Worker {
     server: &'static Server,
     buffer: [u8; READ_SIZE],
     effects: Effects,
-    /// Bytes of input that this request has passed to the room, including a rest that waits for a
-    /// computation.
+    /// Bytes of input that the room has processed in this request. A rest that waits for a computation is
+    /// charged when it is processed.
     processed: usize,
     /// How much of the reserved budget this request has returned.
     returned: usize,
@@ -137,11 +137,11 @@ impl Worker {
                 self.write(&connection)?;
             }
             Ok(Some(count)) => {
-                self.processed = count;
                 self.returned = READ_SIZE - count;
                 self.server.queue.return_budget(self.returned);
                 let input = Some(&self.buffer[..count]);
-                self.server.process(&connection, input, &mut self.effects)?;
+                let rest = self.server.process(&connection, input, &mut self.effects)?;
+                self.processed = count - rest.unwrap_or(0);
             }
             Err(error) => self.fail(&connection, &error),
         }
@@ -164,11 +164,11 @@ impl Worker {
     fn process_rest(&mut self, rest: &Rest) -> io::Result<()> {
         let connection = &rest.connection;
         let input = rest.input.as_deref();
-        self.processed = input.map_or(0, <[u8]>::len);
-        let is_computing = self.server.process(connection, input, &mut self.effects)?;
+        let rest = self.server.process(connection, input, &mut self.effects)?;
+        self.processed = input.map_or(0, <[u8]>::len) - rest.unwrap_or(0);
         self.apply_effects()?;
-        if is_computing {
-            return Ok(());
+        if rest.is_some() {
+            return Ok(()); // another computation
         }
         connection.update(|state| state.computing = false)
     }
@@ -255,14 +255,14 @@ impl Server {
         lock(&self.connections).get(&id).cloned()
     }
 
-    /// Passes input of a client to the room: bytes, or `None` for its FIN. Returns whether the rest
-    /// of this input must wait for a computation.
+    /// Passes input of a client to the room: bytes, or `None` for its FIN. If the rest of this input
+    /// must wait for a computation, returns the number of its bytes.
     fn process(
         &self,
         connection: &Arc<Connection>,
         input: Option<&[u8]>,
         effects: &mut Effects,
-    ) -> io::Result<bool> {
+    ) -> io::Result<Option<usize>> {
         let id = connection.id;
         let now = Instant::now();
         let mut rest = input.unwrap_or_default();
@@ -272,10 +272,11 @@ impl Server {
             None => room.end_of_input(id, now, effects),
         };
         drop(room);
-        let Some(computation) = computation else { return Ok(false) };
+        let Some(computation) = computation else { return Ok(None) };
         connection.update(|state| state.computing = true)?;
+        let length = rest.len();
         let rest = input.map(|_| rest.to_vec());
         self.queue.compute(Job { connection: Arc::clone(connection), computation, rest });
-        Ok(true)
+        Ok(Some(length))
     }
 }

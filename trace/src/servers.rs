@@ -173,6 +173,17 @@ static NOTES: &[Notes] = &[
         ..DEFAULT
     },
     Notes {
+        name: "reactor-chat-single",
+        summary: "One thread waits for all clients, reads, processes and writes.",
+        steps: &[
+            step("1", "", "epoll_ctl", "EPOLL_CTL_ADD"),
+            step("2", "", "epoll_wait", ""),
+            step("4", "", "recvfrom", ""),
+            step("5", "", "sendto", ""),
+        ],
+        ..DEFAULT
+    },
+    Notes {
         name: "reactor-chat",
         summary: "The main thread only waits, and queues the clients that are ready. Workers read, process and write.",
         steps: &[
@@ -184,6 +195,19 @@ static NOTES: &[Notes] = &[
             step("3", "main", "futex", "wakes 1"),
             step("4", "worker", "recvfrom", ""),
             step("7", "worker", "sendto", ""),
+        ],
+        ..DEFAULT
+    },
+    Notes {
+        name: "reactor-chat-multi",
+        summary: "The main thread accepts. Each loop waits, reads, processes and writes for its own clients.",
+        steps: &[
+            step("1", "main", "accept4", ""),
+            step("1", "loop", "epoll_ctl", "EPOLL_CTL_ADD"),
+            step("2", "loop", "epoll_wait", ""),
+            step("3", "loop", "recvfrom", ""),
+            step("4", "loop", "write", "eventfd"),
+            step("5", "loop", "sendto", ""),
         ],
         ..DEFAULT
     },

@@ -146,7 +146,9 @@ impl Room {
             Input::Bytes(bytes) => {
                 let mut rest = &bytes[..];
                 let computation = self.input(id, &mut rest, now, effects);
-                let processed = bytes.len() - rest.len();
+                // Without a computation, nothing is left: what the room ignores is processed too.
+                let left = if computation.is_some() { rest.len() } else { 0 };
+                let processed = bytes.len() - left;
                 bytes.drain(..processed);
                 computation
             }

@@ -249,8 +249,9 @@ fn bad_argument(target: &Target) -> Result<()> {
 }
 
 fn surplus_argument(target: &Target) -> Result<()> {
-    let arguments = ["127.0.0.1:0"].into_iter().chain(target.argument()).chain(["surplus"]);
-    refuses(target, arguments, &[2])?;
+    let further = target.entry().map_or(&[][..], |entry| entry.further_arguments);
+    let usual = ["127.0.0.1:0"].into_iter().chain(target.argument()).chain(further.iter().copied());
+    refuses(target, usual.chain(["surplus"]), &[2])?;
     Ok(())
 }
 

@@ -77,6 +77,9 @@ fn why_not(line: &str, target: &Target) -> Option<&'static str> {
             "All peers share the two buffers of one socket. Replies to unreachable peers can fill the \
              send buffer for seconds, and a peer that floods can fill the receive buffer.",
         ),
+        "fairness" if target.properties.computes_in_loop => {
+            Some("While the server computes for one client (`/factor`), all others wait.")
+        }
         "backpressure" if is_datagram(target) => {
             Some("UDP has no flow control: a datagram is lost if a buffer on its way is full.")
         }

@@ -136,6 +136,7 @@ pub const THREADED: &[&str] = &[
     "aio-echo",
     "uring-echo-threads",
     "reactor-chat",
+    "reactor-chat-multi",
     "proactor-chat",
 ];
 
@@ -147,7 +148,8 @@ const AIO: &[&str] = &["aio-echo", "proactor-chat"];
 /// Servers that set `O_ASYNC` on each connection.
 const SIGIO: &[&str] = &["sigio-echo", "sigio-echo-realtime"];
 /// The servers that write from several places in memory.
-const VECTORED: &[&str] = &["reactor-chat", "proactor-chat-simulated"];
+const VECTORED: &[&str] =
+    &["reactor-chat-single", "reactor-chat", "reactor-chat-multi", "proactor-chat-simulated"];
 
 /// Errors that the connection at the head of the queue has met (accept(2), "Error handling").
 const OF_ONE_CONNECTION: &[&str] = &[
@@ -202,7 +204,7 @@ pub const ROWS: &[Row] = &[
     row("writev", &["EPIPE"], Response::Closes, "the peer has reset the connection (Rust programs ignore SIGPIPE, so the call returns)").only(VECTORED),
     row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc makes the call; the connection is lost").only(&["proactor-chat"]).untested(&["aio-echo"]),
     row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc makes the call; the connection is lost").only(AIO),
-    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Ignores, "the call writes a line of the log to stderr; that line is lost").untested(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat"]),
+    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Ignores, "the call writes a line of the log to stderr; that line is lost").untested(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat", "reactor-chat-multi"]),
     row("shutdown", &["ENOTCONN"], Response::Ignores, "the peer has reset the connection in the meantime"),
     row("io_uring_enter", &["EINTR", "EBUSY", "EAGAIN"], Response::Retries, "a signal handler ran (EINTR), the completion queue is full (EBUSY), or the kernel has no memory for an operation (EAGAIN; the server first pauses for 10 ms)").first(4),
 ];

@@ -82,12 +82,23 @@ pub const CLOSING: &[Case] = &[
     ),
 ];
 
-pub const FAIRNESS: &[Case] = &[Case::new(
-    "beside_two_floods",
-    "beside two clients that flood the server, a third one is served soon",
-    beside_two_floods,
-)
-.exclusive()];
+pub const FAIRNESS: &[Case] = &[
+    Case::new(
+        "beside_two_floods",
+        "beside two clients that flood the server, a third one is served soon",
+        beside_two_floods,
+    )
+    .exclusive(),
+    Case::new(
+        "beside_computations",
+        "beside a client that keeps the server computing, others talk",
+        beside_computations,
+    )
+    .needs(&[Need::Property(
+        |target| !target.properties.computes_in_loop,
+        "while the server computes, all clients wait",
+    )]),
+];
 
 pub const LIMITS: &[Case] = &[
     Case::new(
@@ -178,6 +189,8 @@ pub const SHUTDOWN: &[Case] = &[
         |target| flooding_clients(target, Signal::TERM),
     )
     .exclusive(),
+    Case::new("sigterm_computing", "SIGTERM ends the server while it computes", computing)
+        .exclusive(),
     shutdown::SIGNALS_BLOCKED,
 ];
 
@@ -512,6 +525,40 @@ fn beside_two_floods(target: &Target) -> Result<()> {
     })
 }
 
+/// They talk many times during one computation. If they had to wait for the computations, at least
+/// one would end each time that a line is passed on.
+///
+/// The clients are in different loops, if the server has several.
+fn beside_computations(target: &Target) -> Result<()> {
+    const ROUNDS: usize = 50;
+    const LARGEST_PRIME: u64 = 999_999_999_999_989;
+    with_clients(target, |_, [a, b, c]| {
+        a.send(format!("/factor {LARGEST_PRIME}\n").repeat(100).as_bytes())?;
+        a.expect_line(&format!("* {LARGEST_PRIME} = {LARGEST_PRIME}"))?;
+        for number in 0..ROUNDS {
+            b.send_line(&format!("question {number}"))?;
+            c.expect_line(&format!("guest2: question {number}"))?;
+            c.send_line(&format!("reply {number}"))?;
+            b.expect_line(&format!("guest3: reply {number}"))?;
+        }
+        // The client that waits for its results receives this line after those that it has got.
+        b.send_line("done")?;
+        let mut computations = 0;
+        loop {
+            let line = a.next_line()?;
+            if line == "guest2: done" {
+                break;
+            }
+            computations += usize::from(line.starts_with("* "));
+        }
+        ensure!(
+            computations < ROUNDS / 2,
+            "{ROUNDS} questions and replies took as long as {computations} computations"
+        );
+        Ok(())
+    })
+}
+
 fn refuses_surplus(target: &Target) -> Result<()> {
     const SURPLUS: usize = 10;
     let limit = target.properties.max_clients.context("there is no limit")?;
@@ -639,6 +686,15 @@ fn flooding_clients(target: &Target, signal: Signal) -> Result<()> {
             Flood::start_with(server, b"/who\n")?,
         ];
         ends(target, server, signal)
+    })
+}
+
+fn computing(target: &Target) -> Result<()> {
+    target.launch().serve(|server| {
+        let client = ChatClient::join(server)?;
+        client.send("/factor 9999999999971\n".repeat(150).as_bytes())?;
+        client.expect_line("* 9999999999971 = 9999999999971")?;
+        ends(target, server, Signal::TERM)
     })
 }
 

@@ -26,6 +26,17 @@ pub const CASES: &[Case] = &[
     Case::new("quit", "/quit is answered with `* bye`, and then EOF", quit),
     Case::new("quit_ends_the_input", "lines after /quit are ignored", quit_ends_the_input),
     Case::new("help", "/help lists the commands", help),
+    Case::new("factor", "/factor returns the prime factors of a number", factor),
+    Case::new(
+        "factor_refused",
+        "/factor refuses what is no number from 2 to 15 digits",
+        factor_refused,
+    ),
+    Case::new(
+        "factor_in_order",
+        "the lines after /factor wait for its result, and other clients do not see it",
+        factor_in_order,
+    ),
     Case::new("unknown_command", "an unknown command is answered with an error", unknown_command),
     Case::new("empty_lines", "empty lines are ignored", empty_lines),
     Case::new("line_ends", "lines end with \\n or \\r\\n", line_ends),
@@ -285,10 +296,60 @@ fn help(target: &Target) -> Result<()> {
     with_clients(target, |_, [a, b]| {
         a.send_line("/help")?;
         let line = a.expect_line_starting_with("* ")?;
-        for command in ["/nick", "/who", "/quit", "/help"] {
+        for command in ["/nick", "/who", "/factor", "/quit", "/help"] {
             ensure!(line.contains(command), "{command} is not in {line:?}");
         }
         [a, b].iter().try_for_each(|client| client.expect_names(&["guest1", "guest2"]))
+    })
+}
+
+fn factor(target: &Target) -> Result<()> {
+    with_clients(target, |_, [a]| {
+        for (number, factors) in [
+            ("2", "2 = 2"),
+            ("12", "12 = 2 · 2 · 3"),
+            ("0017", "17 = 17"),
+            ("998247347733059", "998247347733059 = 1000003 · 998244353"),
+        ] {
+            a.send_line(&format!("/factor {number}"))?;
+            a.expect_line(&format!("* {factors}"))?;
+        }
+        // An unterminated last line counts.
+        a.send(b"/factor 15")?;
+        a.half_close()?;
+        a.expect_line("* 15 = 3 · 5")?;
+        a.expect_end()
+    })
+}
+
+fn factor_refused(target: &Target) -> Result<()> {
+    with_clients(target, |_, [a]| {
+        let too_large = "1000000000000000";
+        for argument in ["", "0", "1", "-3", "1.5", "ten", "7 8", too_large] {
+            a.send_line(&format!("/factor {argument}"))?;
+            a.expect_line("! /factor takes a number from 2 to 999999999999999")
+                .with_context(|| format!("/factor {argument}"))?;
+        }
+        a.expect_names(&["guest1"])
+    })
+}
+
+fn factor_in_order(target: &Target) -> Result<()> {
+    with_clients(target, |_, [a, b]| {
+        // All of it arrives at once.
+        a.send(
+            b"one\n/factor 9999999999971\ntwo\n/factor 9\n/who\n/factor 1\nthree\n/quit\nfour\n",
+        )?;
+        a.expect_line("* 9999999999971 = 9999999999971")?;
+        a.expect_line("* 9 = 3 · 3")?;
+        a.expect_line("* here: guest1, guest2")?;
+        a.expect_line_starting_with("! /factor")?;
+        a.expect_line("* bye")?;
+        a.expect_end()?;
+        for line in ["guest1: one", "guest1: two", "guest1: three", "* guest1 left"] {
+            b.expect_line(line)?;
+        }
+        b.expect_names(&["guest2"])
     })
 }
 
