@@ -254,3 +254,6 @@ impl<C> Default for Mail<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
