@@ -56,7 +56,6 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 const MAX_EVENTS: usize = 256;
 /// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
 /// The tasks that can run. Locked, because any thread may have a waker (here, no other one has).
 static RUN_QUEUE: Mutex<VecDeque<Arc<Task>>> = Mutex::new(VecDeque::new());
 /// The read buffer. All tasks share it.
@@ -92,7 +91,6 @@ fn main() -> ExitCode {
     })
 }
 
-/// Makes an entry of the interest list. The file descriptor is its user data.
 fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
     EpollEvent::new(interest, socket.as_raw_fd() as u64)
 }
@@ -114,7 +112,6 @@ async fn accept_all(reactor: &'static Reactor, listener: TcpListener) -> anyhow:
     }
 }
 
-/// The task of a connection.
 async fn serve(reactor: &Reactor, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
     if let Err(error) = reactor.epoll.add(&stream, event(EpollFlags::EPOLLIN, &stream)) {
         // ENOSPC (the user's limit, fs.epoll.max_user_watches) or ENOMEM.
@@ -208,7 +205,7 @@ impl Reactor {
         let fd = socket.as_raw_fd();
         lock(&self.wakers).insert(fd, Waker::noop().clone()); // until the first poll
         poll_fn(|context| match lock(&self.wakers).get_mut(&fd) {
-            // Not ready: a future may be polled at any time.
+            // Not ready. Pitfalls: spurious-poll-taken-for-ready, waker-forgotten
             Some(waker) => {
                 waker.clone_from(context.waker());
                 Poll::Pending
@@ -218,3 +215,6 @@ impl Reactor {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests;

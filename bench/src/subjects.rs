@@ -148,6 +148,7 @@ const NOTES: &[Notes] = &[
     notes("uring-echo-threads", 4),
     notes("async-echo-states", 3),
     notes("async-echo", 1),
+    notes("async-echo-uring", 0),
     notes("reactor-chat-single", 0),
     notes("reactor-chat", 7),
     notes("reactor-chat-multi", 4),

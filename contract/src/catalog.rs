@@ -190,6 +190,7 @@ pub const SERVERS: &[Entry] = &[
     Entry { package: "uring-echo", name: "uring-echo-threads", unavailable: no_io_uring, ..ECHO },
     Entry { package: "async-echo", name: "async-echo-states", properties: TASKS, ..ECHO },
     Entry { package: "async-echo", name: "async-echo", properties: TASKS, ..ECHO },
+    Entry { package: "async-echo", name: "async-echo-uring", unavailable: no_io_uring, ..ECHO },
     Entry {
         package: "reactor-chat",
         name: "reactor-chat-single",

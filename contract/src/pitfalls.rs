@@ -77,6 +77,16 @@ pub const PITFALLS: &[Pitfall] = &[
     )
     .with_io_uring(),
     pitfall(
+        "waker-forgotten",
+        ("integrity", "short_writes"),
+        "^no progress for [0-9.]+ s: [0-9]+ of [0-9]+ bytes",
+    ),
+    pitfall(
+        "cancel-loses-bytes",
+        ("integrity", "large"),
+        "^(byte .* differs from the byte sent|no progress for [0-9.]+ s: [0-9]+ of [0-9]+ bytes)",
+    ),
+    pitfall(
         "one-read-per-edge",
         ("integrity", "sizes"),
         r"^a message of [0-9]+ bytes: no progress for [0-9.]+ s",
@@ -194,6 +204,11 @@ pub const PITFALLS: &[Pitfall] = &[
         ("isolation", "stalled_client"),
         "^beside a .*received nothing for [0-9.]+ s",
     ),
+    pitfall(
+        "blocking-in-task",
+        ("isolation", "stalled_client"),
+        "^beside a .*received nothing for [0-9.]+ s",
+    ),
     pitfall("panic-in-worker", ("isolation", "garbage"), "received nothing for [0-9.]+ s"),
     pitfall("sigpipe-deadly", ("isolation", "disconnected_before_read"), "ended: signal: 13")
         // Its stdout may be a broken pipe too.
@@ -202,6 +217,7 @@ pub const PITFALLS: &[Pitfall] = &[
     pitfall("eintr-fatal", ("interruption", "idle"), "ended: exit status: 1.*EINTR")
         // Their cases stop the server too, so that several events are ready at once.
         .also(&["integrity", "accept"]),
+    pitfall("spurious-poll-taken-for-ready", ("interruption", "idle"), "connection ended"),
     pitfall(
         "flag-never-stops",
         ("shutdown", "sigterm_stalled_client"),

@@ -13,6 +13,7 @@
 //! when that case fails for the expected reason.
 
 pub mod ring;
+pub mod tasks;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

@@ -173,6 +173,12 @@ static NOTES: &[Notes] = &[
         ..DEFAULT
     },
     Notes {
+        name: "async-echo-uring",
+        summary: "Tasks await operations. The one thread that runs them waits. The kernel copies.",
+        kernel_copies: true,
+        ..DEFAULT
+    },
+    Notes {
         name: "reactor-chat-single",
         summary: "One thread waits for all clients, reads, processes and writes.",
         steps: &[
