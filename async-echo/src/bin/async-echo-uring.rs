@@ -18,7 +18,7 @@
 //! The catch: to cancel a task is to drop its future, at any `.await`. A buffer that the future owned
 //! or borrowed would be freed while the kernel still writes to it. So the buffer belongs to the
 //! reactor until the completion, and a receive has to give it back. (6) Dropping a future asks the
-//! kernel to cancel the operation. Pitfalls: buffer-dropped-in-flight, cancel-loses-bytes
+//! kernel to cancel the operation. Pitfall: cancel-loses-bytes
 //!
 //! Run: `cargo run -p async-echo --bin async-echo-uring`
 //!
