@@ -23,8 +23,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Most trials wait more than they compute.
-    let threads = thread::available_parallelism().map_or(2, |cores| 2 * cores.get());
+    // Most trials wait more than they compute: of two processors, four threads use less than one.
+    let threads = thread::available_parallelism().map_or(4, |cores| 4 * cores.get());
     arguments.test_threads.get_or_insert(threads);
     if !arguments.list {
         let wrong = PITFALLS.iter().map(|pitfall| &pitfall.entry);
