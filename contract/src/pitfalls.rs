@@ -383,5 +383,11 @@ pub fn similar(line: &str, case: &str, message: &str) -> Vec<&'static Pitfall> {
     };
     let all: Vec<_> = PITFALLS.iter().filter(matches).collect();
     let same_case: Vec<_> = all.iter().copied().filter(|pitfall| pitfall.case == case).collect();
-    if same_case.is_empty() { all } else { same_case }
+    let mut similar = if same_case.is_empty() { all } else { same_case };
+    // That the server has ended explains what its clients saw then.
+    let is_about_end = |pitfall: &&Pitfall| pitfall.reason.contains("ended: ");
+    if message.contains("The server has ended") && similar.iter().any(is_about_end) {
+        similar.retain(is_about_end);
+    }
+    similar
 }
