@@ -83,6 +83,8 @@ enum Action {
     Join,
     Line(Index),
     Bytes(Index, Vec<u8>),
+    /// Long lines, so many that a client that writes little reaches its limit.
+    Lines(Index, usize),
     Fin(Index),
     Failure(Index),
     Write(Index, usize),
@@ -95,6 +97,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Join),
         8 => client().prop_map(Action::Line),
         2 => (client(), message()).prop_map(|(client, (_, bytes))| Action::Bytes(client, bytes)),
+        2 => (client(), 20..100_usize).prop_map(|(client, count)| Action::Lines(client, count)),
         1 => client().prop_map(Action::Fin),
         1 => client().prop_map(Action::Failure),
         6 => (client(), 1..5000_usize).prop_map(|(client, most)| Action::Write(client, most)),
@@ -155,6 +158,10 @@ proptest! {
                     scene.send(*id, format!("\nline {} {count}\n", id.0));
                 }
                 Action::Bytes(at, bytes) => scene.send(at.get(&clients).0, bytes),
+                Action::Lines(at, count) => {
+                    let id = at.get(&clients).0;
+                    (0..count).for_each(|_| scene.send(id, format!("\n{:1000}\n", "x")));
+                }
                 Action::Fin(at) => scene.end(at.get(&clients).0),
                 Action::Failure(at) => scene.disconnect(at.get(&clients).0),
                 Action::Write(at, most) => {
