@@ -112,7 +112,9 @@ fn no_wake_up_is_lost() {
             })
             .collect();
         run_queued_tasks().expect("tasks do not fail");
-        threads.into_iter().for_each(|thread| thread.join().expect("it does not panic"));
+        for thread in threads {
+            thread.join().expect("it does not panic");
+        }
         // Both events have occurred. What they have woken is in the queue.
         run_queued_tasks().expect("tasks do not fail");
         assert!(lock(&events).is_complete);
