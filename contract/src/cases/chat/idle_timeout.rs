@@ -172,7 +172,10 @@ fn burst_before_deadline(target: &Target) -> Result<()> {
             let clients: Vec<_> =
                 clients.into_iter().map(ChatClient::new).collect::<Result<_>>()?;
             server.while_stopped(|| {
-                clients.iter().try_for_each(|client| client.send_line("/x"))?;
+                // In no order, so that those whose deadline is first are not those that are read first.
+                let mut senders: Vec<_> = clients.iter().collect();
+                fastrand::Rng::with_seed(1).shuffle(&mut senders);
+                senders.into_iter().try_for_each(|client| client.send_line("/x"))?;
                 // Otherwise a deadline may have passed before the input arrived.
                 in_time = start.elapsed() < idle;
                 if in_time {
