@@ -11,16 +11,16 @@
 //! ```
 //!
 //! How a message travels: (1) The task awaits its socket. The future stores the task's waker and is
-//! pending, so `poll` returns to the executor. (2) When no task can run, the thread sleeps. (3) The
-//! reactor wakes the tasks whose sockets are ready: a waker puts its task into the run queue. (4) The
-//! executor polls the task, which continues after its `.await`. (5) It reads once and writes once. (6)
-//! Bytes that the socket does not take are pending output. The task awaits room before it reads again.
+//! pending, so `poll` returns. (2) When no task can run, the thread sleeps. (3) The reactor wakes the
+//! tasks whose sockets are ready: a waker puts its task into the run queue. (4) The executor polls
+//! the task, which continues after its `.await`. (5) It reads once and writes once. (6) Bytes that
+//! the socket does not take are pending output. The task awaits room, then reads again.
 //!
-//! Which wait is it: the thread never sleeps in an `.await`, but in `epoll_wait`, for all tasks at
-//! once. In POSIX's terms this is synchronous I/O, because the task itself copies (5). With
-//! `async-echo-uring`, the copy is done when the `.await` is over: that is asynchronous I/O.
+//! Where it waits: an `.await` suspends the task only. The thread sleeps in `epoll_wait`, for all tasks
+//! at once. In POSIX's terms this is synchronous I/O, because the thread itself copies (5). With
+//! `async-echo-uring` the data is already copied when the task continues: that is asynchronous I/O.
 //!
-//! The catch: a task lets others run at an `.await` and nowhere else. So it must not block, and it
+//! The catch: a task lets others run only where an `.await` is pending. So it must not block, and it
 //! awaits before each step, even if there is more data. Pitfall: blocking-in-task
 //!
 //! Run: `cargo run -p async-echo`
@@ -33,19 +33,19 @@
 //!
 //! Figure: `docs/figures/async-echo.svg`.
 //!
-//! Use it when: you want to see what tokio does. (Use tokio itself for your own server.)
+//! Use it when: you want to see an executor, a reactor and wakers at work. (Use tokio for your own.)
 //! Limits: Linux only. One thread.
-//! Compare with: `diff async-echo/src/bin/async-echo-states.rs async-echo/src/main.rs` (the state
-//! machine by hand), `blocking-echo/src/main.rs` (the same calls, with a thread per connection).
+//! Compare with: `async-echo/src/bin/async-echo-states.rs` (the states by hand: `Reading` is the await
+//! of (1), `Writing` that of (6)), `blocking-echo/src/main.rs` (the same calls, a thread per connection).
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::{future::poll_fn, io, pin::Pin, process::ExitCode, time::Duration};
+use std::{future::pending, future::poll_fn, io, pin::Pin, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, Result};
 use common::{Accepted, BUFFER_SIZE, ECHO_ADDR, accept, announce};
 use common::{exit_on_stop, listen, lock, read, run, write};
 use log::{info, trace, warn};
@@ -54,24 +54,26 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 /// The most events that one wait returns. Sockets that are left out come first at the next wait.
 const MAX_EVENTS: usize = 256;
+/// The most connections accepted per iteration, so that a burst does not delay existing clients.
+const MAX_ACCEPTS: usize = 64;
 /// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// The tasks that can run. Locked, because any thread may have a waker (here, no other one has).
+
+/// The tasks that can run. A static, because `wake` gets no argument; locked, because it is a static.
+/// (If other threads had wakers, `wake` would also have to end the wait, for example by an eventfd.)
 static RUN_QUEUE: Mutex<VecDeque<Arc<Task>>> = Mutex::new(VecDeque::new());
 /// The read buffer. All tasks share it.
 static BUFFER: Mutex<[u8; BUFFER_SIZE]> = Mutex::new([0; BUFFER_SIZE]);
 
 /// The state machine of an `async fn`. Pinned, because it may contain references to itself.
-type Machine = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
-
-/// `None` after its end, because a waker may keep the task for longer.
-struct Task(Mutex<Option<Machine>>);
+struct Task(Mutex<Pin<Box<dyn Future<Output = Result<()>> + Send>>>);
 
 struct Reactor {
     epoll: Epoll,
-    /// By file descriptor: the waker of the task that awaits the socket.
+    /// By file descriptor: the waker of the one task that awaits the socket. While the thread sleeps,
+    /// each watched socket has one. Otherwise a ready socket would end every wait.
     wakers: Mutex<HashMap<RawFd, Waker>>,
-    /// The listener while accepting is paused. It counts as ready after the next wait.
+    /// The listener while accepting is paused. The reactor wakes its task after the next wait.
     paused: Mutex<Option<RawFd>>,
 }
 
@@ -85,34 +87,37 @@ fn main() -> ExitCode {
         epoll.add(&listener, interest).context("epoll_ctl(ADD, listener)")?;
         announce(listener.local_addr()?);
         let reactor = Reactor { epoll, wakers: Mutex::default(), paused: Mutex::default() };
-        let reactor = Box::leak(Box::new(reactor));
+        let reactor = Box::leak(Box::new(reactor)); // `'static`, as the tasks
         spawn(accept_all(reactor, listener));
         run_tasks(reactor)
     })
 }
 
-fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
-    EpollEvent::new(interest, socket.as_raw_fd() as u64)
+/// Makes an entry of the interest list. `epoll_wait` returns its user data: the file descriptor.
+fn event(interest: EpollFlags, socket: &impl AsFd) -> EpollEvent {
+    EpollEvent::new(interest, socket.as_fd().as_raw_fd() as u64)
 }
 
-async fn accept_all(reactor: &'static Reactor, listener: TcpListener) -> anyhow::Result<()> {
+async fn accept_all(reactor: &'static Reactor, listener: TcpListener) -> Result<()> {
     loop {
-        reactor.ready(&listener).await; // before each accept, as before each read
-        match accept(&listener) {
-            Accepted::Connection(stream, peer) => spawn(serve(reactor, stream, peer)),
-            Accepted::WouldBlock => {}
-            // Pitfalls: accept-spins, spare-descriptor
-            Accepted::Pause => {
-                reactor.epoll.modify(&listener, &mut event(EpollFlags::empty(), &listener))?;
-                *lock(&reactor.paused) = Some(listener.as_raw_fd());
-                reactor.ready(&listener).await;
-                reactor.epoll.modify(&listener, &mut event(EpollFlags::EPOLLIN, &listener))?;
+        reactor.ready(&listener).await;
+        for _ in 0..MAX_ACCEPTS {
+            match accept(&listener) {
+                Accepted::Connection(stream, peer) => spawn(serve_client(reactor, stream, peer)),
+                Accepted::WouldBlock => break,
+                // Not watched until the next wait is over. Pitfalls: accept-spins, spare-descriptor
+                Accepted::Pause => {
+                    reactor.epoll.modify(&listener, &mut event(EpollFlags::empty(), &listener))?;
+                    *lock(&reactor.paused) = Some(listener.as_raw_fd());
+                    reactor.ready(&listener).await;
+                    reactor.epoll.modify(&listener, &mut event(EpollFlags::EPOLLIN, &listener))?;
+                }
             }
         }
     }
 }
 
-async fn serve(reactor: &Reactor, stream: TcpStream, peer: SocketAddr) -> anyhow::Result<()> {
+async fn serve_client(reactor: &Reactor, stream: TcpStream, peer: SocketAddr) -> Result<()> {
     if let Err(error) = reactor.epoll.add(&stream, event(EpollFlags::EPOLLIN, &stream)) {
         // ENOSPC (the user's limit, fs.epoll.max_user_watches) or ENOMEM.
         warn!("{peer} refused: epoll_ctl(ADD): {error}");
@@ -131,7 +136,7 @@ async fn echo(reactor: &Reactor, stream: &TcpStream) -> io::Result<()> {
     loop {
         reactor.ready(stream).await; // (1)
         let pending = {
-            let mut buffer = lock(&BUFFER); // up to the next `.await`: tasks share the buffer
+            let mut buffer = lock(&BUFFER); // never across an `.await`: tasks share it
             let Some(count) = read(stream, &mut buffer[..])? else { continue }; // (5)
             if count == 0 {
                 return Ok(()); // EOF. No output is pending here.
@@ -152,8 +157,8 @@ async fn echo(reactor: &Reactor, stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-fn spawn(future: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-    Arc::new(Task(Mutex::new(Some(Box::pin(future))))).wake(); // for its first poll
+fn spawn(future: impl Future<Output = Result<()>> + Send + 'static) {
+    Arc::new(Task(Mutex::new(Box::pin(future)))).wake();
 }
 
 impl Wake for Task {
@@ -162,19 +167,18 @@ impl Wake for Task {
     }
 }
 
-fn run_tasks(reactor: &Reactor) -> anyhow::Result<()> {
+fn run_tasks(reactor: &Reactor) -> Result<()> {
     let mut events = [EpollEvent::empty(); MAX_EVENTS];
     loop {
-        // The executor polls the tasks that are queued now. A task that wakes itself has to wait.
+        // The executor polls the tasks that are queued now, and a task that is woken meanwhile later.
         let queued = lock(&RUN_QUEUE).len();
         for _ in 0..queued {
             let Some(task) = lock(&RUN_QUEUE).pop_front() else { break };
-            let waker = Waker::from(Arc::clone(&task));
+            let waker = Waker::from(Arc::clone(&task)); // (4)
             let mut machine = lock(&task.0);
-            let Some(future) = machine.as_mut() else { continue }; // it has ended
-            if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-                *machine = None; // closes its socket
-                result?;
+            if let Poll::Ready(result) = machine.as_mut().poll(&mut Context::from_waker(&waker)) {
+                *machine = Box::pin(pending()); // for a waker that still holds the task
+                result?; // only that of `accept_all` can be an error, which ends the server
             }
         }
         // The reactor waits, and wakes the tasks whose sockets are ready.
@@ -190,20 +194,19 @@ fn run_tasks(reactor: &Reactor) -> anyhow::Result<()> {
             result => result.context("epoll_wait")?,
         };
         trace!("wait: epoll_wait = {count} ready");
-        let ready = events[..count].iter().map(|event| event.data() as RawFd);
-        for fd in ready.chain(paused) {
-            if let Some(waker) = lock(&reactor.wakers).remove(&fd) {
-                waker.wake(); // (3)
-            }
+        let reported = events[..count].iter().map(|event| event.data() as RawFd);
+        for fd in reported.chain(paused) {
+            let waker = lock(&reactor.wakers).remove(&fd);
+            waker.into_iter().for_each(Waker::wake); // (3)
         }
     }
 }
 
 impl Reactor {
-    /// Completes when epoll reports the socket as ready.
+    /// Completes when epoll has reported the socket. So it is always pending at first.
     async fn ready(&self, socket: &impl AsRawFd) {
         let fd = socket.as_raw_fd();
-        lock(&self.wakers).insert(fd, Waker::noop().clone()); // until the first poll
+        lock(&self.wakers).insert(fd, Waker::noop().clone());
         poll_fn(|context| match lock(&self.wakers).get_mut(&fd) {
             // Not ready. Pitfalls: spurious-poll-taken-for-ready, waker-forgotten
             Some(waker) => {

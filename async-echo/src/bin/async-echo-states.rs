@@ -1,5 +1,5 @@
 //! async/await by hand: each connection is a state machine that implements `Future`. The compiler
-//! makes such a machine of an `async fn`. The loop of epoll-echo polls the machines.
+//! turns an `async fn` into such a machine. The loop of epoll-echo polls the machines.
 //!
 //! ```text
 //!      future of client 8       loop                              kernel
@@ -11,13 +11,13 @@
 //! ```
 //!
 //! How a message travels: (1) One thread waits for all sockets at once. (2) It polls the future of
-//! each ready socket. (3) `poll` is a plain function. It continues in the state that it finds, reads
-//! once, and writes once. (4) `Pending` means that the connection has not ended. (5) The state
-//! `Writing` keeps bytes that the socket does not take. It awaits room for them, and does not read.
-//! So each `.await` is a state, with the local variables that are used after it. No stack is kept.
+//! each ready socket. (3) `poll` is a plain function. It continues in the current state: `Reading`
+//! reads once and writes once, `Writing` writes once. (4) `Pending` means that the connection has not
+//! ended. (5) `Writing` keeps the bytes that the socket did not take, waits for room, and does not
+//! read. So each `.await` becomes a state, with the locals that are used after it, and without a stack.
 //!
-//! The catch: the loop has to know which future to poll. Here it is the future of the ready socket.
-//! A future that waits for something else has to wake the loop: see the wakers of async-echo.
+//! The catch: the loop has to know which future to poll. Here it is the future of the ready socket. If
+//! a future waits for anything else, it has to tell the loop: that is what the wakers of async-echo do.
 //!
 //! Run: `cargo run -p async-echo --bin async-echo-states`
 //!
@@ -37,7 +37,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::task::{Context, Poll, Waker};
 use std::{io, pin::Pin, process::ExitCode, sync::Mutex, time::Duration};
 
@@ -55,18 +55,19 @@ const MAX_ACCEPTS: usize = 64;
 /// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The read buffer. All connections share it.
+/// The read buffer. All connections share it. A static, because `poll` gets no other arguments.
 static BUFFER: Mutex<[u8; BUFFER_SIZE]> = Mutex::new([0; BUFFER_SIZE]);
 
 struct Server {
     listener: TcpListener,
     epoll: Epoll,
     connections: BTreeMap<RawFd, Connection>,
-    /// True after `accept` failed, for example for lack of file descriptors.
+    /// True after `accept` failed, for example for lack of file descriptors. The listener is then
+    /// not watched, because the connections in its queue would end every wait at once.
     accept_paused: bool,
 }
 
-/// A future that completes at EOF. It awaits only that its socket is ready.
+/// A future that completes at EOF or with an error. It waits only until its socket is ready.
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
@@ -89,16 +90,15 @@ fn main() -> ExitCode {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("epoll_create1")?;
         let interest = event(EpollFlags::EPOLLIN, &listener);
         epoll.add(&listener, interest).context("epoll_ctl(ADD, listener)")?;
-        let connections = BTreeMap::new();
-        let mut server = Server { listener, epoll, connections, accept_paused: false };
         announce(address);
-        server.serve()
+        let connections = BTreeMap::new();
+        Server { listener, epoll, connections, accept_paused: false }.serve()
     })
 }
 
-/// Makes an entry of the interest list. The file descriptor is its user data.
-fn event(interest: EpollFlags, socket: &impl AsRawFd) -> EpollEvent {
-    EpollEvent::new(interest, socket.as_raw_fd() as u64)
+/// Makes an entry of the interest list. `epoll_wait` returns its user data: the file descriptor.
+fn event(interest: EpollFlags, socket: &impl AsFd) -> EpollEvent {
+    EpollEvent::new(interest, socket.as_fd().as_raw_fd() as u64)
 }
 
 impl Future for Connection {
@@ -126,7 +126,7 @@ impl Future for Connection {
                 }
             }
         }
-        Poll::Pending // (4)
+        Poll::Pending // (4) without a waker: only for a loop that finds the future by itself
     }
 }
 
@@ -143,7 +143,6 @@ impl Server {
                 Err(error) => return Err(error).context("epoll_wait"),
             };
             trace!("wait: epoll_wait = {} ready", ready.len()); // (2)
-
             let mut listener_ready = false;
             for event in ready {
                 let fd = event.data() as RawFd;
@@ -153,6 +152,7 @@ impl Server {
                     self.on_ready(fd)?;
                 }
             }
+            // Last: existing clients come first, and closed connections have freed descriptors.
             if listener_ready || self.accept_paused {
                 self.accept_some()?;
             }
@@ -163,7 +163,7 @@ impl Server {
     fn on_ready(&mut self, fd: RawFd) -> anyhow::Result<()> {
         let Some(connection) = self.connections.get_mut(&fd) else { return Ok(()) };
         let was_reading = matches!(connection.state, State::Reading);
-        // The loop knows the future by its socket, so the waker does nothing.
+        // The loop finds the future by its socket, so it passes a waker that does nothing.
         match Pin::new(&mut *connection).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Pending if matches!(connection.state, State::Reading) == was_reading => {
                 return Ok(());
