@@ -2,7 +2,7 @@
 //! room. Each server has its wait in its own file. (Only [`accept`] can sleep here.)
 //!
 //! - [`run`] handles the command line, the log, and errors at start. [`prepare`] and [`fail`] are parts
-//!   of it, for programs with a command line of their own.
+//!   of it, for programs with a command line of their own. [`loop_count`] parses the argument [`LOOPS`].
 //! - [`listen`] opens the listening socket ([`listen_shared`] opens several on the same address),
 //!   [`accept`] takes a connection from it, and [`announce`] prints that the server listens.
 //!   [`bind_udp`] opens a socket for datagrams.
@@ -30,4 +30,4 @@ pub use connection::{BUFFER_SIZE, Connection, Progress, read, write};
 pub use lock::lock;
 pub use signals::{exit_on_stop, stop_flag, stop_socket};
 pub use socket::{Accepted, accept, announce, bind_udp, listen, listen_shared};
-pub use start::{Arg, ECHO_ADDR, fail, prepare, run};
+pub use start::{Arg, ECHO_ADDR, LOOPS, fail, loop_count, prepare, run};

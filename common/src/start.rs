@@ -7,6 +7,7 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Instant;
 
+use anyhow::{Context, ensure};
 use env_logger::Target;
 
 use crate::signals::unblock_stop_signals;
@@ -25,6 +26,28 @@ pub struct Arg {
 
 /// The address on which an echo server listens.
 pub const ECHO_ADDR: Arg = Arg { name: "ADDR", default: "127.0.0.1:7000", meaning: LISTEN_ON };
+
+/// The number of event loops of a server that runs several of them. [`loop_count`] parses it.
+pub const LOOPS: Arg = Arg {
+    name: "LOOPS",
+    default: "0",
+    meaning: "number of event loops, each in a thread of its own; 0 starts one per core",
+};
+/// The most event loops that can be asked for.
+const MAX_LOOPS: usize = 1024;
+
+/// Parses the value of [`LOOPS`]. For 0 it returns the number of cores that this process may use.
+///
+/// # Errors
+/// It is not a number, or it is too large.
+pub fn loop_count(loops: &str) -> anyhow::Result<usize> {
+    let count = loops.parse().with_context(|| format!("LOOPS is a number, not {loops:?}"))?;
+    ensure!(count <= MAX_LOOPS, "LOOPS is {count}, not 0 to {MAX_LOOPS}");
+    if count > 0 {
+        return Ok(count);
+    }
+    Ok(thread::available_parallelism().context("cannot count the cores")?.get())
+}
 
 pub(crate) const LISTEN_ON: &str =
     "HOST:PORT to listen on; [HOST]:PORT for IPv6; port 0 picks a free one";

@@ -4,7 +4,7 @@
 //! add its file and its entry here; the tests then say what else is missing.
 
 use crate::server::no_io_uring;
-use crate::target::{AtRest, Properties};
+use crate::target::{AtRest, Properties, Spread};
 
 /// A server of the workspace.
 #[derive(Debug)]
@@ -63,6 +63,9 @@ pub const ECHO: Entry = Entry {
     unavailable: || None,
     properties: Properties::DEFAULT,
 };
+
+/// An echo server with several event loops. Two, also on a machine with one core.
+const LOOPS: Entry = Entry { argument: Some("2"), bad_arguments: &["-1", "x", "", "1025"], ..ECHO };
 
 /// A chat server with the default properties.
 pub const CHAT: Entry = Entry {
@@ -129,6 +132,21 @@ pub const SERVERS: &[Entry] = &[
         ..ECHO
     },
     Entry {
+        package: "blocking-echo",
+        name: "blocking-echo-prefork",
+        argument: Some("16"),
+        bad_arguments: &["0", "-1", "x", "", "1001"],
+        properties: Properties {
+            max_concurrent: 16,
+            // Each worker has a table of file descriptors of its own, with one client at a time.
+            descriptors_per_client: Some(0),
+            spread: Some(Spread::InTurn),
+            worker_processes: true,
+            ..DEFAULT
+        },
+        ..ECHO
+    },
+    Entry {
         package: "nonblocking-echo",
         name: "nonblocking-echo",
         argument: Some("0"),
@@ -152,6 +170,24 @@ pub const SERVERS: &[Entry] = &[
     Entry { package: "poll-echo", name: "poll-echo", properties: EVENT_LOOP, ..ECHO },
     Entry { package: "epoll-echo", name: "epoll-echo", properties: EVENT_LOOP, ..ECHO },
     Entry { package: "epoll-echo", name: "epoll-echo-edge", properties: EVENT_LOOP, ..ECHO },
+    Entry {
+        package: "epoll-echo",
+        name: "epoll-echo-reuseport",
+        properties: Properties { spread: Some(Spread::ByHash), ..EVENT_LOOP },
+        ..LOOPS
+    },
+    Entry {
+        package: "epoll-echo",
+        name: "epoll-echo-exclusive",
+        properties: Properties { spread: Some(Spread::FirstIdle), ..EVENT_LOOP },
+        ..LOOPS
+    },
+    Entry {
+        package: "epoll-echo",
+        name: "epoll-echo-handoff",
+        properties: Properties { spread: Some(Spread::Fewest), ..EVENT_LOOP },
+        ..LOOPS
+    },
     Entry {
         package: "sigio-echo",
         name: "sigio-echo",

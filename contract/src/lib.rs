@@ -15,6 +15,7 @@
 //!   clients that send and receive at the same time.
 //! - [`pattern`]: bytes that reveal a loss, a duplicate or a swap.
 //! - [`usage`]: the processor time, memory, file descriptors, threads and processes of a server.
+//! - [`workers`]: the threads or processes among which a server distributes its clients.
 //! - [`wait`]: waiting with a timeout. [`binaries`]: builds the servers of the workspace.
 //!
 //! Nothing here panics, and every wait has a timeout: if a server is wrong, the case fails with a
@@ -45,6 +46,7 @@ pub mod target;
 pub mod transfer;
 pub mod usage;
 pub mod wait;
+pub mod workers;
 
 pub use case::Case;
 pub use catalog::{Entry, Kind};

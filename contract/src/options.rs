@@ -13,7 +13,7 @@ use clap::{Parser, ValueEnum};
 use contract::Target;
 use contract::command::Command;
 use contract::probe::{Probe, Protocol, unescape};
-use contract::target::{AtRest, Origin, Properties};
+use contract::target::{AtRest, Origin, Properties, Spread};
 use regex::bytes::Regex;
 
 /// Checks whether a TCP server survives what every TCP server must survive: clients that reset,
@@ -126,6 +126,14 @@ pub struct Options {
     #[arg(long, help_heading = "Documented limits")]
     pub uses_signals: bool,
 
+    /// How it distributes connections over its workers (event loops or processes), if it has several
+    #[arg(long, value_enum, value_name = "HOW", help_heading = "Documented limits")]
+    pub spread: Option<SpreadName>,
+
+    /// Its workers are child processes, which it replaces when they end
+    #[arg(long, help_heading = "Documented limits")]
+    pub worker_processes: bool,
+
     /// Only the most telling cases, in at most twenty seconds
     #[arg(long)]
     pub quick: bool,
@@ -195,6 +203,19 @@ pub enum AtRestName {
     Polls,
 }
 
+/// Which worker gets a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SpreadName {
+    /// They take turns
+    InTurn,
+    /// A hash of the addresses decides
+    ByHash,
+    /// The first of a fixed order that is idle
+    FirstIdle,
+    /// The one with the fewest connections
+    Fewest,
+}
+
 impl Options {
     /// The target that the options describe.
     pub fn target(&self) -> Result<Target> {
@@ -250,6 +271,13 @@ impl Options {
             max_threads: None,
             fd_setsize: self.fd_setsize,
             descriptors_per_client: None,
+            spread: self.spread.map(|spread| match spread {
+                SpreadName::InTurn => Spread::InTurn,
+                SpreadName::ByHash => Spread::ByHash,
+                SpreadName::FirstIdle => Spread::FirstIdle,
+                SpreadName::Fewest => Spread::Fewest,
+            }),
+            worker_processes: self.worker_processes,
             backlog: Properties::DEFAULT.backlog,
             fd_limit: self.fd_limit.unwrap_or(Properties::DEFAULT.fd_limit),
             at_rest: match self.at_rest {

@@ -12,7 +12,7 @@ use crate::case::LIMIT;
 use crate::catalog::{ECHO, Entry};
 use crate::probe::{Probe, Protocol};
 use crate::server::no_io_uring;
-use crate::target::Properties;
+use crate::target::{Properties, Spread};
 use crate::{Case, Target, cases};
 
 /// The package of these servers.
@@ -44,6 +44,14 @@ const WRONG: Entry = Entry { package: PACKAGE, properties: FEW_CLIENTS, ..ECHO }
 /// A chat server that disconnects an idle client, and forwards nothing: a room for one.
 const ROOM_FOR_ONE: Properties =
     Properties { max_concurrent: 1, idle_timeout: Some(Duration::from_secs(1)), ..FEW_CLIENTS };
+
+/// A server with three worker processes, one client each.
+const PREFORK: Properties = Properties {
+    max_concurrent: 3,
+    descriptors_per_client: Some(0),
+    worker_processes: true,
+    ..FEW_CLIENTS
+};
 
 const FEW_CLIENTS: Properties = Properties { idle_clients: 10, ..Properties::DEFAULT };
 
@@ -218,6 +226,32 @@ pub const PITFALLS: &[Pitfall] = &[
         // Their cases stop the server too, so that several events are ready at once.
         .also(&["integrity", "accept"]),
     pitfall("spurious-poll-taken-for-ready", ("interruption", "idle"), "connection ended"),
+    pitfall(
+        "worker-not-replaced",
+        ("workers", "killed_worker"),
+        "^waited [0-9.]+ s for the killed worker to be replaced",
+    )
+    .with(PREFORK),
+    pitfall(
+        "worker-replaced-at-once",
+        ("workers", "workers_end_at_once"),
+        "^the server started 9 workers within",
+    )
+    .with(PREFORK),
+    pitfall(
+        "workers-outlive-parent",
+        ("workers", "killed_parent"),
+        "^after the parent was killed: waited [0-9.]+ s",
+    )
+    .with(PREFORK)
+    // After SIGTERM, too, the workers are left.
+    .also(&["shutdown", "start", "log"]),
+    pitfall(
+        "acceptor-waits-for-loop",
+        ("workers", "stopped_worker"),
+        "^(while one worker is stopped|after the worker has continued): waited [0-9.]+ s",
+    )
+    .with(Properties { spread: Some(Spread::InTurn), ..FEW_CLIENTS }),
     pitfall(
         "flag-never-stops",
         ("shutdown", "sigterm_stalled_client"),

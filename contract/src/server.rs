@@ -584,7 +584,8 @@ impl Server {
         self.set_limit(Resource::Nofile, limit)
     }
 
-    /// Sets a soft resource limit of the running server. Returns the previous limit.
+    /// Sets a soft resource limit of the running server and its children. Returns the previous limit
+    /// of the server.
     pub fn set_limit(&self, resource: Resource, limit: Option<u64>) -> Result<Option<u64>> {
         let pid = self.pid()?;
         // prlimit sets both limits, so keep the hard one.
@@ -598,7 +599,11 @@ impl Server {
             procfs::process::LimitValue::Value(value) => Some(value),
             procfs::process::LimitValue::Unlimited => None,
         };
-        Ok(prlimit(Some(pid), resource, Rlimit { current: limit, maximum: hard })?.current)
+        let limit = || Rlimit { current: limit, maximum: hard };
+        for child in usage::children(pid)? {
+            let _ = prlimit(Pid::from_raw(child.pid()), resource, limit()); // it may have ended
+        }
+        Ok(prlimit(Some(pid), resource, limit())?.current)
     }
 
     /// Bytes of its address space.

@@ -38,6 +38,7 @@ pub enum Origin {
 }
 
 /// What a server can do, and the documented limits of its model.
+#[allow(clippy::struct_excessive_bools)] // they are independent of each other
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "they are independent of one another")]
 pub struct Properties {
@@ -51,6 +52,11 @@ pub struct Properties {
     pub fd_setsize: Option<u64>,
     /// File descriptors per client in the process that accepts. `None`: unknown.
     pub descriptors_per_client: Option<usize>,
+    /// How it distributes the connections over its workers (loops in threads, or processes), if it
+    /// has several and promises that.
+    pub spread: Option<Spread>,
+    /// Whether its workers are processes, which it replaces when they end.
+    pub worker_processes: bool,
     /// How many connections wait for `accept` in the kernel: the second argument of `listen`.
     pub backlog: usize,
     /// The limit of file descriptors under which it runs out of them.
@@ -91,6 +97,19 @@ pub enum AtRest {
     Polls,
 }
 
+/// Which worker of a server gets a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// The one that has waited longest: they take turns (FIFO).
+    InTurn,
+    /// The kernel chooses by a hash of the addresses and ports.
+    ByHash,
+    /// The first of a fixed order that is idle. So if none is busy, always the same one.
+    FirstIdle,
+    /// The one with the fewest connections.
+    Fewest,
+}
+
 impl Properties {
     /// A server that serves all clients at the same time, with one file descriptor per client, and
     /// that uses no processor time while nothing happens.
@@ -100,6 +119,8 @@ impl Properties {
         max_threads: None,
         fd_setsize: None,
         descriptors_per_client: Some(1),
+        spread: None,
+        worker_processes: false,
         backlog: 100,
         fd_limit: 64,
         keeps_fd_limit: false,
@@ -147,6 +168,18 @@ impl Properties {
         }
         if self.uses_signals {
             options.push("--uses-signals".to_owned());
+        }
+        if self.worker_processes {
+            options.push("--worker-processes".to_owned());
+        }
+        if let Some(spread) = self.spread {
+            let name = match spread {
+                Spread::InTurn => "in-turn",
+                Spread::ByHash => "by-hash",
+                Spread::FirstIdle => "first-idle",
+                Spread::Fewest => "fewest",
+            };
+            options.extend(["--spread".to_owned(), name.to_owned()]);
         }
         options
     }

@@ -1,5 +1,6 @@
 //! Processor time, memory, file descriptors, threads and processes of a server, from `/proc`.
 
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -102,6 +103,20 @@ pub(crate) fn group(leader: Pid) -> Result<Vec<Process>> {
         process.stat().is_ok_and(|stat| stat.pgrp == leader.as_raw_nonzero().get())
     };
     Ok(all.filter(in_group).collect())
+}
+
+/// The children of the process, also those that have ended and were not reaped.
+pub fn children(parent: Pid) -> Result<Vec<Process>> {
+    let parent = parent.as_raw_nonzero().get();
+    let list = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let Ok(list) = list else {
+        // This kernel does not have the list (CONFIG_PROC_CHILDREN).
+        let all = all_processes()?.flatten();
+        let is_child = |it: &Process| it.stat().is_ok_and(|stat| stat.ppid == parent);
+        return Ok(all.filter(is_child).collect());
+    };
+    let pids = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    Ok(pids.filter_map(|pid| Process::new(pid).ok()).collect())
 }
 
 fn process(pid: Pid) -> Result<Process> {

@@ -34,6 +34,9 @@ use log::{info, warn};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::{ForkResult, fork};
 use socket2::SockRef;
 
 /// How long to pause accepting after `accept` has failed.
@@ -77,6 +80,51 @@ fn spawn(
     if let Err(error) = thread {
         warn!("{peer} refused: {error}");
     }
+}
+
+/// The number of worker processes that [`prefork`] starts.
+pub const WORKERS: usize = 3;
+
+/// Serves clients in worker processes, like `blocking-echo-prefork`. `supervise` is what the parent
+/// does after it has started them.
+///
+/// # Errors
+/// The server cannot listen on `addr` or start the workers, or `supervise` fails.
+pub fn prefork(
+    addr: &str,
+    ends_with_parent: bool,
+    supervise: impl FnOnce(&TcpListener) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let listener = listen(addr)?;
+    exit_on_stop()?;
+    for _ in 0..WORKERS {
+        start_worker(&listener, ends_with_parent)?;
+    }
+    announce(listener.local_addr()?);
+    supervise(&listener)
+}
+
+/// Starts a process that accepts one client after the other.
+///
+/// # Errors
+/// fork(2) fails.
+pub fn start_worker(listener: &TcpListener, ends_with_parent: bool) -> anyhow::Result<()> {
+    // SAFETY: the process has one thread, so the child cannot inherit a lock that is held.
+    if let ForkResult::Child = unsafe { fork() }? {
+        if ends_with_parent {
+            set_pdeathsig(Signal::SIGTERM)?;
+        }
+        loop {
+            match accept(listener) {
+                Accepted::Connection(stream, peer) => match echo(&stream) {
+                    Ok(()) => info!("{peer} disconnected"),
+                    Err(error) => info!("{peer} disconnected: {error}"),
+                },
+                Accepted::WouldBlock | Accepted::Pause => thread::sleep(ACCEPT_RETRY),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Serves all connections in one thread, like `epoll-echo`. `new` gets a non-blocking socket and

@@ -91,6 +91,12 @@ static NOTES: &[Notes] = &[
         ..DEFAULT
     },
     Notes {
+        name: "blocking-echo-prefork",
+        summary: "A fixed number of processes, each of which serves one client at a time.",
+        unnamed_threads: "worker of",
+        ..DEFAULT
+    },
+    Notes {
         name: "nonblocking-echo",
         summary: "The thread waits in no call: it tries to read every socket, again and again (EAGAIN: nothing to read yet).",
         model: Some("non-blocking"),
@@ -117,6 +123,21 @@ static NOTES: &[Notes] = &[
     Notes {
         name: "epoll-echo-edge",
         summary: "epoll_wait reports each arrival once, so the thread reads until EAGAIN.",
+        ..DEFAULT
+    },
+    Notes {
+        name: "epoll-echo-reuseport",
+        summary: "Each thread has a loop and a listener. The kernel distributes the clients by a hash.",
+        ..DEFAULT
+    },
+    Notes {
+        name: "epoll-echo-exclusive",
+        summary: "Each thread has a loop. All watch one listener, and the kernel wakes the first that sleeps.",
+        ..DEFAULT
+    },
+    Notes {
+        name: "epoll-echo-handoff",
+        summary: "The acceptor puts each client into the mailbox of the loop with the fewest, and wakes that loop.",
         ..DEFAULT
     },
     Notes {

@@ -17,6 +17,7 @@ mod limits;
 mod log;
 mod shutdown;
 mod start;
+mod workers;
 
 use crate::{Case, Kind};
 
@@ -33,6 +34,7 @@ pub const ECHO: Lines = &[
     ("closing", closing::CASES),
     ("fairness", fairness::CASES),
     ("limits", limits::CASES),
+    ("workers", workers::CASES),
     ("interruption", interruption::CASES),
     ("shutdown", shutdown::CASES),
     ("leaks", leaks::CASES),
@@ -63,6 +65,9 @@ pub fn promise(line: &str) -> &'static str {
         "closing" => "if the server closes first, everything that it has written arrives",
         "fairness" => "beside clients that flood the server, others wait milliseconds",
         "limits" => "clients beyond the limit are refused or wait; none hangs",
+        "workers" => {
+            "connections are spread as the design promises; a busy or dead worker affects only its clients"
+        }
         "interruption" => "EINTR, SIGSTOP and SIGCONT change nothing",
         "shutdown" => "SIGINT and SIGTERM end the server at once, whatever the clients do",
         "leaks" => "when the clients have left, the server's resources are as before",
@@ -90,7 +95,9 @@ pub fn builds_on(line: &str) -> &'static [&'static str] {
         "half_close" | "shutdown" => &["integrity", "accept", "backpressure"],
         "isolation" => &["integrity", "accept", "backpressure", "half_close"],
         "dead_peers" => &["integrity", "accept", "half_close"],
-        "fairness" | "limits" | "leaks" => &["integrity", "accept", "half_close", "isolation"],
+        "fairness" | "limits" | "workers" | "leaks" => {
+            &["integrity", "accept", "half_close", "isolation"]
+        }
         "interruption" => &["integrity", "half_close", "accept"],
         "log" => &["integrity", "shutdown"],
         _ => &[],

@@ -13,8 +13,9 @@ mod table;
 use std::process::ExitCode;
 use std::thread;
 
+use anyhow::{Context, ensure};
 use contract::case::Skip;
-use contract::catalog::SERVERS;
+use contract::catalog::{SERVERS, find};
 use contract::pitfalls::PITFALLS;
 use contract::{Case, Target, binaries, cases};
 use integration_tests::sample;
@@ -75,9 +76,32 @@ fn trials() -> Vec<Trial> {
             })
         })
     }));
+    trials.extend(OTHER_DESIGNS.iter().map(|(case, server, reason)| {
+        Trial::test(format!("other_design::{}::{case}", server.replace('-', "_")), move || {
+            fails(case, server, reason).map_err(|error| failed(&error))
+        })
+    }));
     trials.extend(table::trials());
     trials.extend(catalog::trials());
     trials
+}
+
+/// The cases about the distribution of connections fail for a server that distributes them in
+/// another way: the case, such a server, and the error message.
+const OTHER_DESIGNS: [(&str, &str, &str); 4] = [
+    ("in_turn", "epoll-echo-exclusive", "these got"),
+    ("by_hash", "epoll-echo-exclusive", "only 1 of 3 workers"),
+    ("first_idle", "epoll-echo-handoff", "several workers"),
+    ("fewest", "epoll-echo-exclusive", "these got"),
+];
+
+fn fails(case: &str, server: &str, reason: &str) -> anyhow::Result<()> {
+    let mut lines = cases::ECHO.iter().flat_map(|(_, cases)| *cases);
+    let case = lines.find(|it| it.name == case).context("no such case")?;
+    let target = find(server).map(Target::from).context("no such server")?;
+    let error = case.check(&target).err().context("the server passes the case")?;
+    ensure!(format!("{error:#}").contains(reason), "it fails for another reason: {error:#}");
+    Ok(())
 }
 
 /// Runs a case, unless this machine does not have what the case or the server needs.

@@ -307,7 +307,7 @@ fn every_gap_has_a_reason() -> Result<()> {
         for target in targets(Kind::Echo) {
             let spared = cases.iter().find(|case| !case.applies(&target));
             let Some(case) = spared else { continue };
-            let about_others = matches!(*line, "closing" | "limits" | "start");
+            let about_others = matches!(*line, "closing" | "limits" | "workers" | "start");
             ensure!(
                 about_others || why_not(line, &target).is_some(),
                 "{} is spared {line}::{}, and nothing says why",
@@ -317,8 +317,10 @@ fn every_gap_has_a_reason() -> Result<()> {
         }
     }
     for line in lines(ECHO) {
-        let about_connections =
-            matches!(line, "accept" | "half_close" | "closing" | "dead_peers" | "limits");
+        let about_connections = matches!(
+            line,
+            "accept" | "half_close" | "closing" | "dead_peers" | "limits" | "workers"
+        );
         let asked = DATAGRAM.iter().any(|(name, _)| *name == line);
         for target in targets(Kind::Datagram).filter(|_| !asked && !about_connections) {
             let why_not = why_not(line, &target);

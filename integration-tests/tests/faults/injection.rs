@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use contract::catalog::{Entry, Kind};
-use contract::{Server, Target, wait_until};
+use contract::{Server, Target, usage, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::load::{self, Outcome, Peer};
@@ -50,7 +50,7 @@ impl std::fmt::Display for Injection {
 /// Runs the load against a server while strace injects the fault, and checks what happened.
 pub fn check(entry: &'static Entry, injection: &Injection) -> Result<()> {
     let mut target = Target::from(entry).quiet();
-    if entry.name == "blocking-echo-pool" {
+    if ["blocking-echo-pool", "blocking-echo-prefork"].contains(&entry.name) {
         // A fault hits each thread by itself.
         target = target.with_argument("8");
     }
@@ -219,10 +219,13 @@ impl Tracer {
 
     /// Starts strace with these options, and returns when it traces every thread.
     pub fn start(server: Pid, options: &[impl AsRef<OsStr>]) -> Result<Self> {
+        // -f follows new children, but does not find those that exist.
+        let processes: Vec<String> =
+            processes(server)?.iter().flat_map(|pid| ["-p".to_owned(), pid.to_string()]).collect();
         let child = Command::new("strace")
             .args(["-f", "-qq"])
             .args(options)
-            .args(["-p", &server.as_raw_nonzero().to_string()])
+            .args(processes)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -243,8 +246,21 @@ impl Drop for Tracer {
 
 /// Not `Usage::descriptors`, which counts those that a blocked `accept` has reserved.
 pub fn open_descriptors(server: &Server) -> Result<usize> {
-    let folder = format!("/proc/{}/fd", server.pid()?.as_raw_nonzero());
-    Ok(fs::read_dir(folder)?.count())
+    let mut count = 0;
+    for process in processes(server.pid()?)? {
+        // A child may have ended.
+        count += fs::read_dir(format!("/proc/{process}/fd")).map_or(0, Iterator::count);
+    }
+    Ok(count)
+}
+
+/// The server and its children.
+fn processes(server: Pid) -> Result<Vec<i32>> {
+    let mut processes = vec![server.as_raw_nonzero().get()];
+    for child in usage::children(server)? {
+        processes.push(child.pid());
+    }
+    Ok(processes)
 }
 
 fn is_chat(target: &Target) -> bool {
@@ -252,14 +268,16 @@ fn is_chat(target: &Target) -> bool {
 }
 
 fn all_traced(server: Pid) -> Result<bool> {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", server.as_raw_nonzero())) else {
-        return Ok(true); // the fault has ended the server already
-    };
-    for task in tasks {
-        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
-        let is_zombie = status.lines().any(|line| line.starts_with("State:\tZ"));
-        if !is_zombie && status.lines().any(|line| line == "TracerPid:\t0") {
-            return Ok(false);
+    for process in processes(server)? {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{process}/task")) else {
+            continue; // the fault has ended the process already
+        };
+        for task in tasks {
+            let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+            let is_zombie = status.lines().any(|line| line.starts_with("State:\tZ"));
+            if !is_zombie && status.lines().any(|line| line == "TracerPid:\t0") {
+                return Ok(false);
+            }
         }
     }
     Ok(true)

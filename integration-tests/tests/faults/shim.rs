@@ -20,8 +20,16 @@ pub const OUT_OF_REACH: &[(&str, &str)] = &[
 ];
 
 /// Servers that wait by a call that the library can make return without data.
-pub const WAITS_IN_LIBC: &[&str] =
-    &["select-echo", "poll-echo", "epoll-echo", "epoll-echo-edge", "proactor-chat-simulated"];
+pub const WAITS_IN_LIBC: &[&str] = &[
+    "select-echo",
+    "poll-echo",
+    "epoll-echo",
+    "epoll-echo-edge",
+    "epoll-echo-reuseport",
+    "epoll-echo-exclusive",
+    "epoll-echo-handoff",
+    "proactor-chat-simulated",
+];
 
 /// Builds the library.
 pub fn build() -> Result<PathBuf> {

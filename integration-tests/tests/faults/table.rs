@@ -125,14 +125,23 @@ impl Row {
 }
 
 /// Servers whose threads or processes block in `accept`, `read` and `write`.
-pub const BLOCKING: &[&str] =
-    &["blocking-echo", "blocking-echo-fork", "blocking-echo-iterative", "blocking-echo-pool"];
+pub const BLOCKING: &[&str] = &[
+    "blocking-echo",
+    "blocking-echo-fork",
+    "blocking-echo-iterative",
+    "blocking-echo-pool",
+    "blocking-echo-prefork",
+];
 
 /// Servers with several threads or processes that read and write. strace counts calls per thread.
 pub const THREADED: &[&str] = &[
     "blocking-echo",
     "blocking-echo-fork",
     "blocking-echo-pool",
+    "blocking-echo-prefork",
+    "epoll-echo-reuseport",
+    "epoll-echo-exclusive",
+    "epoll-echo-handoff",
     "aio-echo",
     "uring-echo-threads",
     "reactor-chat",
@@ -186,6 +195,7 @@ pub const ROWS: &[Row] = &[
     row("epoll_pwait", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued (signal(7)); the crate `polling`, which makes the call, repeats it").only(&["reactor-chat"]),
     row("epoll_pwait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server can no longer wait").only(&["reactor-chat"]),
     row("rt_sigtimedwait", &["EINTR", "EAGAIN"], Response::Retries, "a signal handler ran, or the process was stopped and continued (EINTR); or the timeout is over (EAGAIN)").first(6),
+    row("wait4", &["EINTR"], Response::Retries, "a signal handler ran while the call slept").only(&["blocking-echo-prefork"]),
     row("clock_nanosleep", &["EINTR"], Response::Retries, "a signal handler ran; std sleeps for the rest of the time"),
     row("epoll_wait", &["EINTR"], Response::Retries, "a signal handler ran, or the process was stopped and continued (signal(7))"),
     row("epoll_wait", &["EBADF", "EINVAL", "EFAULT"], Response::Ends, "a programming error: the server can no longer wait"),
@@ -204,7 +214,7 @@ pub const ROWS: &[Row] = &[
     row("writev", &["EPIPE"], Response::Closes, "the peer has reset the connection (Rust programs ignore SIGPIPE, so the call returns)").only(VECTORED),
     row("read", &["ECONNRESET", "ETIMEDOUT", "EHOSTUNREACH", "ENOMEM"], Response::Closes, "a helper thread of glibc makes the call; the connection is lost").only(&["proactor-chat"]).untested(&["aio-echo"]),
     row("write", &["ECONNRESET", "EPIPE", "ETIMEDOUT", "ENOMEM"], Response::Closes, "a helper thread of glibc makes the call; the connection is lost").only(AIO),
-    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Ignores, "the call writes a line of the log to stderr; that line is lost").untested(&["aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat", "reactor-chat-multi"]),
+    row("write", &["EIO", "EPIPE", "ENOSPC", "EAGAIN", "EINTR"], Response::Ignores, "the call writes a line of the log to stderr; that line is lost").untested(&["epoll-echo-handoff", "aio-echo", "proactor-chat", "proactor-chat-simulated", "proactor-chat-uring", "reactor-chat", "reactor-chat-multi"]),
     row("shutdown", &["ENOTCONN"], Response::Ignores, "the peer has reset the connection in the meantime"),
     row("io_uring_enter", &["EINTR", "EBUSY", "EAGAIN"], Response::Retries, "a signal handler ran (EINTR), the completion queue is full (EBUSY), or the kernel has no memory for an operation (EAGAIN; the server first pauses for 10 ms)").first(4),
 ];
@@ -255,7 +265,7 @@ pub const NOT_INJECTED: &[(&str, &str)] = &[
     ),
     (
         "write",
-        "The chat servers also wake another thread with this call, through an eventfd or a pipe. Both stay open, so the call cannot fail.",
+        "The chat servers and epoll-echo-handoff also wake another thread with this call, through an eventfd or a pipe. Both stay open, so the call cannot fail.",
     ),
     (
         "rt_sigqueueinfo",
@@ -319,6 +329,7 @@ pub const START: &[(&str, &[&str])] = &[
     ("epoll_ctl", &["ENOSPC", "ENOMEM"]),
     ("fcntl", &["EMFILE", "EINVAL"]),
     ("clone3", &["EAGAIN", "ENOMEM"]),
+    ("clone", &["EAGAIN", "ENOMEM"]),
     ("io_uring_setup", &["EPERM", "ENOSYS", "ENOMEM"]),
     ("io_uring_register", &["EINVAL", "ENOMEM"]),
 ];

@@ -14,7 +14,7 @@
 //! 3. In the first terminal: `fg`. Fewer than five clients get their reply.
 //!
 //! Correct: `accept_some` in `epoll-echo/src/bin/epoll-echo-edge.rs` repeats `accept`, and
-//! remembers in `accept_pending` that it stopped before EAGAIN.
+//! remembers in `accept_again` that it stopped before EAGAIN.
 
 use std::process::ExitCode;
 use std::thread;

@@ -15,8 +15,9 @@
 //! 3. `switches; for i in {1..100}; do nc -zN 127.0.0.1 7000; done; switches`. The difference of
 //!    the two numbers is about 3000 for 100 connections.
 //!
-//! Correct: in `blocking-echo/src/bin/blocking-echo-pool.rs` all threads block in accept(2), and
-//! the kernel wakes one of them.
+//! Correct: `epoll-echo/src/bin/epoll-echo-exclusive.rs` adds the listener with EPOLLEXCLUSIVE. In
+//! `blocking-echo/src/bin/blocking-echo-pool.rs` all threads block in accept(2), and the kernel wakes
+//! one of them.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
