@@ -58,7 +58,6 @@ const MAX_EVENTS: usize = 256;
 const MAX_ACCEPTS: usize = 64;
 /// The longest time between two calls of `accept` while accepting is paused.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
 /// The tasks that can run. A static, because `wake` gets no argument; locked, because it is a static.
 /// (If other threads had wakers, `wake` would also have to end the wait, for example by an eventfd.)
 static RUN_QUEUE: Mutex<VecDeque<Arc<Task>>> = Mutex::new(VecDeque::new());
@@ -93,7 +92,6 @@ fn main() -> ExitCode {
     })
 }
 
-/// Makes an entry of the interest list. `epoll_wait` returns its user data: the file descriptor.
 fn event(interest: EpollFlags, socket: &impl AsFd) -> EpollEvent {
     EpollEvent::new(interest, socket.as_fd().as_raw_fd() as u64)
 }
@@ -105,8 +103,8 @@ async fn accept_all(reactor: &'static Reactor, listener: TcpListener) -> Result<
             match accept(&listener) {
                 Accepted::Connection(stream, peer) => spawn(serve_client(reactor, stream, peer)),
                 Accepted::WouldBlock => break,
-                // Not watched until the next wait is over. Pitfalls: accept-spins, spare-descriptor
                 Accepted::Pause => {
+                    // Not watched during the next wait. Pitfalls: accept-spins, spare-descriptor
                     reactor.epoll.modify(&listener, &mut event(EpollFlags::empty(), &listener))?;
                     *lock(&reactor.paused) = Some(listener.as_raw_fd());
                     reactor.ready(&listener).await;
@@ -181,7 +179,6 @@ fn run_tasks(reactor: &Reactor) -> Result<()> {
                 result?; // only that of `accept_all` can be an error, which ends the server
             }
         }
-        // The reactor waits, and wakes the tasks whose sockets are ready.
         let paused = lock(&reactor.paused).take();
         let timeout = match paused {
             _ if !lock(&RUN_QUEUE).is_empty() => EpollTimeout::ZERO,

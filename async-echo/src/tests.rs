@@ -100,6 +100,6 @@ fn a_task_has_less_than_256_bytes() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let stream = TcpStream::connect(listener.local_addr().expect("an address")).expect("a socket");
     let peer = stream.peer_addr().expect("an address");
-    let size = size_of_val(&serve(reactor(), stream, peer));
+    let size = size_of_val(&serve_client(reactor(), stream, peer));
     assert!(size < 256, "{size} bytes");
 }

@@ -5,11 +5,12 @@
 //! with the text of the server.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
+use anyhow::Result;
 use loom::sync::{Mutex, MutexGuard};
 use loom::thread;
 
@@ -23,12 +24,10 @@ loom::lazy_static! {
 
 // The copy begins.
 
-type Machine = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+struct Task(Mutex<Pin<Box<dyn Future<Output = Result<()>> + Send>>>);
 
-struct Task(Mutex<Option<Machine>>);
-
-fn spawn(future: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-    Arc::new(Task(Mutex::new(Some(Box::pin(future))))).wake(); // for its first poll
+fn spawn(future: impl Future<Output = Result<()>> + Send + 'static) {
+    Arc::new(Task(Mutex::new(Box::pin(future)))).wake();
 }
 
 impl Wake for Task {
@@ -37,16 +36,15 @@ impl Wake for Task {
     }
 }
 
-fn run_queued_tasks() -> anyhow::Result<()> {
+fn run_queued_tasks() -> Result<()> {
     let queued = lock(&RUN_QUEUE).len();
     for _ in 0..queued {
         let Some(task) = lock(&RUN_QUEUE).pop_front() else { break };
-        let waker = Waker::from(Arc::clone(&task));
+        let waker = Waker::from(Arc::clone(&task)); // (4)
         let mut machine = lock(&task.0);
-        let Some(future) = machine.as_mut() else { continue }; // it has ended
-        if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            *machine = None; // closes its socket
-            result?;
+        if let Poll::Ready(result) = machine.as_mut().poll(&mut Context::from_waker(&waker)) {
+            *machine = Box::pin(pending()); // for a waker that still holds the task
+            result?; // only that of `accept_all` can be an error, which ends the server
         }
     }
     Ok(())
@@ -60,7 +58,7 @@ fn the_copy_is_the_text_of_the_server() {
     let copy = include_str!("executor.rs");
     let begin = copy.find("// The copy begins.").expect("a copy");
     let end = copy.find("// The copy ends.").expect("a copy");
-    let own = ["fn run_queued_tasks() -> anyhow::Result<()> {", "Ok(())", "// The copy begins."];
+    let own = ["fn run_queued_tasks() -> Result<()> {", "Ok(())", "// The copy begins."];
     let lines: Vec<&str> = server.lines().map(str::trim).collect();
     for line in copy[begin..end].lines().map(str::trim).filter(|line| !line.is_empty()) {
         assert!(own.contains(&line) || lines.contains(&line), "the server has no line {line:?}");
@@ -77,7 +75,7 @@ struct Events {
 }
 
 /// Completes after `count` events.
-async fn until(events: Arc<Mutex<Events>>, count: usize) -> anyhow::Result<()> {
+async fn until(events: Arc<Mutex<Events>>, count: usize) -> Result<()> {
     poll_fn(|context| {
         let mut events = lock(&events);
         if events.count == count {
