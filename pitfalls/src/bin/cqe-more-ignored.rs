@@ -1,4 +1,5 @@
-//! Mistake: the server submits a multishot accept once and never looks at `IORING_CQE_F_MORE`.
+//! Mistake: the server submits a multishot accept (one operation that accepts many connections) once,
+//! and never looks at `IORING_CQE_F_MORE`. A completion without this flag is the last one.
 //!
 //! Symptom: the server works until `accept` fails for the first time, for example because it is out
 //! of file descriptors. From then on it accepts no connection, even after clients have left and

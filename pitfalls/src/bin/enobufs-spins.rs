@@ -1,4 +1,5 @@
-//! Mistake: when a receive fails with ENOBUFS, the server submits it again at once.
+//! Mistake: when a receive fails with ENOBUFS, the server submits it again at once, although pending
+//! output still occupies all buffers.
 //!
 //! Symptom: when a client does not read, the server uses a full core.
 //!

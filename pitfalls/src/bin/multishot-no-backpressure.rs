@@ -1,4 +1,5 @@
-//! Mistake: a multishot receive gets its buffers back at once, however much output is pending.
+//! Mistake: the server returns the buffers of a multishot receive to the kernel at once, however much
+//! output is pending. So the receive continues to read.
 //!
 //! Symptom: the server's memory grows with everything that a client sends and does not read back.
 //! (Here each client has a ring of its own, so only this growth shows.)

@@ -1,4 +1,5 @@
-//! Mistake: an error is checked only by a `?` inside the arguments of a log macro.
+//! Mistake: an error is checked only by a `?` inside the arguments of a log macro. When that log
+//! level is off, the arguments are not evaluated, and the error is lost.
 //!
 //! Symptom: the port is in use, but the server starts, and listens on another port. With
 //! `RUST_LOG=debug` it reports the error.

@@ -1,5 +1,5 @@
-//! Mistake: with edge-triggered epoll, the server stops reading after a short read, because "the
-//! socket is empty then".
+//! Mistake: with edge-triggered epoll, the server stops reading after a short read. epoll(7) allows
+//! that, but a TCP read also stops at urgent data, and a FIN can follow.
 //!
 //! Symptom: after a client has sent urgent data, as telnet does for Ctrl-C, the data behind it is
 //! answered only when the client sends more.

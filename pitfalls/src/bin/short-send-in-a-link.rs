@@ -1,4 +1,5 @@
-//! Mistake: a send is linked to the next receive into the same buffer, and the send may be short.
+//! Mistake: a send is linked to the next receive into the same buffer. After a short send, the
+//! receive still runs, and overwrites the bytes that were not sent.
 //!
 //! Symptom: small messages work. A large message comes back with parts missing if the client reads
 //! more slowly than it sends.

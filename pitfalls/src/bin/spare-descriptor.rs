@@ -1,5 +1,6 @@
 //! Mistake: after EMFILE the server closes a spare file descriptor, accepts one connection, closes
-//! it, and reopens the spare. It repeats this until `accept` returns EAGAIN.
+//! it, and reopens the spare. It repeats this until `accept` returns EAGAIN. But while no file
+//! descriptor is free, `accept` never returns EAGAIN, so the loop uses a full core.
 //!
 //! Symptom: when the process is out of file descriptors, it uses a full core until a client leaves.
 //! A server with one thread also stops serving its clients.
