@@ -1,4 +1,5 @@
-//! Connecting to a server by its name, before a deadline.
+//! Connecting to a server by its name. The deadline covers connecting, but not the look-up of the
+//! name.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};

@@ -5,7 +5,8 @@
 //! - [`connect()`] and [`DeadlineStream`]: one deadline for a whole call: connecting, writing and
 //!   reading.
 //! - [`read_line`], [`one_line`], [`printable`]: text in line protocols and on terminals.
-//! - [`ask`] and [`read_question`]: a question of one line, and an answer of several.
+//! - [`ask`] and [`read_question`]: a question of one line, and an answer of several
+//!   lines.
 //! - [`Caller`]: the client of the mode `callback`, with its table of callbacks; [`worker`] is its
 //!   server.
 //! - [`Gossip`]: a node of the mode `decentralised`.

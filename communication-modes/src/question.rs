@@ -1,4 +1,4 @@
-//! Questions of one line, and answers of several: how the nodes of `decentralised` call each other.
+//! Questions of one line, and answers of several lines: how the nodes of `decentralised` call each other.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;

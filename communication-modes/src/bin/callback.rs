@@ -24,8 +24,8 @@
 //! too late, a duplicate, or invalid. It is reported separately.
 //!
 //! The catch: a callback runs on another thread, at any time, and may need a lock that the caller
-//! holds. If `call` ran a callback itself, for example to report an error, the program would wait
-//! for itself. Therefore `call` returns its errors, and only the reader thread and the timer thread
+//! holds. If `call` ran a callback itself, for example to report an error, the callback
+//! would wait for a lock that its own thread holds: a deadlock. Therefore `call` returns its errors, and only the reader thread and the timer thread
 //! run callbacks.
 //!
 //! Run: `cargo run -p communication-modes --bin callback`, or as separate processes:

@@ -32,7 +32,7 @@
 //! ```text
 //! $ cargo run -p communication-modes --bin decentralised node 127.0.0.1:7401
 //! $ cargo run -p communication-modes --bin decentralised node 127.0.0.1:7402 127.0.0.1:7401
-//! $ cargo run -p communication-modes --bin decentralised node 127.0.0.1:7403 127.0.0.1:7402
+//! $ cargo run -p communication-modes --bin decentralised node 127.0.0.1:7403 127.0.0.1:7401
 //! $ cargo run -p communication-modes --bin decentralised ask 127.0.0.1:7403 members
 //! 127.0.0.1:7401 127.0.0.1:7402 127.0.0.1:7403
 //! ```

@@ -1,4 +1,4 @@
-//! Asynchronous point-to-point through an intermediary: clients know one address. The program that
+//! Point-to-point through an intermediary (a proxy): clients know one address. The program that
 //! listens there passes each connection on to one of several servers, the backends.
 //!
 //! ```text
@@ -13,8 +13,8 @@
 //!
 //! How a connection travels: (1) The intermediary accepts it, and (2) connects to the next backend
 //! in turn. If that backend does not answer, it is marked as down, and another is tried. The client
-//! waits up to 1 s longer for each backend that does not answer. If no backend accepts, the proxy
-//! closes the client's connection. (3) One thread copies from the client to the backend, and (4)
+//! waits up to 1 s longer for each backend that does not answer. If no backend accepts, the
+//! intermediary closes the client's connection. (3) One thread copies from the client to the backend, and (4)
 //! another thread copies back. A thread does not read again before its last write is complete: this
 //! is the backpressure. (5) At the end of one direction, the thread sends a FIN to the other side,
 //! and the other direction continues: half-close. (6) A backend that is down gets no clients. One
@@ -43,7 +43,7 @@
 //! connection costs two threads and two file descriptors. The backends see the address of the
 //! intermediary, not those of the clients. Next: `HAProxy`, or nginx, which does the same with
 //! `communication-modes/nginx.conf`.
-//! Compare with: `blocking-echo/src/main.rs` (a copy from one socket to itself).
+//! Compare with: `blocking-echo/src/main.rs` (reads from a socket and writes back to it).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

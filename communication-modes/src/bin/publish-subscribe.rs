@@ -5,12 +5,15 @@
 //! ```text
 //!      publisher               broker                   subscribers
 //!                          (1) sport.> → 5 ◀─────────── SUB sport.> 1
-//!                              jobs → 6 or 7 ◀───────── SUB jobs workers 1 (both)
+//!                              jobs → 6 or 7 ◀───────── SUB jobs workers 1 (from 6 and from 7)
 //!  (2) PUB sport.chess 4 ────▶ ┐
 //!      draw                    │ which subscriptions match?
-//!                          (3) ┘ outbox of 5 ─────────▶ MSG sport.chess 1 4
-//!  (2) PUB jobs 4 ───────────▶ ┐                        draw
-//!      work                (3) ┘ outbox of 7 ─────────▶ MSG jobs 1 4
+//!                          (3) ┘ outbox of 5 ──── (4) ▶ MSG sport.chess 1 4
+//!                                                       draw
+//!  (2) PUB jobs 4 ───────────▶ ┐
+//!      work                (3) ┘ outbox of 7 ──── (4) ▶ MSG jobs 1 4
+//!  (5) waits while 64 MiB                               work
+//!      are in an outbox
 //! ```
 //!
 //! How a message travels: (1) Each subscriber sends the broker a pattern of subjects. The broker
@@ -21,7 +24,8 @@
 //!
 //! The catch: a subscriber can be slower than a publisher. (5) Once 64 MiB are pending for it, the
 //! publisher has to wait: this is the backpressure. But a subscriber that does not read at all must
-//! not stop the others. If nothing can be sent to it for 2 s, the broker disconnects it.
+//! not stop the others. If the next 64 KiB cannot be sent to it within 2 s, the broker disconnects
+//! it.
 //!
 //! Run: `cargo run -p communication-modes --bin publish-subscribe`, or as separate processes. A
 //! real `nats-server` can take the place of the first:
@@ -34,8 +38,10 @@
 //! ```
 //!
 //! Use it when: a message is for many receivers, or for any one of a group, and receivers change.
-//! Limits: delivery is at most once. A subscriber that is not connected misses the message, and the
-//! publisher gets no error. All messages pass through one broker. Next: a cluster of nats-servers,
+//! Limits: delivery is at most once. A subscriber that is killed loses the messages that are pending
+//! for it. One that is not connected misses the message. In both cases the publisher gets no error.
+//! A subscriber that reads slowly, but more than 64 KiB in 2 s, slows down all publishers of its
+//! subjects. All messages pass through one broker. Next: a cluster of nats-servers,
 //! which can also store messages (`JetStream`), with async-nats or nats-py.
 //! Compare with: `reactor-chat` (one room; here each subject is a room).
 

@@ -79,7 +79,7 @@ impl Peer {
     /// Waits until at most 64 MiB are pending (5): this is the backpressure. A publisher calls it
     /// after `push`, so each publisher can exceed the limit by one message.
     ///
-    /// If nothing can be sent to the client for 2 s, it is disconnected.
+    /// If the next batch cannot be sent to the client within 2 s, it is disconnected.
     pub fn wait_for_room(&self) {
         let mut outbox = lock(&self.outbox);
         while !outbox.has_room() {
@@ -90,7 +90,7 @@ impl Peer {
             outbox = next;
             if timeout.timed_out() {
                 warn!(
-                    "{} is too slow: 64 MiB are pending, and nothing could be sent for 2 s",
+                    "{} is too slow: 64 MiB are pending, and it did not take the next 64 KiB within 2 s",
                     self.addr
                 );
                 self.disconnect(&mut outbox);
