@@ -14,15 +14,15 @@
 //! (readiness), and the process then copies by itself.
 //!
 //! How a message travels: (1) The server submits a read. From now on, socket and buffer belong to
-//! glibc. (2) One thread waits for the signal, for new clients, and for SIGINT or SIGTERM. (3) The
-//! signal does not say which operation has completed, so the server checks all of them. A completed
-//! one returns socket and buffer. (4) The server submits a write of the message, and then goes
-//! back to (1).
+//! glibc. (2) One thread waits for the signal, for new clients, and for SIGINT or SIGTERM. (3) A
+//! standard signal does not queue, so one may stand for many completions, and the server checks all
+//! operations. A completed one returns socket and buffer. (4) The server submits a write of the
+//! message, and then goes back to (1).
 //!
 //! The catch: each operation occupies a thread of glibc. If glibc cannot create one, it reports no
 //! error, and the operation waits until another one completes, which may be never. So the server
 //! admits a client only if one more thread can be started. (5) Until a thread is known to have
-//! started an operation, the server checks it every `START_RETRY`, and the library submits it
+//! started an operation, the server checks it every `START_RETRY`, and `src/lib.rs` submits it
 //! again.
 //!
 //! Run: `cargo run -p aio-echo`
@@ -136,7 +136,7 @@ impl Server {
                 return Ok(()); // ends the process with everything that is in flight
             }
             // Take the signal before the operations are checked: a later completion raises it again.
-            // It may have arrived after `poll`, so only this result counts.
+            // The signal may arrive between `poll` and this read, so the read decides, not `poll`.
             let completed = self.completed.read_signal().context("read(signalfd)")?.is_some();
             if completed || unstarted {
                 let connections = mem::take(&mut self.connections).into_iter();

@@ -54,7 +54,7 @@ const RUN_INFO: &str = "run.json";
 const PAGE: &str = "README.md";
 
 /// How long a quick run takes at most, without the build.
-const QUICK_MINUTES: u64 = 2;
+const QUICK_MINUTES: u64 = 3;
 
 fn quick_help() -> String {
     format!(

@@ -1,5 +1,6 @@
 //! What the servers share: the command line, the log, sockets, signals, and the rules of the chat
-//! room. Each server has its wait in its own file. (Only [`accept`] can sleep here.)
+//! room. Each server has its wait in its own file. (Of these functions, only [`accept`] may wait for
+//! a client.)
 //!
 //! - [`run`] handles the command line, the log, and errors at start. [`prepare`] and [`fail`] are parts
 //!   of it, for programs with a command line of their own. [`loop_count`] parses the argument [`LOOPS`].

@@ -1,4 +1,4 @@
-//! A stderr that does not block the process that logs, except in two rare cases.
+//! A stderr that does not block the process that logs, except in rare cases.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -40,7 +40,8 @@ impl Write for NonBlockingStderr {
             text.truncate(MAX_LINE - 1);
             text.push(b'\n');
         }
-        let _ = stderr.lock().write_all(&text); // a closed stderr is not an error of the server
+        // It fails if the reader has closed the pipe since `poll`, which is no error of the server.
+        let _ = stderr.lock().write_all(&text);
         Ok(line.len())
     }
 

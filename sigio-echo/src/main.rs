@@ -126,8 +126,8 @@ impl Server {
             if mem::take(&mut self.unfinished) {
                 // (5) Data or connections may be left, and no further signal will announce them.
                 // `raise` makes one: SIGIO is blocked now, so it stays pending, and `sigsuspend`
-                // returns at once. (`sigsuspend` cannot be skipped: only there are SIGINT and
-                // SIGTERM unblocked.)
+                // returns at once. (`sigsuspend` cannot be skipped: SIGINT and SIGTERM are unblocked
+                // only while it runs.)
                 raise(Signal::SIGIO)?;
             }
             if self.accept_paused {

@@ -14,8 +14,8 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 /// The number of the buffer ring. An `io_uring` may have several, but the servers need one.
 const GROUP: u16 = 0;
 /// A flag of receive operations: wait until the socket is readable, and only then try to receive. It
-/// saves the first attempt, which finds nothing if the peer waits for a reply. (Linux 5.19; the
-/// io-uring crate does not have it.)
+/// saves a first attempt, which finds nothing if the peer sends only after it has received the reply.
+/// (Linux 5.19; the io-uring crate does not have it.)
 const RECVSEND_POLL_FIRST: u16 = 1;
 
 /// A buffer ring with buffers of equal size. Its memory is never freed, because the kernel may write
@@ -110,7 +110,8 @@ impl Buffers {
         let start = unsafe { self.memory.add(usize::from(id) * self.size) };
         // SAFETY: the index is less than `count`, because `count` is a power of two.
         let mut entry = unsafe { self.entries.add(usize::from(self.tail & (self.count - 1))) };
-        // SAFETY: the kernel does not read this entry before `tail` includes it, and never writes to it.
+        // SAFETY: the kernel does not read the fields below before `tail` includes the entry, and never
+        // writes to them.
         let entry = unsafe { entry.as_mut() };
         entry.set_addr(start.as_ptr() as u64);
         entry.set_len(self.size as u32);

@@ -15,14 +15,14 @@
 //!
 //! How a message travels: (1) The server queues a receive that names no buffer. (2) One call submits
 //! all queued operations, and waits. (3) The completion names the buffer that the kernel has taken.
-//! (4) The server queues a send of it, which does not wait for space. It copies what was not sent
-//! (pending output), and (5) always gives the buffer back.
+//! (4) The server queues a send of it, which does not wait for space. What is not sent (pending
+//! output), it copies for a second send, which waits. (5) It always gives the buffer back.
 //!
 //! The catch: a receive that finds no free buffer fails with ENOBUFS as soon as data is there.
 //! Queued again at once, it would fail again. (6) The server queues it again when a buffer is free.
 //!
-//! Why not multishot: one receive for all data takes buffers even for a client that does not read, so
-//! it must be canceled. It costs as much CPU here. Pitfall: multishot-no-backpressure
+//! Why not multishot: such a receive takes buffers while the client does not read, so it must be
+//! canceled then. It costs as much CPU here. Pitfall: multishot-no-backpressure
 //!
 //! Run: `cargo run -p uring-echo --bin uring-echo-buffers`
 //!
@@ -93,7 +93,7 @@ fn main() -> ExitCode {
         let ring = new_ring(MAX_OPERATIONS)?;
         let buffers = Buffers::register(&ring, BUFFER_COUNT, BUFFER_SIZE)?;
         announce(listener.local_addr()?);
-        // Never freed: when `serve` returns, the kernel may still write to the buffers.
+        // Never freed: when `serve` returns, the kernel may still read pending output.
         let server = Box::leak(Box::new(Server {
             listener,
             stop,
@@ -165,7 +165,7 @@ impl Server {
         Ok(())
     }
 
-    /// Queues one accept that completes for each connection, until it fails ("multishot").
+    /// Queues one accept that completes for each connection, until it ends ("multishot").
     fn queue_accept(&mut self) -> anyhow::Result<()> {
         self.accept_paused = false;
         let fd = self.listener.as_raw_fd();
@@ -184,7 +184,7 @@ impl Server {
             Some(Accepted::Pause) => self.accept_paused = true,
             Some(Accepted::WouldBlock) | None => {}
         }
-        // The accept stays in flight until it fails. Pitfall: cqe-more-ignored
+        // The accept stays in flight until a completion lacks this flag. Pitfall: cqe-more-ignored
         let ended = !cqueue::more(completion.flags());
         if ended && !self.accept_paused { self.queue_accept() } else { Ok(()) }
     }
@@ -199,7 +199,7 @@ impl Connection {
     ) -> io::Result<Option<squeue::Entry>> {
         let fd = self.stream.as_raw_fd();
         if self.filled.is_none() && self.pending.is_empty() {
-            self.filled = buffers.filled(completion); // (3) A failed receive may have one, too.
+            self.filled = buffers.filled(completion); // (3) A failed receive may have taken one.
             let count = io_result(completion)?;
             trace!("copy: recv({fd}) = {count}");
             return Ok(self.filled.as_ref().map(|filled| buffers.send(Fd(fd), filled))); // (4)
@@ -210,7 +210,7 @@ impl Connection {
         if let Some(sent) = sent {
             buffers.give_back(sent); // (5)
         }
-        self.pending = rest.map_err(io::Error::other)?; // `other`: ENOBUFS of a send is not (6)
+        self.pending = rest.map_err(io::Error::other)?; // `other` hides ENOBUFS of a send from (6)
         if self.pending.is_empty() {
             return Ok(Some(buffers.receive(Fd(fd)))); // (1); pitfall: multishot-no-backpressure
         }
