@@ -111,7 +111,7 @@ pub unsafe fn queue(
     operation: &squeue::Entry,
     completions: &mut Vec<cqueue::Entry>,
 ) -> anyhow::Result<()> {
-    // SAFETY: as above.
+    // SAFETY: the caller keeps the buffer valid and unused until the completion.
     while unsafe { ring.submission().push(operation) }.is_err() {
         enter(ring, 0, None)?;
         completions.extend(ring.completion());

@@ -114,6 +114,8 @@ fn replace_workers(listener: &TcpListener) -> anyhow::Result<()> {
         match wait() {
             Ok(status) => warn!("a worker has ended: {status:?}"),
             Err(Errno::EINTR) => continue,
+            // nix has no name for the real-time signal that killed the worker.
+            Err(Errno::EINVAL) => warn!("a worker has ended"),
             Err(error) => return Err(error).context("wait"), // it always has children
         }
         thread::sleep(FORK_RETRY); // Pitfall: worker-replaced-at-once

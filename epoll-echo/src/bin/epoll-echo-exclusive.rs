@@ -16,9 +16,9 @@
 //! pending, it watches the socket for writing and not for reading.
 //!
 //! The catch: an idle server gives all connections to one loop. The kernel examines the loops in the
-//! order in which they added the listener, and wakes the first that sleeps. (Known as the LIFO order
-//! of epoll. Threads that block in `accept` take turns: FIFO.) The next loop gets a connection only
-//! while the first is busy. So clients that connect now and send later can all be in one loop. nginx
+//! order in which they added the listener, and wakes the first that sleeps. (Often called LIFO. Threads
+//! that block in `accept` take turns: FIFO.) The second loop gets a connection only while the first is
+//! busy. So if many clients connect to an idle server, one loop may have them all. nginx
 //! therefore deletes and adds its listener now and then, which moves it to the end of the order.
 //!
 //! Run: `cargo run -p epoll-echo --bin epoll-echo-exclusive`
@@ -31,7 +31,7 @@
 //!
 //! Figure: `docs/figures/epoll-echo-exclusive.svg`.
 //!
-//! Use it when: one core is not enough, and no client may wait for a busy loop while another is idle.
+//! Use it when: one core is not enough, and a new client should not wait for a busy loop while one sleeps.
 //! Limits: as `epoll-echo`. An entry with `EPOLLEXCLUSIVE` cannot be modified, only deleted and added.
 //! Compare with: `diff epoll-echo/src/bin/epoll-echo-reuseport.rs
 //! epoll-echo/src/bin/epoll-echo-exclusive.rs` (a listener per loop).
